@@ -1,0 +1,122 @@
+"""Settings that people write: strict, frozen, and refused with one clear line.
+
+A configuration is a frozen dataclass beside its owner; this module only reads one from TOML, JSON or
+``key=value`` words, and says what is wrong with it. Nothing here knows any particular setting except
+the two paths that the environment may supply.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from medray.errors import ConfigError, NotFoundError
+
+__all__ = ["STRICT", "dump", "home", "load", "overrides", "read_file"]
+
+STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=False)
+"""For ``pydantic.dataclasses.dataclass``: an unknown key is an error."""
+
+T = TypeVar("T")
+
+
+def load(kind: type[T], settings: Mapping[str, Any], *, what: str) -> T:
+    """Make a configuration from plain data.
+
+    Args:
+        kind: A pydantic dataclass with ``config=STRICT``.
+        settings: Field names to values; nested mappings for nested dataclasses.
+        what: What the person wrote, for the message: ``"fit.toml"`` or ``"the plan"``.
+
+    Raises:
+        ConfigError: On an unknown key, a missing key or a value of the wrong type.
+    """
+    try:
+        return _adapter(kind).validate_python(dict(settings))
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error, kind, what)) from None
+
+
+def dump(config: Any) -> dict[str, Any]:
+    """Turn a configuration into JSON-ready plain data, the inverse of `load`."""
+    plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")
+    return plain
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a TOML or JSON file of settings.
+
+    Raises:
+        NotFoundError: If there is no such file.
+        ConfigError: If it isn't TOML (``.toml``) or JSON, or not a table at the top.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"no file {path}: give the path of a .toml or .json file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        settings = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read as {path.suffix or 'JSON'}: {error}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds a {type(settings).__name__}; a table of key = value is needed")
+    return settings
+
+
+def overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` words; dots nest, values are JSON where they parse as JSON, else text.
+
+    >>> overrides(["epochs=3", "network.name=unet", "spacing_mm=[1, 1, 2]"])
+    {'epochs': 3, 'network': {'name': 'unet'}, 'spacing_mm': [1, 1, 2]}
+
+    Raises:
+        ConfigError: If a word has no ``=``.
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, sign, text = word.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"{word!r} is not key=value: write for example --set epochs=3")
+        *parents, last = key.split(".")
+        table = settings
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[last] = _value(text)
+    return settings
+
+
+def home() -> Path:
+    """Return the folder for the registry, its artifacts and runs: ``MEDRAY_HOME`` or ``./medray-home``."""
+    return Path(os.environ.get("MEDRAY_HOME") or "medray-home").absolute()
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _first_problem(error: ValidationError, kind: type[Any], what: str) -> str:
+    first, more = error.errors()[0], error.error_count() - 1
+    key = ".".join(str(part) for part in first["loc"])
+    rest = f" (and {more} more)" if more else ""
+    if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        known = ", ".join(sorted(field.name for field in fields(kind)))
+        return f"{what}: unknown key {key!r}; known keys are {known}{rest}"
+    if first["type"] in {"missing", "missing_argument"}:
+        return f"{what}: key {key!r} is missing{rest}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{what}: {key or 'value'} = {first['input']!r}: {message}{rest}"

@@ -1,0 +1,71 @@
+"""What the values of a label map mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from medray.config import STRICT
+from medray.errors import ConfigError, LabelError
+from medray.types import Mask, Voxels
+
+__all__ = ["LabelSchema"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LabelSchema:
+    """Names of labels and the values that stand for them in a mask.
+
+    Attributes:
+        names: Label name to value, 1 to 255; 0 is always background and isn't listed.
+    """
+
+    names: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        values = list(self.names.values())
+        if len(set(values)) != len(values) or any(not 1 <= value <= 255 for value in values):
+            raise ConfigError(f"label values must be distinct and from 1 to 255; got {dict(self.names)}")
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The values in the schema's order: a network's channel c + 1 stands for ``values[c]``."""
+        return tuple(self.names.values())
+
+    def checked(self, voxels: Voxels) -> Mask:
+        """Return a label map as uint8.
+
+        Raises:
+            LabelError: If a voxel is no whole number from 0 to 255, or a value isn't in the schema.
+        """
+        with np.errstate(invalid="ignore"):
+            mask = voxels.astype(np.uint8)
+        if voxels.dtype.kind not in "ub" and not np.array_equal(mask, voxels):
+            raise LabelError("bad-label-values", "a label map holds whole numbers from 0 to 255; this one has others")
+        found = np.flatnonzero(np.bincount(mask.ravel(order="K"), minlength=256))
+        unknown = sorted(set(found.tolist()) - {0, *self.values})
+        if unknown:
+            known = ", ".join(f"{value} = {name}" for name, value in self.names.items())
+            raise LabelError("unknown-label", f"values {unknown} are not in the schema ({known}); add them or fix the map")
+        return mask
+
+    def channels(self, mask: Mask) -> Mask:
+        """Replace label values by channel numbers 0 … n, in the schema's order."""
+        return self._table({value: channel + 1 for channel, value in enumerate(self.values)})[mask]
+
+    def from_channels(self, channels: Mask) -> Mask:
+        """Undo `channels`."""
+        return self._table({channel + 1: value for channel, value in enumerate(self.values)})[channels]
+
+    def volumes_ml(self, mask: Mask, voxel_ml: float) -> dict[str, float]:
+        """Return each label's volume in millilitres."""
+        counts = np.bincount(mask.ravel(order="K"), minlength=256)
+        return {name: float(counts[value] * voxel_ml) for name, value in self.names.items()}
+
+    @staticmethod
+    def _table(pairs: Mapping[int, int]) -> Mask:
+        table = np.zeros(256, dtype=np.uint8)
+        table[list(pairs)] = list(pairs.values())
+        return table

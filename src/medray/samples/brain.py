@@ -1,0 +1,105 @@
+"""`write_brain_cohort`: a folder of brain MR scans as hospitals and researchers have them, with their truth.
+
+Anatomy is real (one template), variation is simulated: shape, contrast, bias field, noise, spacing, orientation and
+lesions. Every second subject comes as a DICOM series, the others as NIfTI in BIDS folders
+(https://bids-specification.readthedocs.io, derivatives' ``dseg`` and its ``dseg.tsv``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medray.errors import ConfigError
+from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
+from medray.formats.nifti import write_nifti
+from medray.imaging.volume import Volume
+from medray.samples.anatomy import load_anatomy
+from medray.samples.scan import BRAIN_LABELS, Scan, scan_subject
+from medray.samples.subject import Subject, followed_up, make_subject
+
+__all__ = ["write_brain_cohort"]
+
+FORMATS = ("nifti", "dicom")
+
+
+def write_brain_cohort(
+    folder: Path | str,
+    *,
+    subjects: int = 12,
+    followups: int = 0,
+    seed: int = 0,
+    formats: tuple[str, ...] = FORMATS,
+    on_scan: Callable[[str], None] = lambda name: None,
+) -> Path:
+    """Write a cohort of simulated subjects.
+
+    Args:
+        folder: A new or empty folder.
+        subjects: How many people.
+        followups: How many later scans of each, with known lesion growth.
+        seed: Equal seeds give equal files.
+        formats: Formats that subjects take in turn: ``"nifti"``, ``"dicom"``.
+        on_scan: Called with each scan's name when it is written.
+
+    Returns:
+        The folder. ``truth.json`` in it holds each scan's lesion volumes in ml, exact ellipsoids.
+
+    Raises:
+        ConfigError: If the folder has files, or a format or a number is unknown.
+        NotFoundError: If the ``samples`` extra isn't installed.
+    """
+    root = Path(folder)
+    if root.exists() and any(root.iterdir()):
+        raise ConfigError(f"{root} is not empty: give a new folder, samples never overwrite")
+    if subjects < 1 or followups < 0 or not formats or set(formats) - set(FORMATS):
+        raise ConfigError(f"subjects={subjects}, followups={followups}, formats={formats}: need ≥ 1, ≥ 0 and {FORMATS}")
+    root.mkdir(parents=True, exist_ok=True)
+    truth = {}
+    for number in range(subjects):
+        for name, state, scan in _scans(number, followups, seed):
+            _write(root, name, scan, formats[number % len(formats)])
+            truth[name] = _truth(state, scan)
+            on_scan(name)
+    rows = ["index\tname", *(f"{value}\t{name}" for name, value in BRAIN_LABELS.names.items())]
+    (root / "dseg.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (root / "truth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")
+    return root
+
+
+def _scans(number: int, followups: int, seed: int) -> Iterator[tuple[str, Subject, Scan]]:
+    """Yield each scan of a subject; a subject's draws depend on nothing but the seed and its number."""
+    rng = np.random.default_rng([seed, number])
+    subject = make_subject(load_anatomy(), rng, lesions=int(rng.integers(1, 6)))
+    for session in range(followups + 1):
+        if session:
+            subject = followed_up(subject, rng)
+        yield f"sub-{number + 1:03d}_ses-{session + 1:02d}", subject, scan_subject(subject, rng)
+
+
+def _write(root: Path, name: str, scan: Scan, form: str) -> None:
+    patient, session = name.split("_")
+    folder = root / patient / session / ("anat" if form == "nifti" else "dicom")
+    folder.mkdir(parents=True)
+    mask = Volume(scan.mask[np.newaxis], scan.image.affine)
+    (folder.parent / "anat").mkdir(exist_ok=True)
+    (folder.parent / "anat" / f"{name}_dseg.nii.gz").write_bytes(write_nifti(mask))
+    if form == "nifti":
+        (folder / f"{name}_T1w.nii.gz").write_bytes(write_nifti(scan.image))
+        return
+    day = f"2020{int(session.removeprefix('ses-')):02d}01"
+    identity = SeriesIdentity(patient=patient, study=session, series=name, date=day)
+    for number, data in enumerate(write_dicom_series(scan.image, identity), start=1):
+        (folder / f"IM{number:04d}.dcm").write_bytes(data)
+
+
+def _truth(subject: Subject, scan: Scan) -> dict[str, Any]:
+    return {
+        "lesions_ml": [round(lesion.volume_ml, 5) for lesion in subject.lesions],
+        "lesion_total_ml": round(sum(lesion.volume_ml for lesion in subject.lesions), 5),
+        "mask_ml": BRAIN_LABELS.volumes_ml(scan.mask, scan.image.voxel_ml),
+    }
