@@ -1,0 +1,74 @@
+"""medray takes a bucket or a PACS full of scans to measured models behind an endpoint, on Ray.
+
+The names below load on first use, so that ``import medray`` costs next to nothing: neither torch nor Ray is imported.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Cohort": "medray.cohort.cohort",
+    "FitConfig": "medray.training.config",
+    "LabelSchema": "medray.imaging.labels",
+    "MedrayError": "medray.errors",
+    "ModelCard": "medray.registry.card",
+    "Plan": "medray.preprocessing.plan",
+    "Predictor": "medray.inference.predictor",
+    "Registry": "medray.registry.registry",
+    "Volume": "medray.imaging.volume",
+    "deploy": "medray.serving.app",
+    "evaluate": "medray.inference.evaluate",
+    "fit": "medray.training.trainer",
+    "ingest": "medray.ingestion.pipeline",
+    "open_cohort": "medray.cohort.cohort",
+    "plan": "medray.preprocessing.plan",
+    "predict": "medray.inference.predict",
+    "prepare": "medray.preprocessing.prepare",
+}
+
+__all__ = [
+    "Cohort",
+    "FitConfig",
+    "LabelSchema",
+    "MedrayError",
+    "ModelCard",
+    "Plan",
+    "Predictor",
+    "Registry",
+    "Volume",
+    "deploy",
+    "evaluate",
+    "fit",
+    "ingest",
+    "open_cohort",
+    "plan",
+    "predict",
+    "prepare",
+]
+
+if TYPE_CHECKING:
+    from medray.cohort.cohort import Cohort, open_cohort
+    from medray.errors import MedrayError
+    from medray.imaging.labels import LabelSchema
+    from medray.imaging.volume import Volume
+    from medray.inference.evaluate import evaluate
+    from medray.inference.predict import predict
+    from medray.inference.predictor import Predictor
+    from medray.ingestion.pipeline import ingest
+    from medray.preprocessing.plan import Plan, plan
+    from medray.preprocessing.prepare import prepare
+    from medray.registry.card import ModelCard
+    from medray.registry.registry import Registry
+    from medray.serving.app import deploy
+    from medray.training.config import FitConfig
+    from medray.training.trainer import fit
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'medray' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""A dataset on disk: volumes, labels, manifest and quarantine, versioned by content."""

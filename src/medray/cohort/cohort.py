@@ -1,0 +1,285 @@
+"""Open, read and commit a cohort.
+
+::
+
+    ROOT/cohort.json                     the current version, written last: its presence means completeness
+    ROOT/versions/<id>.json              every version; cohort.json is a copy of one of them
+    ROOT/manifest-<id>.parquet           a row a series
+    ROOT/quarantine-<id>.parquet         source, reason, detail
+    ROOT/volumes/part-<hash>.parquet     see `medray.cohort.shards`
+    ROOT/labels/part-<hash>.parquet
+
+Manifest and quarantine carry the version in their names, so that nothing a reader may have open is ever overwritten:
+a run that is killed leaves the old version whole, or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic.dataclasses import dataclass
+
+from medray import config
+from medray.cohort.fingerprint import Fingerprint, SeriesStatistics, combine
+from medray.cohort.shards import read_shard
+from medray.errors import InputError, NotFoundError
+from medray.imaging.labels import LabelSchema
+from medray.imaging.volume import Volume
+from medray.storage.location import Location, locate
+from medray.types import Mask
+
+__all__ = ["Cohort", "CohortIndex", "Contents", "QuarantineRow", "SeriesRow", "commit_cohort", "open_cohort"]
+
+SCHEMA_VERSION = 1
+ID_LETTERS = 16
+
+
+@dataclass(frozen=True, kw_only=True, config=config.STRICT)
+class SeriesRow:
+    """One series of a manifest.
+
+    Attributes:
+        subject: Pseudonym of the patient.
+        study: Pseudonym of the study.
+        series: Pseudonym of the series; the row's key.
+        time_point: 0 for the subject's first study, 1 for the next one.
+        modality: DICOM modality; ``"OT"`` where the source doesn't say.
+        shape: Voxels along L, P, S.
+        spacing_mm: Voxel spacing along L, P, S.
+        source_hash: Hash of the source's bytes.
+        volume: Content hash of the volume, which names its shard.
+        label: Content hash of the label map, or empty.
+        statistics: For the fingerprint.
+    """
+
+    subject: str
+    study: str
+    series: str
+    time_point: int
+    modality: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    source_hash: str
+    volume: str
+    label: str
+    statistics: SeriesStatistics
+
+
+@dataclass(frozen=True, kw_only=True, config=config.STRICT)
+class QuarantineRow:
+    """One thing that could not be taken in.
+
+    Attributes:
+        source: Pseudonym of the file or series; ``medray cohort quarantine --source`` finds the file again.
+        reason: A slug.
+        detail: A sentence without patient data.
+    """
+
+    source: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, config=config.STRICT)
+class CohortIndex:
+    """``cohort.json``.
+
+    Attributes:
+        schema_version: Of this layout.
+        id: Hash of the content.
+        labels: What label values mean, or None without labels.
+        counts: How many subjects, series, labels and quarantined.
+        fingerprint: None when no series could be read.
+        manifest: File name of the manifest.
+        quarantine: File name of the quarantine table.
+        lineage: Where it came from: profile, parent version, medray's version.
+    """
+
+    schema_version: int
+    id: str
+    labels: LabelSchema | None
+    counts: Mapping[str, int]
+    fingerprint: Fingerprint | None
+    manifest: str
+    quarantine: str
+    lineage: Mapping[str, str]
+
+
+@dataclass(frozen=True, config=config.STRICT)
+class Contents:
+    """What a version of a cohort is made of."""
+
+    rows: tuple[SeriesRow, ...]
+    quarantine: tuple[QuarantineRow, ...]
+    labels: LabelSchema | None
+
+
+class Cohort:
+    """One version of a cohort, open for reading.
+
+    Args:
+        root: The cohort's folder.
+        index: Its ``cohort.json``.
+    """
+
+    def __init__(self, root: Location, index: CohortIndex) -> None:
+        self.root = root
+        self.index = index
+
+    @cached_property
+    def rows(self) -> tuple[SeriesRow, ...]:
+        """The manifest, sorted by subject, time point and series."""
+        return tuple(config.load(SeriesRow, row, what="the manifest") for row in _read_table(self.root.join(self.index.manifest)))
+
+    @cached_property
+    def quarantine(self) -> tuple[QuarantineRow, ...]:
+        """What could not be taken in."""
+        table = _read_table(self.root.join(self.index.quarantine))
+        return tuple(config.load(QuarantineRow, row, what="the quarantine") for row in table)
+
+    @property
+    def subjects(self) -> list[str]:
+        """Pseudonyms, sorted."""
+        return sorted({row.subject for row in self.rows})
+
+    def row(self, series: str) -> SeriesRow:
+        """Return a series' row.
+
+        Raises:
+            NotFoundError: If the cohort has no such series.
+        """
+        for row in self.rows:
+            if row.series == series:
+                return row
+        raise NotFoundError(f"cohort {self.index.id} has no series {series}")
+
+    def volume(self, row: SeriesRow) -> Volume:
+        """Read a series' volume on its source grid."""
+        return read_shard(self.root.join("volumes"), row.volume)
+
+    def mask(self, row: SeriesRow) -> Mask:
+        """Read a series' label map ``(I, J, K)`` on its source grid.
+
+        Raises:
+            NotFoundError: If the series has none.
+        """
+        if not row.label:
+            raise NotFoundError(f"series {row.series} has no label map")
+        mask: Mask = read_shard(self.root.join("labels"), row.label).voxels[0]
+        return mask
+
+
+def open_cohort(root: str | Path | Location, *, version: str | None = None) -> Cohort:
+    """Open a cohort.
+
+    Args:
+        root: Its folder, a path or a URI.
+        version: A cohort id; the current one by default.
+
+    Raises:
+        NotFoundError: If there is no complete cohort, or not that version.
+        InputError: If a newer medray wrote it.
+    """
+    place = locate(root)
+    file = place.join("cohort.json") if version is None else place.join("versions", f"{version}.json")
+    if not file.exists():
+        what = "no complete cohort" if version is None else f"no version {version}"
+        raise NotFoundError(f"{what} at {place.path}: run medray ingest SRC {place.path}")
+    data = json.loads(file.read())
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(f"cohort at {place.path} has schema {data.get('schema_version')}; this medray reads {SCHEMA_VERSION}")
+    return Cohort(place, config.load(CohortIndex, data, what="cohort.json"))
+
+
+def commit_cohort(root: Location, contents: Contents, lineage: Mapping[str, str]) -> Cohort:
+    """Write manifest and quarantine, then the version, then ``cohort.json``: the last write makes it current.
+
+    Args:
+        root: Where the shards already lie.
+        contents: Rows in any order.
+        lineage: Where it came from.
+    """
+    rows = sorted(contents.rows, key=lambda row: (row.subject, row.time_point, row.series))
+    quarantine = sorted(contents.quarantine, key=lambda row: (row.source, row.reason))
+    digest = _cohort_id(rows, quarantine, contents.labels)
+    index = CohortIndex(
+        schema_version=SCHEMA_VERSION,
+        id=digest,
+        labels=contents.labels,
+        counts={
+            "subjects": len({row.subject for row in rows}),
+            "series": len(rows),
+            "labels": sum(bool(row.label) for row in rows),
+            "quarantined": len(quarantine),
+        },
+        fingerprint=combine(rows) if rows else None,
+        manifest=f"manifest-{digest}.parquet",
+        quarantine=f"quarantine-{digest}.parquet",
+        lineage=dict(lineage),
+    )
+    _write_table(root.join(index.manifest), rows, SERIES_SCHEMA)
+    _write_table(root.join(index.quarantine), quarantine, QUARANTINE_SCHEMA)
+    data = json.dumps(config.dump(index), indent=1).encode()
+    root.join("versions", f"{digest}.json").write(data)
+    root.join("cohort.json").write(data)
+    return Cohort(root, index)
+
+
+STATISTICS = pa.struct(
+    [
+        ("percentiles", pa.list_(pa.float64(), 3)),
+        ("mean", pa.float64()),
+        ("deviation", pa.float64()),
+        ("label_voxels", pa.map_(pa.string(), pa.int64())),
+    ]
+)
+SERIES_SCHEMA = pa.schema(
+    [
+        ("subject", pa.string()),
+        ("study", pa.string()),
+        ("series", pa.string()),
+        ("time_point", pa.int32()),
+        ("modality", pa.string()),
+        ("shape", pa.list_(pa.int32(), 3)),
+        ("spacing_mm", pa.list_(pa.float64(), 3)),
+        ("source_hash", pa.string()),
+        ("volume", pa.string()),
+        ("label", pa.string()),
+        ("statistics", STATISTICS),
+    ]
+)
+QUARANTINE_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+
+
+def _cohort_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], labels: LabelSchema | None) -> str:
+    facts = [
+        [[row.subject, row.study, row.series, row.time_point, row.modality, row.volume, row.label] for row in rows],
+        [[row.source, row.reason] for row in quarantine],
+        sorted(labels.names.items()) if labels else [],
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:ID_LETTERS]
+
+
+def _write_table(target: Location, rows: Iterable[Any], schema: pa.Schema) -> None:
+    plain = [config.dump(row) for row in rows]
+    for row in plain:
+        if "statistics" in row:
+            row["statistics"]["label_voxels"] = list(row["statistics"]["label_voxels"].items())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(plain, schema=schema), sink, compression="zstd")
+    target.write(sink.getvalue())
+
+
+def _read_table(source: Location) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(source.read())).to_pylist()
+    for row in rows:
+        if "statistics" in row:
+            row["statistics"]["label_voxels"] = dict(row["statistics"]["label_voxels"])
+    return rows

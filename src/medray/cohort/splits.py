@@ -1,0 +1,54 @@
+"""Who trains, who validates, who tests: by subject, so that nobody is on two sides.
+
+A subject's place follows from a hash of its pseudonym alone, so that it keeps its place when the cohort grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
+
+from medray.errors import InputError
+
+__all__ = ["SPLITS", "Split", "split_subjects"]
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def split_subjects(subjects: Iterable[str], *, val: float = 0.12, test: float = 0.18, seed: int = 0) -> dict[str, Split]:
+    """Assign subjects to splits.
+
+    Args:
+        subjects: Pseudonyms; repeats count once.
+        val: Share for validation.
+        test: Share for testing.
+        seed: Another seed is another assignment.
+
+    Returns:
+        Subject to split. When a small cohort leaves validation or testing empty, the subject nearest to its range
+        is moved there.
+
+    Raises:
+        InputError: With fewer than three subjects.
+    """
+    places = sorted((_place(subject, seed), subject) for subject in set(subjects))
+    if len(places) < 3:
+        raise InputError(f"{len(places)} subjects can't be split by subject: train, val and test need one each at least")
+    splits: dict[str, Split] = {
+        subject: "test" if place < test else "val" if place < test + val else "train" for place, subject in places
+    }
+    ordered = [subject for _, subject in places]
+    if "test" not in splits.values():
+        splits[ordered[0]] = "test"
+    if "val" not in splits.values():
+        splits[next(subject for subject in ordered if splits[subject] == "train")] = "val"
+    if "train" not in splits.values():
+        splits[ordered[-1]] = "train"
+    return splits
+
+
+def _place(subject: str, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed}\0{subject}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64

@@ -1,0 +1,1 @@
+"""Networks by name: a spec that a plan carries, and the one function that builds it."""

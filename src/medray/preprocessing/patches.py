@@ -1,0 +1,117 @@
+"""Cutting volumes into patches and putting them together again; the two are inverses of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medray.types import Shape, Voxels
+
+__all__ = ["Aggregator", "crop", "draw_centre", "importance", "tile_starts"]
+
+Starts = tuple[int, int, int]
+
+
+def tile_starts(shape: Shape, patch: Shape, *, overlap: float) -> list[Starts]:
+    """Return where patches start so that together they cover ``shape``.
+
+    Args:
+        shape: Voxels along I, J, K.
+        patch: Voxels of a patch.
+        overlap: Share of a patch that neighbours have in common, at least; 0 to below 1.
+
+    Returns:
+        First voxels, evenly spread; negative nowhere. An axis shorter than its patch starts at 0.
+    """
+    lines = []
+    for size, length in zip(shape, patch, strict=True):
+        room = max(0, size - length)
+        count = 1 + int(np.ceil(room / (length * (1 - overlap)))) if room else 1
+        lines.append([round(start) for start in np.linspace(0, room, count)])
+    return [(i, j, k) for i, j, k in product(*lines)]
+
+
+def crop(voxels: Voxels, start: Sequence[int], patch: Shape) -> Voxels:
+    """Cut ``patch`` voxels out of the last three axes; beyond the volume its edge value goes on.
+
+    ``start`` may be negative or reach past the end. Returns a view where no padding is needed.
+    """
+    spans, pads = [], []
+    for begin, length, size in zip(start, patch, voxels.shape[-3:], strict=True):
+        low, high = max(0, begin), min(size, begin + length)
+        spans.append(slice(low, high))
+        pads.append((low - begin, begin + length - high))
+    inner = voxels[(..., *spans)]
+    if not any(before or after for before, after in pads):
+        return inner
+    return np.pad(inner, [(0, 0)] * (voxels.ndim - 3) + pads, mode="edge")
+
+
+def draw_centre(
+    rng: np.random.Generator, shape: Shape, patch: Shape, foreground: NDArray[np.int32], share: float
+) -> Starts:
+    """Draw where a training patch starts.
+
+    With probability ``share`` it is centred on a voxel of a label drawn evenly among those present, so that a small
+    lesion is seen as often as a large tissue; else it lies anywhere inside the volume.
+
+    Args:
+        rng: Source of randomness.
+        shape: The volume's I, J, K.
+        patch: The patch's I, J, K.
+        foreground: ``(N, 4)``: a sample of labelled voxels as ``(channel, i, j, k)``, sorted by channel.
+        share: 0 to 1.
+    """
+    room = [max(0, size - length) for size, length in zip(shape, patch, strict=True)]
+    if len(foreground) and rng.random() < share:
+        channels = np.unique(foreground[:, 0])
+        low, high = np.searchsorted(foreground[:, 0], channels[rng.integers(len(channels))] + np.array([0, 1]))
+        place = foreground[rng.integers(low, high), 1:]
+        middle = [int(p) - length // 2 + int(rng.integers(-4, 5)) for p, length in zip(place, patch, strict=True)]
+        i, j, k = (min(max(0, start), most) for start, most in zip(middle, room, strict=True))
+        return i, j, k
+    i, j, k = (int(rng.integers(most + 1)) for most in room)
+    return i, j, k
+
+
+@lru_cache(maxsize=8)
+def importance(patch: Shape) -> torch.Tensor:
+    """Return a Gaussian weight ``(I, J, K)`` for blending, sigma an eighth of the patch (Isensee et al. 2021)."""
+    lines = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in patch]
+    weight = np.einsum("i,j,k->ijk", *lines)
+    return torch.from_numpy(np.maximum(weight, 1e-3).astype(np.float32))
+
+
+class Aggregator:
+    """Blend overlapping patches into a volume.
+
+    Args:
+        channels: Channels of a patch.
+        shape: The volume's I, J, K.
+        patch: The patches' I, J, K.
+        device: Where the volume is built up.
+    """
+
+    def __init__(self, channels: int, shape: Shape, patch: Shape, device: torch.device) -> None:
+        self._patch = patch
+        self._weight = importance(patch).to(device)
+        self._sum = torch.zeros(channels, *shape, device=device)
+        self._weights = torch.zeros(*shape, device=device)
+
+    def add(self, values: torch.Tensor, start: Starts) -> None:
+        """Add one patch ``(C, *patch)`` whose first voxel lies at ``start``; what sticks out is dropped."""
+        spans = [slice(begin, begin + length) for begin, length in zip(start, self._patch, strict=True)]
+        target = self._sum[(slice(None), *spans)]
+        inside = tuple(slice(0, n) for n in target.shape[1:])
+        weight = self._weight[inside]
+        target += values[(slice(None), *inside)] * weight
+        self._weights[tuple(spans)] += weight
+
+    def result(self) -> torch.Tensor:
+        """Return the weighted mean ``(C, I, J, K)``; every voxel must have been covered."""
+        return self._sum / self._weights
