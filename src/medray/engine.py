@@ -1,16 +1,23 @@
-"""The one place where medray starts or joins Ray."""
+"""The one place where medray starts or joins Ray, and the one way it maps a function over many studies."""
 
 from __future__ import annotations
 
 import logging
 import os
 import secrets
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import ray
+import ray.data
+from ray import cloudpickle
 
 from medray.errors import ResourceError
 
-__all__ = ["join_ray", "require_cpus"]
+__all__ = ["join_ray", "require_cpus", "stream"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def join_ray() -> None:
@@ -39,3 +46,27 @@ def require_cpus(count: float, *, what: str) -> None:
     free = float(ray.available_resources().get("CPU", 0.0))
     if free < count:
         raise ResourceError(f"{what} needs {count:g} free CPUs and the cluster has {free:g}: ask for fewer workers or wait")
+
+
+def stream(items: Sequence[Item], function: Callable[[Item], Result]) -> Iterator[Result]:
+    """Map a function over items with Ray Data, one item a block, and yield results as they come.
+
+    Items and results are small: voxels are read and written inside ``function``, so that a worker holds one volume at
+    a time and the object store none. Ray retries a task whose worker died.
+
+    Args:
+        items: Picklable descriptions of work.
+        function: Picklable; must not raise for bad input, which is a result like any other.
+    """
+    if not items:
+        return
+    join_ray()
+    rows = [{"item": cloudpickle.dumps(item)} for item in items]
+    data = ray.data.from_items(rows, override_num_blocks=len(rows))
+
+    def call(row: dict[str, Any]) -> dict[str, Any]:
+        item = cloudpickle.loads(row["item"])
+        return {"result": cloudpickle.dumps(function(item))}
+
+    for row in data.map(call).iter_rows():
+        yield cloudpickle.loads(row["result"])

@@ -6,15 +6,12 @@ returns a manifest row, so that memory is one volume a worker however many there
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import ray.data
 
 from medray import __version__
 from medray.cohort.cohort import Cohort, Contents, commit_cohort, open_cohort
-from medray.engine import join_ray
+from medray.engine import stream
 from medray.errors import InputError, NotFoundError
 from medray.ingestion.read import Intake, Outcome, quarantine_row, take_in
 from medray.ingestion.scan import FileRecord, Problem, SeriesSource, assemble, identify, read_label_schema
@@ -27,8 +24,6 @@ DEFAULT_LABELS = "*_dseg.nii*"
 FILES_PER_TASK = 256
 
 Progress = Callable[[str, int, int], None]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def ingest(
@@ -60,7 +55,6 @@ def ingest(
     """
     place, target, names = locate(source), locate(root), naming(profile)
     files = [path for path, _ in place.files()]
-    join_ray()
     records = list(_scan(place, files, on_progress))
     series, problems = assemble(records, labels)
     if not series and not problems:
@@ -86,30 +80,16 @@ def resolve_quarantine(cohort: Cohort, source: str | Path) -> dict[str, str]:
 def _scan(place: Location, files: Sequence[str], on_progress: Progress) -> Iterator[FileRecord]:
     chunks = [list(files[start : start + FILES_PER_TASK]) for start in range(0, len(files), FILES_PER_TASK)]
     done = 0
-    for records in _over(chunks, lambda chunk: [identify(place, path) for path in chunk]):
+    for records in stream(chunks, lambda chunk: [identify(place, path) for path in chunk]):
         done += len(records)
         on_progress("scan", done, len(files))
         yield from records
 
 
 def _read(intake: Intake, series: Sequence[SeriesSource], on_progress: Progress) -> Iterator[Outcome]:
-    for done, outcome in enumerate(_over(series, lambda item: take_in(intake, item)), start=1):
+    for done, outcome in enumerate(stream(series, lambda item: take_in(intake, item)), start=1):
         on_progress("read", done, len(series))
         yield outcome
-
-
-def _over(items: Sequence[Item], function: Callable[[Item], Result]) -> Iterable[Result]:
-    """Map a function over items, one a block, and yield results as they come; both are small Python objects."""
-    if not items:
-        return
-    rows = [{"item": [item]} for item in items]
-    data = ray.data.from_items(rows, override_num_blocks=len(rows))
-
-    def call(row: dict[str, Any]) -> dict[str, Any]:
-        return {"result": [function(row["item"][0])]}
-
-    for row in data.map(call).iter_rows():
-        yield row["result"][0]
 
 
 def _merged(target: Location, intake: Intake, outcomes: Sequence[Outcome], problems: Sequence[Problem]) -> Contents:

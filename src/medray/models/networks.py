@@ -18,7 +18,7 @@ def build_model(spec: NetworkSpec, in_channels: int, out_channels: int) -> nn.Mo
 
 
 def _dynunet(spec: NetworkSpec, in_channels: int, out_channels: int) -> nn.Module:
-    """Two convolutions a depth with instance norm and leaky ReLU (Isensee et al., Nature Methods 18 (2021) 203-211)."""
+    """Two convolutions a depth with norm and leaky ReLU (Isensee et al., Nature Methods 18 (2021) 203-211)."""
     depth = len(spec.features)
     return DynUNet(
         spatial_dims=3,
@@ -28,7 +28,7 @@ def _dynunet(spec: NetworkSpec, in_channels: int, out_channels: int) -> nn.Modul
         strides=[1] + [2] * (depth - 1),
         upsample_kernel_size=[2] * (depth - 1),
         filters=list(spec.features),
-        norm_name="instance",
+        norm_name=spec.norm,
     )
 
 
@@ -40,7 +40,7 @@ def _unet(spec: NetworkSpec, in_channels: int, out_channels: int) -> nn.Module:
         out_channels=out_channels,
         channels=spec.features,
         strides=[2] * (len(spec.features) - 1),
-        norm="instance",
+        norm=spec.norm,
     )
 
 

@@ -19,10 +19,13 @@ class NetworkSpec:
     Attributes:
         name: A key of `medray.models.networks.NETWORKS`.
         features: Channels at each depth, finest first.
+        norm: ``"batch"`` keeps training statistics at prediction; ``"instance"`` takes each patch's own, and so turns
+            the noise of an empty patch into something that looks like tissue.
     """
 
-    name: Literal["dynunet", "unet"] = "dynunet"
-    features: tuple[int, ...] = (12, 24, 48, 96)
+    name: Literal["dynunet", "unet"] = "unet"
+    features: tuple[int, ...] = (32, 64, 128, 256)
+    norm: Literal["batch", "instance"] = "batch"
 
     def __post_init__(self) -> None:
         if len(self.features) < 2 or min(self.features) < 1:

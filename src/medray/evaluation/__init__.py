@@ -1,0 +1,1 @@
+"""How good is it: measures on arrays. Knows nothing of models or files."""

@@ -1,0 +1,1 @@
+"""One way from an image to a result, for validation, batch, serving and benchmarks."""

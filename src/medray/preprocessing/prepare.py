@@ -1,0 +1,91 @@
+"""`prepare`: the Ray Data graph from a cohort's volumes to training cases on the plan's grid."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medray import config
+from medray.cohort.cohort import Cohort, SeriesRow
+from medray.cohort.splits import Split, split_subjects
+from medray.engine import stream
+from medray.errors import InputError
+from medray.preprocessing.case import prepare_image, prepare_mask, sample_foreground
+from medray.preprocessing.plan import Plan
+from medray.preprocessing.prepared import Case, CaseRow, Prepared, commit_prepared, write_case
+from medray.storage.location import Location, locate
+
+__all__ = ["Preparation", "prepare", "prepare_case"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """From where to where, by which plan.
+
+    Attributes:
+        cohort: Open cohort.
+        plan: The recipe.
+        target: The prepared folder.
+    """
+
+    cohort: Cohort
+    plan: Plan
+    target: Location
+
+
+def prepare(
+    cohort: Cohort,
+    plan: Plan,
+    target: str | Path,
+    *,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Prepared:
+    """Prepare every labelled series of a cohort.
+
+    Args:
+        cohort: An open cohort.
+        plan: Usually made from that same cohort; its labels must be the cohort's.
+        target: A folder, a path or a URI; whole or absent after a crash.
+        on_progress: Called with ``("prepare", done, total)``.
+
+    Raises:
+        InputError: If labels differ, or there are fewer than three labelled subjects.
+        ImageError: If a series can't be prepared; the cohort was checked at ingestion, so this is a plan's fault.
+    """
+    if cohort.index.labels != plan.labels:
+        raise InputError(f"the plan's labels {dict(plan.labels.names)} are not those of cohort {cohort.index.id}")
+    rows = [row for row in cohort.rows if row.label]
+    splits = split_subjects((row.subject for row in rows), val=plan.val, test=plan.test)
+    work = Preparation(cohort, plan, locate(target))
+    files = {}
+    for done, (series, file) in enumerate(stream(rows, lambda row: prepare_case(work, row)), start=1):
+        files[series] = file
+        on_progress("prepare", done, len(rows))
+    return commit_prepared(work.target, plan, tuple(_case_row(row, splits[row.subject], files[row.series]) for row in rows))
+
+
+def prepare_case(work: Preparation, row: SeriesRow) -> tuple[str, str]:
+    """Prepare one series and return its name and its file, relative to the target."""
+    volume = work.cohort.volume(row)
+    prepared = prepare_image(volume, work.plan)
+    mask = prepare_mask(work.cohort.mask(row), volume, work.plan, prepared)
+    seed = int.from_bytes(row.volume.encode()[:4], "big")
+    case = Case(row.series, prepared.voxels.astype(np.float16), mask, sample_foreground(mask, seed))
+    file = _case_file(work.plan, row)
+    write_case(work.target.join(file), case)
+    return row.series, file
+
+
+def _case_file(plan: Plan, row: SeriesRow) -> str:
+    """Name a case by all that it follows from, so that another plan in the same folder overwrites nothing."""
+    facts = json.dumps([config.dump(plan), row.volume, row.label], sort_keys=True)
+    return f"cases/{hashlib.sha256(facts.encode()).hexdigest()[:32]}.arrow"
+
+
+def _case_row(row: SeriesRow, split: Split, file: str) -> CaseRow:
+    return CaseRow(series=row.series, subject=row.subject, split=split, file=file)

@@ -1,0 +1,39 @@
+"""What a person may say about a fit."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from medray.config import STRICT
+
+__all__ = ["FitConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FitConfig:
+    """Length, pace and seed of a fit; what is learned stands in the plan.
+
+    Attributes:
+        epochs: Each ends with a validation and a checkpoint.
+        steps: Optimizer steps an epoch.
+        learning_rate: The highest; AdamW's.
+        weight_decay: AdamW's.
+        warmup: Steps of linear rise before the polynomial fall.
+        clip: Gradients are scaled down to this norm.
+        mixed: bfloat16 where torch's autocast has it.
+        augment: Whether patches are changed at random.
+        seed: Of weights, patches and augmentation.
+        max_failures: How often a broken worker group is started again from its last checkpoint.
+    """
+
+    epochs: int = Field(default=50, ge=1)
+    steps: int = Field(default=100, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    warmup: int = Field(default=20, ge=0)
+    clip: float = Field(default=5.0, gt=0)
+    mixed: bool = True
+    augment: bool = True
+    seed: int = Field(default=0, ge=0)
+    max_failures: int = Field(default=2, ge=0)

@@ -1,0 +1,72 @@
+"""Training batches: patches of prepared cases, drawn and changed in a thread while the network works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from medray.preprocessing.augment import augment, draw_augmentation
+from medray.preprocessing.patches import crop, draw_centre
+from medray.preprocessing.plan import Plan
+from medray.preprocessing.prepared import Case
+from medray.training.config import FitConfig
+
+__all__ = ["Batch", "Batches"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """``image (B, C, I, J, K)`` float32 and ``target (B, I, J, K)`` uint8 channel numbers."""
+
+    image: torch.Tensor
+    target: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batches:
+    """An endless, seeded source.
+
+    Attributes:
+        cases: Of the train split.
+        plan: For patch, batch and foreground share.
+        config: For seed, steps and augmentation.
+        rank: This worker's number: each draws its own patches.
+    """
+
+    cases: Sequence[Case]
+    plan: Plan
+    config: FitConfig
+    rank: int = 0
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield one epoch's batches, one being made ahead.
+
+        An epoch's draws follow from seed, rank and number alone, so that a resumed run sees what an unbroken one saw.
+        """
+        rng = np.random.default_rng([self.config.seed, self.rank, number])
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            coming = pool.submit(self.draw, rng)
+            for _ in range(self.config.steps - 1):
+                batch = coming.result()
+                coming = pool.submit(self.draw, rng)
+                yield batch
+            yield coming.result()
+
+    def draw(self, rng: np.random.Generator) -> Batch:
+        """Draw one batch."""
+        images, targets = [], []
+        for _ in range(self.plan.batch):
+            case = self.cases[int(rng.integers(len(self.cases)))]
+            i, j, k = case.mask.shape
+            start = draw_centre(rng, (i, j, k), self.plan.patch, case.foreground, self.plan.foreground_share)
+            image = crop(case.image, start, self.plan.patch).astype(np.float32)
+            target = crop(case.mask, start, self.plan.patch)
+            if self.config.augment:
+                image, target = augment(image, target, draw_augmentation(rng))
+            images.append(image)
+            targets.append(target)
+        return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)))
