@@ -1,0 +1,132 @@
+"""Commands about data: ingest, cohort, plan, prepare, samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medray import config
+from medray.cli.output import progress, show
+from medray.errors import InputError
+
+__all__ = ["cohort_app", "ingest", "plan", "prepare", "samples"]
+
+cohort_app = typer.Typer(help="Look at a cohort.", no_args_is_help=True)
+
+Root = Annotated[str, typer.Argument(help="The cohort: a folder or a URI.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def ingest(
+    source: Annotated[str, typer.Argument(help="A folder of NIfTI and DICOM files: a path or a URI.")],
+    root: Root,
+    profile: Annotated[str, typer.Option(help="basic: pseudonyms, needs MEDRAY_KEY; none: identifiers kept.")] = "basic",
+    labels: Annotated[str, typer.Option(help="Glob of the names of label maps.")] = "*_dseg.nii*",
+    as_json: Json = False,
+) -> None:
+    """Take scans into a cohort; what can't be read is quarantined with its reason."""
+    from medray.ingestion.pipeline import ingest as run
+
+    with progress() as on_progress:
+        cohort = run(source, root, profile=profile, labels=labels, on_progress=on_progress)
+    reasons: dict[str, int] = {}
+    for row in cohort.quarantine:
+        reasons[row.reason] = reasons.get(row.reason, 0) + 1
+    show({"cohort": cohort.index.id, "root": root, **cohort.index.counts, "reasons": reasons}, as_json=as_json)
+    if not cohort.rows:
+        raise InputError(f"no series could be read from {source}: medray cohort quarantine {root} tells why")
+
+
+@cohort_app.command("show")
+def show_cohort(root: Root, as_json: Json = False) -> None:
+    """Show what a cohort holds."""
+    from medray.cohort.cohort import open_cohort
+
+    show(config.dump(open_cohort(root).index), as_json=as_json)
+
+
+@cohort_app.command("split")
+def split(root: Root, as_json: Json = False) -> None:
+    """Show which subjects train, validate and test by default."""
+    from medray.cohort.cohort import open_cohort
+    from medray.cohort.splits import SPLITS, split_subjects
+
+    splits = split_subjects(open_cohort(root).subjects)
+    show({name: sorted(s for s, place in splits.items() if place == name) for name in SPLITS}, as_json=as_json)
+
+
+@cohort_app.command("quarantine")
+def quarantine(
+    root: Root,
+    source: Annotated[str, typer.Option(help="The folder that was ingested: names the files, for the key's holder.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List what could not be taken in, and why."""
+    from medray.cohort.cohort import open_cohort
+    from medray.ingestion.pipeline import resolve_quarantine
+
+    cohort = open_cohort(root)
+    paths = resolve_quarantine(cohort, source) if source else {}
+    rows = [{"source": paths.get(row.source, row.source), "reason": row.reason, "detail": row.detail} for row in cohort.quarantine]
+    show({"quarantine": rows}, as_json=as_json)
+
+
+def plan(
+    root: Root,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the plan goes.")] = Path("plan.json"),
+    task: Annotated[str, typer.Option(help="What to learn.")] = "segmentation",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="key=value; dots nest.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a plan from a cohort's fingerprint, each choice with its reason."""
+    from medray.cohort.cohort import open_cohort
+    from medray.preprocessing.plan import plan as make
+    from medray.storage.location import locate
+
+    made = config.dump(make(open_cohort(root), task=task, changes=config.overrides(changes or ())))
+    locate(output).write(json.dumps(made, indent=1).encode())
+    show(made, as_json=as_json)
+
+
+def prepare(
+    root: Root,
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="From medray plan.")],
+    prepared: Annotated[str, typer.Argument(help="Where prepared cases go: a folder or a URI.")],
+    as_json: Json = False,
+) -> None:
+    """Bring a cohort onto the plan's grid, ready for training."""
+    from medray.cohort.cohort import open_cohort
+    from medray.cohort.splits import SPLITS
+    from medray.preprocessing.plan import read_plan
+    from medray.preprocessing.prepare import prepare as run
+
+    chosen = read_plan(config.read_file(plan_file), what=str(plan_file))
+    with progress() as on_progress:
+        made = run(open_cohort(root), chosen, prepared, on_progress=on_progress)
+    show({"prepared": prepared, **{name: len(made.of(name)) for name in SPLITS}}, as_json=as_json)
+
+
+def samples(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    subjects: Annotated[int, typer.Option(help="How many people.")] = 16,
+    followups: Annotated[int, typer.Option(help="Later scans of each.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write simulated brain scans from one real anatomy, as NIfTI and DICOM, with their truth."""
+    from medray.samples.brain import write_brain_cohort
+
+    with progress() as on_progress:
+        total = subjects * (followups + 1)
+        done = 0
+
+        def on_scan(name: str) -> None:
+            nonlocal done
+            done += 1
+            on_progress("samples", done, total)
+
+        write_brain_cohort(folder, subjects=subjects, followups=followups, seed=seed, on_scan=on_scan)
+    show({"folder": str(folder), "scans": total}, as_json=as_json)

@@ -1,0 +1,46 @@
+"""``medray``: the entry point."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from medray.cli import data, demo, models
+from medray.cli.output import error_console
+from medray.errors import MedrayError
+
+__all__ = ["app", "main"]
+
+BAD_INPUT = 2
+
+app = typer.Typer(
+    name="medray",
+    help="From a folder of scans to a measured model behind an endpoint, on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(demo.demo)
+app.command()(data.ingest)
+app.add_typer(data.cohort_app, name="cohort")
+app.command()(data.plan)
+app.command()(data.prepare)
+app.command()(data.samples)
+app.command()(models.fit)
+app.command()(models.evaluate)
+app.command()(models.predict)
+app.command()(models.serve)
+app.add_typer(models.models_app, name="models")
+
+
+def main() -> None:
+    """Run a command; one of medray's own errors is one line on stderr and exit code 2, without a traceback."""
+    for noisy in ("mlflow", "alembic", "ray"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except MedrayError as error:
+        error_console.print(f"medray: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(BAD_INPUT)

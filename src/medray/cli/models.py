@@ -1,0 +1,129 @@
+"""Commands about models: fit, evaluate, predict, serve, models."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medray import config
+from medray.cli.output import error_console, progress, show
+
+__all__ = ["evaluate", "fit", "models_app", "predict", "serve"]
+
+models_app = typer.Typer(help="Look at registered models and move aliases.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Model = Annotated[str, typer.Argument(help="name, name@alias or name/version.")]
+
+
+def fit(
+    prepared: Annotated[str, typer.Argument(help="From medray prepare.")],
+    name: Annotated[str, typer.Option(help="What is trained; the registered model's name.")],
+    config_file: Annotated[Path | None, typer.Option("--config", help="A .toml of FitConfig fields.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the file.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share each step.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train, and register the best epoch as the model's next version; resumes what was killed."""
+    from medray.preprocessing.prepared import open_prepared
+    from medray.registry.card import card_from_run
+    from medray.registry.registry import Registry
+    from medray.training.config import FitConfig
+    from medray.training.trainer import fit as run
+
+    settings = (config.read_file(config_file) if config_file else {}) | config.overrides(changes or ())
+    chosen = config.load(FitConfig, settings, what=str(config_file or "--set"))
+    opened = open_prepared(prepared)
+    with progress() as on_progress:
+        done = run(
+            opened,
+            chosen,
+            name=name,
+            workers=workers,
+            on_epoch=lambda record: on_progress("epochs", record["epoch"] + 1, chosen.epochs),
+        )
+    version = Registry().register(card_from_run(done, plan=opened.plan), done.model)
+    facts = {"model": str(version), "run": done.folder.path, "best_epoch": done.record["best_epoch"]}
+    show({**facts, "scores": done.record["scores"], "seconds": done.record["seconds"]}, as_json=as_json)
+
+
+def evaluate(
+    model: Model,
+    root: Annotated[str, typer.Argument(help="A cohort with label maps.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Score a model on a cohort's held-out subjects."""
+    from medray.cohort.cohort import open_cohort
+    from medray.cohort.splits import SPLITS
+    from medray.errors import ConfigError
+    from medray.inference.evaluate import evaluate as run
+
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r} is unknown: use one of {', '.join(SPLITS)}")
+    with progress() as on_progress:
+        found = run(model, open_cohort(root), split=split, on_progress=on_progress)  # type: ignore[arg-type]
+    plain = found.plain()
+    summary = {"model": model, "split": split, "cases": len(found.cases), "means": plain["means"]}
+    show({**summary, "intervals": plain["intervals"]} | ({"by_case": plain["cases"]} if as_json else {}), as_json=as_json)
+
+
+def predict(
+    model: Model,
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI or DICOM file, zip or folder of DICOM.")],
+    output: Annotated[Path, typer.Argument(help="The file to write.")],
+    form: Annotated[str, typer.Option("--format", help="nifti or json.")] = "nifti",
+    as_json: Json = False,
+) -> None:
+    """Segment one image."""
+    from medray.inference.predict import predict as run
+
+    found = run(model, source, output, form=form)  # type: ignore[arg-type]
+    show({"output": str(output), "volumes_ml": found.volumes_ml, "seconds": found.latencies}, as_json=as_json)
+
+
+def serve(
+    models: Annotated[list[str], typer.Argument(help="name, name@alias or name/version, one or several.")],
+    port: Annotated[int, typer.Option(help="Of the HTTP endpoint.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to bind; there is no authentication yet.")] = "127.0.0.1",
+    cpus: Annotated[int, typer.Option(help="Cores of each model.")] = 1,
+) -> None:
+    """Serve models over HTTP until interrupted."""
+    from medray.serving.app import deploy
+
+    endpoint = deploy(models, port=port, host=host, cpus=cpus)
+    error_console.print(f"serving {', '.join(models)} at {endpoint.url}/v1/segment/… (docs at {endpoint.url}/docs); Ctrl-C stops")
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    endpoint.stop()
+
+
+@models_app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List models and their versions."""
+    from medray.registry.registry import Registry
+
+    store = Registry()
+    rows = [
+        {"model": str(version), "aliases": list(version.aliases)} for name in store.names() for version in store.versions(name)
+    ]
+    show({"models": rows}, as_json=as_json)
+
+
+@models_app.command("show")
+def show_model(model: Model, as_json: Json = False) -> None:
+    """Show a model's card."""
+    from medray.registry.registry import Registry
+
+    show(config.dump(Registry().card(model)), as_json=as_json)
+
+
+@models_app.command("promote")
+def promote(model: Model, alias: Annotated[str, typer.Option(help="Which alias to move.")] = "champion", as_json: Json = False) -> None:
+    """Point an alias at a version."""
+    from medray.registry.registry import Registry
+
+    version = Registry().promote(model, alias)
+    show({"model": str(version), "aliases": list(version.aliases)}, as_json=as_json)

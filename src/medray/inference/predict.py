@@ -1,0 +1,49 @@
+"""`predict`: a registered model on one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from medray.errors import ConfigError
+from medray.formats.image import read_image_path
+from medray.formats.nifti import write_nifti
+from medray.inference.predictor import Prediction, Predictor
+from medray.registry.registry import Registry
+from medray.storage.location import locate
+
+__all__ = ["Format", "predict"]
+
+Format = Literal["nifti", "json"]
+
+
+def predict(
+    model: str, source: str | Path, output: str | Path, *, form: Format = "nifti", registry: Registry | None = None
+) -> Prediction:
+    """Predict on one image and write the result.
+
+    Args:
+        model: ``name``, ``name@alias`` or ``name/version``.
+        source: A NIfTI or DICOM file, a zip of DICOM or a DICOM folder.
+        output: The file to write.
+        form: ``"nifti"``: the mask on the source grid, gzip; ``"json"``: volumes in ml.
+        registry: The default one when None.
+
+    Raises:
+        NotFoundError: If the model or the source isn't there.
+        ImageError: If the source can't be read.
+        ConfigError: If the format is unknown.
+    """
+    if form not in ("nifti", "json"):
+        raise ConfigError(f"format {form!r} is unknown: use nifti or json")
+    store = registry or Registry()
+    version = store.resolve(model)
+    volume = read_image_path(Path(source))
+    prediction = Predictor.load(store.fetch(str(version))).predict(volume)
+    if form == "nifti":
+        data = write_nifti(prediction.mask)
+    else:
+        data = json.dumps({"model": str(version), "volumes_ml": dict(prediction.volumes_ml)}).encode()
+    locate(output).write(data)
+    return prediction

@@ -1,0 +1,158 @@
+"""`Registry`: versions and aliases behind MLflow: SQLite and a folder by default, any MLflow server by URI."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+from mlflow.exceptions import MlflowException
+
+from medray import config
+from medray.errors import ConfigError, NotFoundError
+from medray.registry.card import ModelCard
+from medray.storage.location import Location
+
+__all__ = ["CHAMPION", "ModelVersion", "Registry"]
+
+CHAMPION = "champion"
+EXPERIMENT = "medray"
+REFERENCE = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(?:@(?P<alias>[a-z0-9_-]+)|/(?P<version>\d+))?")
+FILES = ("plan.json", "weights.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One registered model.
+
+    Attributes:
+        name: Model.
+        version: From 1.
+        aliases: Such as ``("champion",)``.
+        source: Where its files lie.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+class Registry:
+    """Models by ``name`` (its champion, or else the newest), ``name@alias`` or ``name/version``.
+
+    Args:
+        uri: An MLflow tracking URI; ``MLFLOW_TRACKING_URI`` or SQLite under ``MEDRAY_HOME`` by default.
+    """
+
+    def __init__(self, uri: str | None = None) -> None:
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.home() / 'registry.db'}"
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        if self.uri.startswith("sqlite:///"):
+            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def register(self, card: ModelCard, model: Location) -> ModelVersion:
+        """Store a model folder with its card as the next version of ``card.name``.
+
+        Args:
+            card: What to say of it.
+            model: The folder: ``plan.json``, ``weights.safetensors``.
+
+        Raises:
+            NotFoundError: If a file of the folder is missing.
+        """
+        run = self._client.create_run(self._experiment(), run_name=card.name)
+        with tempfile.TemporaryDirectory() as place:
+            for name in FILES:
+                (Path(place) / name).write_bytes(model.join(name).read())
+            (Path(place) / "card.json").write_text(json.dumps(config.dump(card), indent=1), encoding="utf-8")
+            self._client.log_artifacts(run.info.run_id, place, "model")
+        for split, scores in card.scores.items():
+            for label, score in scores.items():
+                self._client.log_metric(run.info.run_id, f"{split}.{label}", score)
+        self._client.set_terminated(run.info.run_id)
+        if not self._client.search_registered_models(f"name='{card.name}'"):
+            self._client.create_registered_model(card.name)
+        made = self._client.create_model_version(
+            card.name, source=f"{run.info.artifact_uri}/model", run_id=run.info.run_id, tags={"cohort": card.plan.cohort}
+        )
+        return _version(made)
+
+    def resolve(self, reference: str) -> ModelVersion:
+        """Find the version that a reference means now.
+
+        Raises:
+            ConfigError: If the reference is malformed.
+            NotFoundError: If there is no such model, version or alias.
+        """
+        match = REFERENCE.fullmatch(reference)
+        if match is None:
+            raise ConfigError(f"model {reference!r} must be name, name@alias or name/version")
+        name, alias, version = match["name"], match["alias"], match["version"]
+        try:
+            if version:
+                return _version(self._client.get_model_version(name, version))
+            if alias:
+                return _version(self._client.get_model_version_by_alias(name, alias))
+            known = self.versions(name)
+        except MlflowException:
+            known = []
+        if not known:
+            raise NotFoundError(f"no model {reference}: medray models list shows what there is")
+        return next((item for item in known if CHAMPION in item.aliases), known[-1])
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Return a model's versions, oldest first; empty when there is no such model."""
+        try:
+            aliases = self._client.get_registered_model(name).aliases
+        except MlflowException:
+            return []
+        found = self._client.search_model_versions(f"name='{name}'")
+        return sorted((_version(item, aliases) for item in found), key=lambda item: item.version)
+
+    def names(self) -> list[str]:
+        """Return the models' names, sorted."""
+        return sorted(model.name for model in self._client.search_registered_models())
+
+    def promote(self, reference: str, alias: str = CHAMPION) -> ModelVersion:
+        """Point an alias at a version."""
+        found = self.resolve(reference)
+        self._client.set_registered_model_alias(found.name, alias, str(found.version))
+        return self.resolve(f"{found.name}/{found.version}")
+
+    def fetch(self, reference: str) -> Path:
+        """Return a local folder with a version's files; downloads them where the store is remote."""
+        return Path(download_artifacts(artifact_uri=self.resolve(reference).source, tracking_uri=self.uri))
+
+    def card(self, reference: str) -> ModelCard:
+        """Return a version's card."""
+        return config.load(ModelCard, config.read_file(self.fetch(reference) / "card.json"), what=f"card of {reference}")
+
+    def _experiment(self) -> str:
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        place = None
+        if self.uri.startswith("sqlite:///"):
+            place = (Path(self.uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+        return str(self._client.create_experiment(EXPERIMENT, artifact_location=place))
+
+
+def _version(found: MlflowVersion, aliases: Mapping[str, str] | None = None) -> ModelVersion:
+    number = int(found.version)
+    names = [alias for alias, version in (aliases or {}).items() if int(version) == number] or list(found.aliases)
+    return ModelVersion(found.name, number, tuple(sorted(names)), str(found.source))

@@ -1,0 +1,1 @@
+"""Models behind HTTP on Ray Serve. Knows no loss function and no training."""

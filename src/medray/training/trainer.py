@@ -1,0 +1,222 @@
+"""`fit`: the plain loop under Ray Train.
+
+Ray gives workers, a process group, checkpoints and restarts; what a worker does is `medray.training.loop`. Traps that
+shape this module: ``report`` is a barrier and waits for the controller, so it is called once an epoch; a run resumes by
+its name and storage path; CPUs that aren't free make Ray wait in silence, so they are counted first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer, prepare_model
+from safetensors.torch import load_file, save_file
+
+from medray import __version__, config
+from medray.engine import join_ray, require_cpus
+from medray.errors import InputError, MedrayError
+from medray.preprocessing.prepared import Case, Prepared, open_prepared, read_case
+from medray.storage.location import Location, locate
+from medray.training.config import FitConfig
+from medray.training.data import Batches
+from medray.training.loop import EpochRecord, Learner, run_epochs
+from medray.training.run import Run, claim_folder, read_history
+
+__all__ = ["fit"]
+
+OnEpoch = Callable[[Mapping[str, Any]], None]
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every worker is told.
+
+    Attributes:
+        prepared: Training data.
+        config: How to train.
+        folder: The run's folder.
+        threads: Cores of a worker.
+    """
+
+    prepared: Location
+    config: FitConfig
+    folder: Location
+    threads: int
+
+
+def fit(
+    prepared: Prepared,
+    fit_config: FitConfig | None = None,
+    *,
+    name: str,
+    workers: int = 1,
+    runs: str | Path | None = None,
+    on_epoch: OnEpoch = lambda record: None,
+) -> Run:
+    """Train a network on a prepared cohort.
+
+    A fit that was killed goes on at its last checkpoint when it is called again with the same arguments.
+
+    Args:
+        prepared: From `medray.prepare`.
+        fit_config: Length, pace and seed.
+        name: What is trained, such as ``"brain"``; the run lies in ``RUNS/name/N``.
+        workers: Processes that share each step; the batch grows with them.
+        runs: Where runs lie, a path or a URI; ``MEDRAY_HOME/runs`` by default.
+        on_epoch: Called with each epoch's record (see `EpochRecord`) when it is done.
+
+    Returns:
+        The finished run; its best epoch by validation score is in `Run.model`.
+
+    Raises:
+        InputError: If there is nothing to train or validate on, or training failed for what is in the data.
+        ResourceError: If the workers' CPUs aren't free.
+    """
+    chosen = fit_config or FitConfig()
+    if not prepared.of("train") or not prepared.of("val"):
+        raise InputError(f"{prepared.root.path} has no case to train on or none to validate on: prepare more subjects")
+    join_ray()
+    require_cpus(workers, what=f"a fit with {workers} workers")
+    setup = {"prepared": prepared.root.path, "plan": config.dump(prepared.plan), "config": config.dump(chosen), "workers": workers}
+    folder = claim_folder(locate(runs or config.home() / "runs"), name, setup)
+    started = time.time()
+    threads = max(1, int(ray.available_resources().get("CPU", 1)) // workers)
+    work = Work(prepared.root, chosen, folder, threads)
+    with _watched(folder, on_epoch):
+        result = _train(work, workers)
+    return _finish(name, work, prepared, result, {"workers": workers, "seconds": time.time() - started})
+
+
+def _train(work: Work, workers: int) -> ray.train.Result:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    resources: dict[str, float] = {"CPU": work.threads}
+    use_gpu = ray.available_resources().get("GPU", 0) >= workers
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"work": work},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources | ({"GPU": 1} if use_gpu else {})
+        ),
+        run_config=ray.train.RunConfig(
+            name="train",
+            storage_path=work.folder.path,
+            storage_filesystem=work.folder.filesystem,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
+            failure_config=ray.train.FailureConfig(max_failures=work.config.max_failures),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        return trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            cause = getattr(failure, "cause", failure)
+            if isinstance(cause, MedrayError):
+                raise cause from None
+        raise
+
+
+def _work(told: Mapping[str, Any]) -> None:
+    """Run on each worker."""
+    work: Work = told["work"]
+    torch.set_num_threads(work.threads)
+    context = ray.train.get_context()
+    prepared = open_prepared(work.prepared)
+    learner = Learner.fresh(prepared.plan, work.config, wrap=prepare_model)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as place:
+            _load(Path(place), learner)
+    batches = Batches(_cases(prepared, "train"), prepared.plan, work.config, context.get_world_rank())
+
+    def on_epoch(record: EpochRecord) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            saved = None
+            if context.get_world_rank() == 0:
+                _save(Path(place), learner)
+                saved = ray.train.Checkpoint.from_directory(place)
+            ray.train.report({"score": record.score, "epoch": record.epoch}, checkpoint=saved)
+        if context.get_world_rank() == 0:
+            work.folder.join("history.json").write(json.dumps(learner.history).encode())
+
+    run_epochs(learner, batches, _cases(prepared, "val"), on_epoch)
+
+
+def _cases(prepared: Prepared, split: Any) -> list[Case]:
+    return [read_case(prepared.root.join(row.file)) for row in prepared.of(split)]
+
+
+def _save(place: Path, learner: Learner) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}, place / "weights.safetensors")
+    torch.save(learner.state(), place / "learner.pt")
+
+
+def _load(place: Path, learner: Learner) -> None:
+    state = torch.load(place / "learner.pt", weights_only=True)
+    learner.restore(load_file(place / "weights.safetensors"), state)
+
+
+def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result, facts: Mapping[str, Any]) -> Run:
+    """Export the best epoch as a model folder and write ``run.json``, last."""
+    best = result.get_best_checkpoint("score", "max")
+    if best is None:
+        raise InputError(f"the fit in {work.folder.path} left no checkpoint")
+    history = read_history(work.folder)
+    with best.as_directory() as place:
+        work.folder.join("model", "weights.safetensors").write((Path(place) / "weights.safetensors").read_bytes())
+    work.folder.join("model", "plan.json").write(json.dumps(config.dump(prepared.plan), indent=1).encode())
+    best_epoch = max(history, key=lambda record: record["score"])
+    record = {
+        "schema_version": 1,
+        "name": name,
+        "config": config.dump(work.config),
+        "cohort": prepared.plan.cohort,
+        "subjects": {split: prepared.subjects(split) for split in ("train", "val", "test")},  # type: ignore[arg-type]
+        "best_epoch": best_epoch["epoch"],
+        "scores": best_epoch["scores"],
+        "history": history,
+        "versions": {"medray": __version__, "ray": ray.__version__, "torch": torch.__version__},
+        "hardware": {"machine": platform.machine(), "threads": work.threads},
+        **facts,
+    }
+    work.folder.join("run.json").write(json.dumps(record, indent=1).encode())
+    return Run(name, work.folder, record)
+
+
+@contextmanager
+def _watched(folder: Location, on_epoch: OnEpoch) -> Any:
+    """Tell of epochs while `fit` waits: the workers write them to the run's folder, a thread here reads them."""
+    stop, told = threading.Event(), len(read_history(folder))
+
+    def tell() -> None:
+        nonlocal told
+        for record in read_history(folder)[told:]:
+            on_epoch(record)
+            told += 1
+
+    def watch() -> None:
+        while not stop.wait(POLL_S):
+            tell()
+
+    thread = threading.Thread(target=watch, name="watch-epochs", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        tell()
