@@ -8,9 +8,10 @@ lesions. Every second subject comes as a DICOM series, the others as NIfTI in BI
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from medray.samples.subject import Subject, followed_up, make_subject
 
 __all__ = ["write_brain_cohort"]
 
+Facts: TypeAlias = dict[str, dict[str, Any]]
+"""Scan name to what is true of it."""
 FORMATS = ("nifti", "dicom")
 
 
@@ -34,6 +37,7 @@ def write_brain_cohort(
     followups: int = 0,
     seed: int = 0,
     formats: tuple[str, ...] = FORMATS,
+    over: Callable[[Callable[[int], Facts], Sequence[int]], Iterable[Facts]] = map,
     on_scan: Callable[[str], None] = lambda name: None,
 ) -> Path:
     """Write a cohort of simulated subjects.
@@ -44,6 +48,7 @@ def write_brain_cohort(
         followups: How many later scans of each, with known lesion growth.
         seed: Equal seeds give equal files.
         formats: Formats that subjects take in turn: ``"nifti"``, ``"dicom"``.
+        over: How to map a function over subject numbers: ``map``, or something that does it in parallel.
         on_scan: Called with each scan's name when it is written.
 
     Returns:
@@ -59,16 +64,23 @@ def write_brain_cohort(
     if subjects < 1 or followups < 0 or not formats or set(formats) - set(FORMATS):
         raise ConfigError(f"subjects={subjects}, followups={followups}, formats={formats}: need ≥ 1, ≥ 0 and {FORMATS}")
     root.mkdir(parents=True, exist_ok=True)
-    truth = {}
-    for number in range(subjects):
-        for name, state, scan in _scans(number, followups, seed):
-            _write(root, name, scan, formats[number % len(formats)])
-            truth[name] = _truth(state, scan)
+    truth: Facts = {}
+    for facts in over(partial(_write_subject, root, followups, seed, formats), range(subjects)):
+        truth |= facts
+        for name in facts:
             on_scan(name)
     rows = ["index\tname", *(f"{value}\t{name}" for name, value in BRAIN_LABELS.names.items())]
     (root / "dseg.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (root / "truth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")
     return root
+
+
+def _write_subject(root: Path, followups: int, seed: int, formats: tuple[str, ...], number: int) -> Facts:
+    truth = {}
+    for name, state, scan in _scans(number, followups, seed):
+        _write(root, name, scan, formats[number % len(formats)])
+        truth[name] = _truth(state, scan)
+    return truth
 
 
 def _scans(number: int, followups: int, seed: int) -> Iterator[tuple[str, Subject, Scan]]:
