@@ -39,15 +39,16 @@ def load(kind: type[T], settings: Mapping[str, Any], *, what: str) -> T:
     Raises:
         ConfigError: On an unknown key, a missing key or a value of the wrong type.
     """
+    adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type]
     try:
-        return _adapter(kind).validate_python(dict(settings))
+        return adapter.validate_python(dict(settings))
     except ValidationError as error:
         raise ConfigError(_first_problem(error, kind, what)) from None
 
 
 def dump(config: Any) -> dict[str, Any]:
     """Turn a configuration into JSON-ready plain data, the inverse of `load`."""
-    plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")
+    plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")  # type: ignore[arg-type]
     return plain
 
 
@@ -105,7 +106,7 @@ def _value(text: str) -> Any:
 
 
 @cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

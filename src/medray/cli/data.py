@@ -70,7 +70,9 @@ def quarantine(
 
     cohort = open_cohort(root)
     paths = resolve_quarantine(cohort, source) if source else {}
-    rows = [{"source": paths.get(row.source, row.source), "reason": row.reason, "detail": row.detail} for row in cohort.quarantine]
+    rows = [
+        {"source": paths.get(row.source, row.source), "reason": row.reason, "detail": row.detail} for row in cohort.quarantine
+    ]
     show({"quarantine": rows}, as_json=as_json)
 
 

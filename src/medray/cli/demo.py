@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -96,7 +97,7 @@ def _data(story: Story, subjects: int, bars: Any) -> Cohort:
     from medray.samples.brain import write_brain_cohort
 
     source = story.folder / "source"
-    done: list[str] = []
+    done = itertools.count(1)
     with story.stage("start Ray"):
         join_ray()
     with story.stage("samples"):
@@ -104,7 +105,7 @@ def _data(story: Story, subjects: int, bars: Any) -> Cohort:
             source,
             subjects=subjects,
             over=lambda function, numbers: stream(numbers, function),
-            on_scan=lambda name: bars("samples", len(done.append(name) or done), subjects),  # type: ignore[func-returns-value]
+            on_scan=lambda name: bars("samples", next(done), subjects),
         )
         (source / "notes.dcm").write_text("a text file with an image's name", encoding="utf-8")
     with story.stage("ingest"):
@@ -113,9 +114,7 @@ def _data(story: Story, subjects: int, bars: Any) -> Cohort:
     return cohort
 
 
-def _model(
-    story: Story, cohort: Cohort, length: dict[str, int], bars: Any
-) -> tuple[Run, Evaluation, list[SeriesRow]]:
+def _model(story: Story, cohort: Cohort, length: dict[str, Any], bars: Any) -> tuple[Run, Evaluation, list[SeriesRow]]:
     import medray
     from medray.inference.evaluate import held_out, score_cases
     from medray.registry.card import card_from_run

@@ -65,7 +65,7 @@ def evaluate(
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is unknown: use one of {', '.join(SPLITS)}")
     with progress() as on_progress:
-        found = run(model, open_cohort(root), split=split, on_progress=on_progress)  # type: ignore[arg-type]
+        found = run(model, open_cohort(root), split=split, on_progress=on_progress)
     plain = found.plain()
     summary = {"model": model, "split": split, "cases": len(found.cases), "means": plain["means"]}
     show({**summary, "intervals": plain["intervals"]} | ({"by_case": plain["cases"]} if as_json else {}), as_json=as_json)
@@ -95,7 +95,9 @@ def serve(
     from medray.serving.app import deploy
 
     endpoint = deploy(models, port=port, host=host, cpus=cpus)
-    error_console.print(f"serving {', '.join(models)} at {endpoint.url}/v1/segment/… (docs at {endpoint.url}/docs); Ctrl-C stops")
+    error_console.print(
+        f"serving {', '.join(models)} at {endpoint.url}/v1/segment/… (docs at {endpoint.url}/docs); Ctrl-C stops"
+    )
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
     endpoint.stop()
 
@@ -121,7 +123,9 @@ def show_model(model: Model, as_json: Json = False) -> None:
 
 
 @models_app.command("promote")
-def promote(model: Model, alias: Annotated[str, typer.Option(help="Which alias to move.")] = "champion", as_json: Json = False) -> None:
+def promote(
+    model: Model, alias: Annotated[str, typer.Option(help="Which alias to move.")] = "champion", as_json: Json = False
+) -> None:
     """Point an alias at a version."""
     from medray.registry.registry import Registry
 

@@ -49,5 +49,9 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return "\n".join(_text(item) for item in value) if value and isinstance(value[0], Mapping) else ", ".join(map(_text, value))
+        return (
+            "\n".join(_text(item) for item in value)
+            if value and isinstance(value[0], Mapping)
+            else ", ".join(map(_text, value))
+        )
     return str(value)

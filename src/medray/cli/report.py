@@ -26,22 +26,32 @@ __all__ = ["write_report"]
 
 COLOURS = ("#3b82c4", "#e8a13a", "#d6453d", "#4fa36c", "#8d6bb8")
 SHOWN_CASES = 3
+SIMULATED = (
+    "<b>The anatomy is real, the variation is simulated.</b> All heads are smooth deformations of one template, MNI152 2009a; "
+    "contrast, bias field, noise, spacing, orientation and lesions are simulated. The scores say that the loop works, not how "
+    "a model would do on patients."
+)
+LEGEND = (
+    "Above: the image. Below, filled: what the model says, on the source grid; white lines: the truth. The patient's left is "
+    "on the right of axial and coronal slices."
+)
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b2733;--soft:#5a6b7b;--line:#d8e0e7;--page:#fbfcfd;--card:#fff}
 @media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa8b5;--line:#30404f;--page:#10171e;--card:#17212b}}
-body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page);margin:0 auto;max-width:980px;padding:2rem 1.2rem}
+body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page);margin:0 auto;max-width:980px;
+padding:2rem 1.2rem}
 h1{font-size:1.7rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}p{margin:.5rem 0}.soft{color:var(--soft)}
 img{width:100%;height:auto;border-radius:8px;border:1px solid var(--line)}
-table{border-collapse:collapse;width:100%;background:var(--card)}th,td{text-align:right;padding:.35rem .7rem;border-bottom:1px solid var(--line)}
-th:first-child,td:first-child{text-align:left}th{font-weight:600;color:var(--soft)}.two{display:grid;grid-template-columns:1fr 1fr;gap:1.5rem}
+table{border-collapse:collapse;width:100%;background:var(--card)}
+th,td{text-align:right;padding:.35rem .7rem;border-bottom:1px solid var(--line)}
+th:first-child,td:first-child{text-align:left}th{font-weight:600;color:var(--soft)}
+.two{display:grid;grid-template-columns:1fr 1fr;gap:1.5rem}
 @media(max-width:700px){.two{grid-template-columns:1fr}}
 .note{border-left:4px solid #e8a13a;padding:.4rem .9rem;background:var(--card)}
 """
 
 
-def write_report(
-    target: Path, cohort: Cohort, run: Run, evaluation: Evaluation, rows: Sequence[SeriesRow], story: Any
-) -> None:
+def write_report(target: Path, cohort: Cohort, run: Run, evaluation: Evaluation, rows: Sequence[SeriesRow], story: Any) -> None:
     """Write the report.
 
     Args:
@@ -59,14 +69,11 @@ def write_report(
     parts = [
         "<h1>medray demo</h1>",
         "<p class='soft'>Samples, ingestion, plan, preparation, training, registry, serving: one run on this machine.</p>",
-        "<p class='note'><b>The anatomy is real, the variation is simulated.</b> All heads are smooth deformations of one "
-        "template, MNI152 2009a; contrast, bias field, noise, spacing, orientation and lesions are simulated. "
-        "The scores say that the loop works, not how a model would do on patients.</p>",
+        f"<p class='note'>{SIMULATED}</p>",
         "<h2>Held-out subjects</h2>",
         _scores_table(evaluation),
         *(f"<p class='soft'>{caption}</p>{picture}" for caption, picture in zip(captions, pictures, strict=True)),
-        "<p class='soft'>Filled: what the model says, on the source grid. White line: the truth. Patient's left is on the "
-        "right of axial and coronal slices.</p>",
+        f"<p class='soft'>{LEGEND}</p>",
         "<h2>Training</h2>",
         _curves(run.history),
         "<div class='two'><div><h2>Stage times</h2>",
@@ -76,9 +83,13 @@ def write_report(
         "</div></div><h2>The plan, and why</h2>",
         _table(("choice", "value", "reason"), [(key, getattr(plan, key), why) for key, why in plan.reasons.items()]),
         "<h2>Lineage</h2>",
-        _table(("what", "value"), [*story.facts["cohort"].items(), ("model", story.facts["model"]), *run.record["versions"].items()]),
+        _table(
+            ("what", "value"),
+            [*story.facts["cohort"].items(), ("model", story.facts["model"]), *run.record["versions"].items()],
+        ),
     ]
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>medray demo</title><style>{STYLE}</style><body>{''.join(parts)}"
+    head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>medray demo</title><style>{STYLE}</style>"
+    page = f"{head}<body>{''.join(parts)}</body></html>"
     target.write_text(page, encoding="utf-8")
 
 
@@ -96,7 +107,7 @@ def _case_picture(predictor: Predictor, cohort: Cohort, row: SeriesRow) -> str:
     labels = predictor.plan.labels.names
     rarest = max(labels.values())
     places = np.argwhere(truth == rarest) if (truth == rarest).any() else np.argwhere(truth > 0)
-    i, j, k = (int(value) for value in np.median(places, axis=0))
+    i, j, k = (int(np.bincount(places[:, axis]).argmax()) for axis in range(3))
     si, sj, sk = upright.spacing_mm
     image = upright.voxels[0].astype(np.float32)
     views = (
@@ -104,15 +115,16 @@ def _case_picture(predictor: Predictor, cohort: Cohort, row: SeriesRow) -> str:
         (image[:, j].T, predicted[:, j].T, truth[:, j].T, sk / si, "lower"),
         (image[i].T, predicted[i].T, truth[i].T, sk / sj, "lower"),
     )
-    figure = Figure(figsize=(12, 4.6), facecolor="black", layout="constrained")
+    figure = Figure(figsize=(12, 8.2), facecolor="black", layout="constrained")
     high = np.percentile(image[image > image.mean()], 99.7)
-    for axes, (grey, mask, real, aspect, origin) in zip(figure.subplots(1, 3), views, strict=True):
-        axes.imshow(grey, cmap="gray", vmin=0, vmax=high, aspect=aspect, origin=origin, interpolation="bilinear")
-        axes.imshow(_painted(mask, list(labels.values())), aspect=aspect, origin=origin, interpolation="nearest")
+    for (plain, painted), (grey, mask, real, aspect, origin) in zip(figure.subplots(2, 3).T, views, strict=True):
+        for axes in (plain, painted):
+            axes.imshow(grey, cmap="gray", vmin=0, vmax=high, aspect=aspect, origin=origin, interpolation="bilinear")
+            axes.set_axis_off()
+        painted.imshow(_painted(mask, list(labels.values())), aspect=aspect, origin=origin, interpolation="nearest")
         for value in labels.values():
             if (real == value).any():
-                axes.contour(real == value, levels=[0.5], colors="white", linewidths=0.5 if value != rarest else 1.2)
-        axes.set_axis_off()
+                painted.contour(real == value, levels=[0.5], colors="white", linewidths=0.4 if value != rarest else 1.2)
     handles = [Patch(color=COLOURS[index % len(COLOURS)], label=name) for index, name in enumerate(labels)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, labelcolor="white")
     return _image(figure, "axial, coronal and sagittal slice with the predicted labels")

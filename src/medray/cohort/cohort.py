@@ -136,7 +136,9 @@ class Cohort:
     @cached_property
     def rows(self) -> tuple[SeriesRow, ...]:
         """The manifest, sorted by subject, time point and series."""
-        return tuple(config.load(SeriesRow, row, what="the manifest") for row in _read_table(self.root.join(self.index.manifest)))
+        return tuple(
+            config.load(SeriesRow, row, what="the manifest") for row in _read_table(self.root.join(self.index.manifest))
+        )
 
     @cached_property
     def quarantine(self) -> tuple[QuarantineRow, ...]:

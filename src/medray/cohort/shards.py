@@ -95,6 +95,7 @@ def read_shard(folder: Location, digest: str) -> Volume:
     except (pa.ArrowInvalid, OSError, KeyError, IndexError) as error:
         raise InputError(f"shard {digest} is damaged ({str(error).splitlines()[0]}); ingest its source again") from None
     voxels = np.frombuffer(row["voxels"].as_buffer(), dtype=row["dtype"].as_py()).reshape(row["shape"].as_py())
+    voxels.flags.writeable = False
     affine: NDArray[np.float64] = np.array(row["affine"].as_py()).reshape(4, 4)
     return Volume(voxels, affine, json.loads(row["meta"].as_py()))
 

@@ -6,6 +6,7 @@ A subject's place follows from a hash of its pseudonym alone, so that it keeps i
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -27,8 +28,7 @@ def split_subjects(subjects: Iterable[str], *, val: float = 0.12, test: float = 
         seed: Another seed is another assignment.
 
     Returns:
-        Subject to split. When a small cohort leaves validation or testing empty, the subject nearest to its range
-        is moved there.
+        Subject to split. When a small cohort leaves a split empty, the subject nearest to its range is moved there.
 
     Raises:
         InputError: With fewer than three subjects.
@@ -40,12 +40,11 @@ def split_subjects(subjects: Iterable[str], *, val: float = 0.12, test: float = 
         subject: "test" if place < test else "val" if place < test + val else "train" for place, subject in places
     }
     ordered = [subject for _, subject in places]
-    if "test" not in splits.values():
-        splits[ordered[0]] = "test"
-    if "val" not in splits.values():
-        splits[next(subject for subject in ordered if splits[subject] == "train")] = "val"
-    if "train" not in splits.values():
-        splits[ordered[-1]] = "train"
+    nearest: list[tuple[Split, list[str]]] = [("test", ordered), ("val", ordered), ("train", ordered[::-1])]
+    for split, nearest_first in nearest:
+        if split not in splits.values():
+            counts = Counter(splits.values())
+            splits[next(subject for subject in nearest_first if counts[splits[subject]] > 1)] = split
     return splits
 
 

@@ -165,7 +165,9 @@ def _slice_step(positions: NDArray[np.float64], first: Dataset) -> float:
     holes = gaps > 1.5 * step
     if holes.any():
         missing = int(np.round(gaps[holes] / step - 1).sum())
-        raise ImageError("missing-slices", f"about {missing} of {len(positions) + missing} slices are missing (spacing {step:.4g} mm)")
+        raise ImageError(
+            "missing-slices", f"about {missing} of {len(positions) + missing} slices are missing (spacing {step:.4g} mm)"
+        )
     if np.abs(gaps - step).max() > max(SPACING_TOLERANCE * step, POSITION_TOLERANCE_MM):
         raise ImageError("uneven-slices", f"slice distances run from {gaps.min():.4g} to {gaps.max():.4g} mm")
     return float(positions[-1] - positions[0]) / (len(positions) - 1)

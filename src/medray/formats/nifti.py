@@ -121,7 +121,9 @@ def _stored(raw: bytes, header: Any, shape: tuple[int, int, int]) -> Voxels:
         raise ImageError("unsupported-voxels", f"voxels of type {dtype} are not supported; write numbers")
     offset, count = int(header.get_data_offset()), int(np.prod(shape, dtype=np.int64))
     if len(raw) < offset + count * dtype.itemsize:
-        raise ImageError("truncated", f"the header promises {count * dtype.itemsize} bytes of voxels; {max(0, len(raw) - offset)} are there")
+        raise ImageError(
+            "truncated", f"the header promises {count * dtype.itemsize} bytes of voxels; {max(0, len(raw) - offset)} are there"
+        )
     flat = np.frombuffer(raw, dtype, count, offset)
     return flat.astype(dtype.newbyteorder("="), copy=False).reshape(shape, order="F")
 

@@ -29,12 +29,9 @@ def slide(
         ``(D, I, J, K)``.
     """
     shape = (image.shape[1], image.shape[2], image.shape[3])
-    aggregator: Aggregator | None = None
+    aggregator = Aggregator(1 + len(plan.labels.names), shape, plan.patch, device)
     for start in tile_starts(shape, plan.patch, overlap=plan.overlap):
         patch = np.ascontiguousarray(crop(image, start, plan.patch), dtype=np.float32)
-        values = run(torch.from_numpy(patch)[None].to(device))[0]
-        aggregator = aggregator or Aggregator(values.shape[0], shape, plan.patch, device)
-        aggregator.add(values, start)
-    assert aggregator is not None
+        aggregator.add(run(torch.from_numpy(patch)[None].to(device))[0], start)
     blended: NDArray[np.float32] = aggregator.result().cpu().numpy()
     return blended

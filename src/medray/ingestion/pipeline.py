@@ -61,7 +61,7 @@ def ingest(
         raise InputError(f"no NIfTI or DICOM file among {len(files)} files in {place.path}: is it the right folder?")
     intake = Intake(place, target, read_label_schema(place), names)
     outcomes = list(_read(intake, series, on_progress))
-    contents = _merged(target, intake, outcomes, problems)
+    contents = _merged(intake, series, outcomes, problems)
     return commit_cohort(target, contents, {"profile": profile, "medray": __version__})
 
 
@@ -92,14 +92,16 @@ def _read(intake: Intake, series: Sequence[SeriesSource], on_progress: Progress)
         yield outcome
 
 
-def _merged(target: Location, intake: Intake, outcomes: Sequence[Outcome], problems: Sequence[Problem]) -> Contents:
+def _merged(
+    intake: Intake, series: Sequence[SeriesSource], outcomes: Sequence[Outcome], problems: Sequence[Problem]
+) -> Contents:
     """Join what the cohort holds with what came in; a series or a source that came again replaces its old row."""
     rows = {outcome.row.series: outcome.row for outcome in outcomes if outcome.row is not None}
     refused = [row for outcome in outcomes for row in outcome.quarantine]
     refused += [quarantine_row(intake.naming, problem) for problem in problems]
     schema = intake.schema
     try:
-        old = open_cohort(target)
+        old = open_cohort(intake.root)
     except NotFoundError:
         return Contents(tuple(rows.values()), tuple(refused), schema)
     if schema is not None and old.index.labels is not None and schema.names != old.index.labels.names:

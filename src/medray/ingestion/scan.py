@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal
 
+from medray import config
 from medray.errors import ConfigError, ImageError, MedrayError
 from medray.formats.dicom import DicomHeader, is_dicom, read_dicom_header
 from medray.formats.nifti import is_nifti
@@ -141,7 +142,8 @@ def read_label_schema(source: Location) -> LabelSchema | None:
         names = {line[name].strip(): int(line[index]) for line in lines[1:]}
     except (IndexError, ValueError):
         raise ConfigError(f"{file.path} must be a table with tab-separated columns index (1 to 255) and name") from None
-    return LabelSchema({key: value for key, value in names.items() if value != 0})
+    labels = {key: value for key, value in names.items() if value != 0}
+    return config.load(LabelSchema, {"names": labels}, what=file.path)
 
 
 def _dicom_header(source: Location, path: str, head: bytes) -> DicomHeader:
@@ -155,6 +157,7 @@ def _dicom_header(source: Location, path: str, head: bytes) -> DicomHeader:
 
 def _dicom_series(records: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesSource]:
     groups: dict[str, dict[str, FileRecord]] = defaultdict(dict)
+    headers: dict[str, DicomHeader] = {}
     for record in records:
         if record.header is None:
             continue
@@ -162,12 +165,11 @@ def _dicom_series(records: Sequence[FileRecord], problems: list[Problem]) -> lis
             problems.append(Problem(record.path, "no-pixels", "the object holds no image"))
             continue
         groups[record.header.series].setdefault(record.header.instance or record.path, record)
-    return [_dicom_source([*group.values()]) for group in groups.values()]
+        headers.setdefault(record.header.series, record.header)
+    return [_dicom_source(headers[series], [*group.values()]) for series, group in groups.items()]
 
 
-def _dicom_source(group: list[FileRecord]) -> SeriesSource:
-    header = group[0].header
-    assert header is not None
+def _dicom_source(header: DicomHeader, group: list[FileRecord]) -> SeriesSource:
     return SeriesSource(
         kind="dicom",
         files=tuple(sorted(record.path for record in group)),

@@ -20,7 +20,7 @@ def build_model(spec: NetworkSpec, in_channels: int, out_channels: int) -> nn.Mo
 def _dynunet(spec: NetworkSpec, in_channels: int, out_channels: int) -> nn.Module:
     """Two convolutions a depth with norm and leaky ReLU (Isensee et al., Nature Methods 18 (2021) 203-211)."""
     depth = len(spec.features)
-    return DynUNet(
+    network: nn.Module = DynUNet(
         spatial_dims=3,
         in_channels=in_channels,
         out_channels=out_channels,
@@ -30,11 +30,12 @@ def _dynunet(spec: NetworkSpec, in_channels: int, out_channels: int) -> nn.Modul
         filters=list(spec.features),
         norm_name=spec.norm,
     )
+    return network
 
 
 def _unet(spec: NetworkSpec, in_channels: int, out_channels: int) -> nn.Module:
     """One convolution a depth, the first already strided: coarser and several times as fast."""
-    return UNet(
+    network: nn.Module = UNet(
         spatial_dims=3,
         in_channels=in_channels,
         out_channels=out_channels,
@@ -42,6 +43,7 @@ def _unet(spec: NetworkSpec, in_channels: int, out_channels: int) -> nn.Module:
         strides=[2] * (len(spec.features) - 1),
         norm=spec.norm,
     )
+    return network
 
 
 NETWORKS: dict[str, Callable[[NetworkSpec, int, int], nn.Module]] = {

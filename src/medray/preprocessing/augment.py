@@ -71,8 +71,8 @@ def augment(
     """
     if change.matrix is not None:
         image, mask = _turn(image, mask, change.matrix)
-    axes = [axis for axis, flip in enumerate(change.flips) if flip]
-    image = np.flip(image, [axis + 1 for axis in axes]) * np.float32(change.gain)
+    axes = tuple(axis for axis, flip in enumerate(change.flips) if flip)
+    image = np.flip(image, tuple(axis + 1 for axis in axes)) * np.float32(change.gain)
     image += np.float32(change.shift)
     if change.gamma != 1.0:
         low, high = float(image.min()), float(image.max())

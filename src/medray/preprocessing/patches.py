@@ -41,20 +41,19 @@ def crop(voxels: Voxels, start: Sequence[int], patch: Shape) -> Voxels:
 
     ``start`` may be negative or reach past the end. Returns a view where no padding is needed.
     """
-    spans, pads = [], []
+    spans: list[slice] = []
+    pads: list[tuple[int, int]] = []
     for begin, length, size in zip(start, patch, voxels.shape[-3:], strict=True):
         low, high = max(0, begin), min(size, begin + length)
         spans.append(slice(low, high))
         pads.append((low - begin, begin + length - high))
-    inner = voxels[(..., *spans)]
+    inner: Voxels = voxels[(..., *spans)]  # type: ignore[arg-type]
     if not any(before or after for before, after in pads):
         return inner
     return np.pad(inner, [(0, 0)] * (voxels.ndim - 3) + pads, mode="edge")
 
 
-def draw_centre(
-    rng: np.random.Generator, shape: Shape, patch: Shape, foreground: NDArray[np.int32], share: float
-) -> Starts:
+def draw_centre(rng: np.random.Generator, shape: Shape, patch: Shape, foreground: NDArray[np.int32], share: float) -> Starts:
     """Draw where a training patch starts.
 
     With probability ``share`` it is centred on a voxel of a label drawn evenly among those present, so that a small

@@ -55,7 +55,7 @@ class Plan:
         reasons: Field name to why it is as it is.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: int = SCHEMA_VERSION
     task: Literal["segmentation"]
     labels: LabelSchema
     cohort: str

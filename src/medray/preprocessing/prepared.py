@@ -26,7 +26,7 @@ from medray.cohort.splits import Split
 from medray.errors import InputError, NotFoundError
 from medray.preprocessing.plan import Plan, read_plan
 from medray.storage.location import Location, locate
-from medray.types import Mask
+from medray.types import Mask, Voxels
 
 __all__ = ["Case", "CaseRow", "Prepared", "commit_prepared", "open_prepared", "read_case", "write_case"]
 
@@ -85,7 +85,7 @@ class Prepared:
 
 def write_case(target: Location, case: Case) -> None:
     """Write one case."""
-    arrays = {"image": case.image, "mask": case.mask, "foreground": case.foreground}
+    arrays: dict[str, Voxels] = {"image": case.image, "mask": case.mask, "foreground": case.foreground}
     shapes = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
     columns = [pa.array([np.ascontiguousarray(array).tobytes()], pa.large_binary()) for array in arrays.values()]
     batch = pa.record_batch(columns, names=list(arrays))

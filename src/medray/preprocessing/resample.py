@@ -44,7 +44,8 @@ class Operator:
     @property
     def gain(self) -> float:
         """How much longer a line gets."""
-        return self.matrix.shape[0] / self.matrix.shape[1]
+        rows, columns = self.matrix.shape
+        return float(rows / columns)
 
 
 def resample(voxels: Voxels, shape: Shape, *, order: int) -> Array:
@@ -93,7 +94,8 @@ def argmax_resampled(channels: Array, shape: Shape) -> Mask:
         shape: Voxels along I, J, K of the result.
     """
     if channels.shape[1:] == shape:
-        return channels.argmax(axis=0).astype(np.uint8)
+        largest: Mask = channels.argmax(axis=0).astype(np.uint8)
+        return largest
     along, *across = (_operator(n, m, 1, False) for n, m in zip(channels.shape[1:], shape, strict=True))
     result = np.empty(shape, dtype=np.uint8)
     for start in range(0, shape[0], SLAB_ROWS):

@@ -102,7 +102,8 @@ def _bias(points: Field, centre: NDArray[np.float64], rng: np.random.Generator) 
     local = (points - centre.astype(np.float32)) / np.float32(90)
     linear = rng.normal(0, 0.06, 3).astype(np.float32)
     square = rng.normal(0, 0.06, (3, 3)).astype(np.float32)
-    return np.exp(((local @ square + linear) * local).sum(axis=-1))
+    gain: Field = np.exp(((local @ square + linear) * local).sum(axis=-1))
+    return gain
 
 
 def _rician(signal: Field, sigma: float, rng: np.random.Generator) -> Field:

@@ -51,7 +51,8 @@ class Lesion:
     def inside_mm(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return for LPS mm ``(..., 3)`` roughly how far inside the surface each lies, in mm; negative outside."""
         scaled = (points - self.centre) @ self.axes / self.radii
-        return ((1.0 - np.linalg.norm(scaled, axis=-1)) * self.radii.mean()).astype(np.float32)
+        inside: NDArray[np.float32] = ((1.0 - np.linalg.norm(scaled, axis=-1)) * self.radii.mean()).astype(np.float32)
+        return inside
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +87,7 @@ class Subject:
     @property
     def half_mm(self) -> NDArray[np.float32]:
         """Half the template box's size in mm along L, P, S."""
-        return np.array(self.anatomy.maps.shape[1:], dtype=np.float32) / 2
+        return np.array(self.anatomy.maps.shape[1:], dtype=np.float32) / np.float32(2)
 
     def subject_point(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
         """Invert `template_points` for one point by fixed-point iteration, to about 0.01 mm."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, cast
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as strict_dataclass
@@ -52,12 +52,17 @@ def build(args: dict[str, Any]) -> serve.Application:
     autoscaling = {"min_replicas": 1, "max_replicas": chosen.max_replicas, "target_ongoing_requests": 1}
     models = {}
     for number, reference in enumerate(chosen.models):
-        options = Model.options(
+        options = _deployment(Model).options(
             name=f"Model{number}", ray_actor_options={"num_cpus": chosen.cpus}, autoscaling_config=autoscaling
         )
         models[reference] = options.bind(reference, registry, chosen.cpus)
-    gateway = Gateway.options(ray_actor_options={"num_cpus": 0})
+    gateway = _deployment(Gateway).options(ray_actor_options={"num_cpus": 0})
     return gateway.bind(models, chosen.max_body_mb << 20)
+
+
+def _deployment(decorated: object) -> serve.Deployment:
+    """Say what Serve's decorator makes of a class; type checkers can't see it."""
+    return cast("serve.Deployment", decorated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Endpoint:
         """Stop Serve."""
         serve.shutdown()
 
-    def __enter__(self) -> Endpoint:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *details: object) -> None:

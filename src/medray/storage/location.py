@@ -55,8 +55,12 @@ class Location:
         try:
             with self.filesystem.open_input_stream(self.path, compression=None) as stream:
                 return bytes(stream.read(size))
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
             raise NotFoundError(f"no file {self.path}") from None
+        except OSError as error:
+            if self.filesystem.get_file_info(self.path).type == fs.FileType.Directory:
+                raise NotFoundError(f"{self.path} is a folder, not a file") from error
+            raise
 
     def write(self, data: bytes) -> None:
         """Write a whole file: afterwards it holds ``data`` or, after a crash, what it held before."""

@@ -164,7 +164,7 @@ def _step(learner: Learner, task: Task, config: FitConfig, batch: Batch, device:
         logits = learner.wrapped(image)
     loss = task.loss(logits, target)
     learner.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip)
     learner.optimizer.step()
     learner.schedule.step()

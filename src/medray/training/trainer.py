@@ -91,7 +91,12 @@ def fit(
         raise InputError(f"{prepared.root.path} has no case to train on or none to validate on: prepare more subjects")
     join_ray()
     require_cpus(workers, what=f"a fit with {workers} workers")
-    setup = {"prepared": prepared.root.path, "plan": config.dump(prepared.plan), "config": config.dump(chosen), "workers": workers}
+    setup = {
+        "prepared": prepared.root.path,
+        "plan": config.dump(prepared.plan),
+        "config": config.dump(chosen),
+        "workers": workers,
+    }
     folder = claim_folder(locate(runs or config.home() / "runs"), name, setup)
     started = time.time()
     threads = max(1, int(ray.available_resources().get("CPU", 1)) // workers)
@@ -185,7 +190,7 @@ def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result,
         "name": name,
         "config": config.dump(work.config),
         "cohort": prepared.plan.cohort,
-        "subjects": {split: prepared.subjects(split) for split in ("train", "val", "test")},  # type: ignore[arg-type]
+        "subjects": {split: prepared.subjects(split) for split in ("train", "val", "test")},
         "best_epoch": best_epoch["epoch"],
         "scores": best_epoch["scores"],
         "history": history,

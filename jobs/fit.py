@@ -1,0 +1,37 @@
+"""``ray job submit --working-dir . -- python jobs/fit.py --config fit.toml``: train and register the best epoch.
+
+Keys: prepared, name; optional workers, runs, registry, promote (an alias), and a table ``fit`` of FitConfig fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import medray
+from medray.cli.job import run_job
+from medray.config import load
+from medray.preprocessing.prepared import open_prepared
+from medray.registry.card import card_from_run
+
+
+def step(
+    prepared: str,
+    name: str,
+    workers: int = 1,
+    runs: str | None = None,
+    registry: str | None = None,
+    promote: str = "",
+    fit: dict[str, Any] | None = None,
+) -> dict[str, object]:
+    """Fit, register and report."""
+    opened = open_prepared(prepared)
+    run = medray.fit(opened, load(medray.FitConfig, fit or {}, what="the table fit"), name=name, workers=workers, runs=runs)
+    store = medray.Registry(registry)
+    version = store.register(card_from_run(run, plan=opened.plan), run.model)
+    if promote:
+        store.promote(str(version), promote)
+    return {"model": str(version), "run": run.folder.path, "best_epoch": run.record["best_epoch"], "scores": run.record["scores"]}
+
+
+if __name__ == "__main__":
+    run_job(step)

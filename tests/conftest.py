@@ -1,0 +1,50 @@
+"""Fixtures that every room shares. Ray's authentication is decided here, before anything imports Ray."""
+
+import os
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["MEDRAY_KEY"] = "5a" * 32
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MEDRAY_KEY_FILE"):
+    os.environ.pop(name, None)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from tests.phantoms import write_phantoms  # noqa: E402
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDRAY_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def phantom_source(tmp_path_factory):
+    """Nine subjects: NIfTI and DICOM in turn, every orientation, two labels."""
+    return write_phantoms(tmp_path_factory.mktemp("source"), subjects=9)
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A private two-core cluster, ended with the module."""
+    import ray
+
+    ray.shutdown()
+    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=300 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def phantom_cohort(phantom_source, tmp_path_factory):
+    """The phantoms as a cohort, taken in by the plain functions without Ray."""
+    from tests.phantoms import take_in_all
+
+    return take_in_all(phantom_source, tmp_path_factory.mktemp("cohort"))

@@ -1,0 +1,83 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medray import config
+from medray.errors import ImageError, InputError, NotFoundError
+from medray.imaging.volume import Volume
+from medray.inference.predictor import Predictor
+from medray.models.networks import build_model
+from medray.preprocessing.plan import plan
+from tests.phantoms import SMALL_PLAN, grid, orientations, phantom
+
+
+def model_folder(folder, cohort, **changes):
+    """An untrained model: what matters here is that it is one and the same function everywhere."""
+    recipe = plan(cohort, changes=SMALL_PLAN | changes)
+    torch.manual_seed(0)
+    network = build_model(recipe.network, 1, 3)
+    folder.mkdir(exist_ok=True)
+    save_file(network.state_dict(), folder / "weights.safetensors")
+    (folder / "plan.json").write_text(json.dumps(config.dump(recipe)))
+    return folder
+
+
+@pytest.fixture
+def predictor(tmp_path, phantom_cohort):
+    return Predictor.load(model_folder(tmp_path / "model", phantom_cohort))
+
+
+@pytest.fixture
+def scan():
+    return phantom(np.random.default_rng(3), grid(next(iter(orientations())), (2.0, 2.0, 2.5), (5, 4, 3)))[0]
+
+
+def test_the_mask_lies_on_the_source_grid(predictor, scan):
+    found = predictor.predict(scan)
+    assert found.mask.shape == scan.shape
+    assert np.array_equal(found.mask.affine, scan.affine)
+    assert set(np.unique(found.mask.voxels)) <= {0, 1, 4}
+    assert found.volumes_ml.keys() == {"ball", "core"}
+    assert found.latencies.keys() == {"preprocess", "network", "postprocess"}
+    assert found.volumes_ml["ball"] == pytest.approx((found.mask.voxels == 1).sum() * 0.01)
+
+
+def test_a_scan_stored_another_way_gets_the_same_answer(predictor, scan):
+    expected = predictor.predict(scan).mask.voxels[0]
+    for orientation in list(orientations())[::5]:
+        turned = Volume(orientation.apply(scan.voxels), orientation.apply_affine(scan.affine, scan.shape), scan.meta)
+        found = predictor.predict(turned).mask.voxels[0]
+        assert (orientation.inverse.apply(found) == expected).mean() > 0.999
+
+
+def test_the_same_scan_twice_is_the_same_mask(predictor, scan):
+    assert np.array_equal(predictor.predict(scan).mask.voxels, predictor.predict(scan).mask.voxels)
+
+
+def test_validation_and_serving_share_the_path(predictor, scan):
+    from medray.preprocessing.case import prepare_image
+
+    prepared = prepare_image(scan, predictor.plan)
+    mask = predictor.predict_prepared(prepared.voxels.astype(np.float32))
+    assert mask.shape == prepared.shape
+
+
+def test_bad_model_folders_are_refused(tmp_path, phantom_cohort):
+    with pytest.raises(NotFoundError, match="no weights"):
+        Predictor.load(tmp_path)
+    folder = model_folder(tmp_path / "model", phantom_cohort)
+    other = config.read_file(folder / "plan.json") | {"network": {"name": "unet", "features": [4, 8], "norm": "batch"}}
+    (folder / "plan.json").write_text(json.dumps(other))
+    with pytest.raises(InputError, match="doesn't fit its plan"):
+        Predictor.load(folder)
+    (folder / "plan.json").write_text(json.dumps(other | {"sharpen": True}))
+    with pytest.raises(InputError, match="unknown key 'sharpen'"):
+        Predictor.load(folder)
+
+
+def test_the_wrong_modality_is_refused(predictor, scan):
+    with pytest.raises(ImageError, match="wrong-modality"):
+        predictor.predict(Volume(scan.voxels, scan.affine, {"modality": "CT"}))
