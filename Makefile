@@ -4,15 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
 
-.PHONY: demo test test-all check format bench clean
+.PHONY: demo test check format bench clean
 
 demo: $(VENV)/.samples
 	$(BIN)/medray demo --out $(DEMO)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow and not services and not cluster and not browser"
-
-test-all: $(VENV)/.dev
 	$(BIN)/pytest
 
 check: $(VENV)/.dev

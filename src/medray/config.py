@@ -26,6 +26,8 @@ STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=False)
 """For ``pydantic.dataclasses.dataclass``: an unknown key is an error."""
 
 T = TypeVar("T")
+UNKNOWN_KEY = {"unexpected_keyword_argument", "extra_forbidden"}
+"""Pydantic's names for it; told first, for a misspelt key also leaves the right one missing."""
 
 
 def load(kind: type[T], settings: Mapping[str, Any], *, what: str) -> T:
@@ -111,10 +113,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _first_problem(error: ValidationError, kind: type[Any], what: str) -> str:
-    first, more = error.errors()[0], error.error_count() - 1
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] not in UNKNOWN_KEY)
+    first, more = problems[0], len(problems) - 1
     key = ".".join(str(part) for part in first["loc"])
     rest = f" (and {more} more)" if more else ""
-    if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+    if first["type"] in UNKNOWN_KEY:
         known = ", ".join(sorted(field.name for field in fields(kind)))
         return f"{what}: unknown key {key!r}; known keys are {known}{rest}"
     if first["type"] in {"missing", "missing_argument"}:

@@ -116,6 +116,8 @@ def read_case(source: Location) -> Case:
         raise NotFoundError(f"no prepared case {source.path}: run medray prepare again") from None
     except (pa.ArrowInvalid, KeyError, ValueError, OSError) as error:
         raise InputError(f"prepared case {source.path} is damaged ({error}): run medray prepare again") from None
+    for array in arrays.values():
+        array.flags.writeable = False
     return Case(facts[b"series"].decode(), arrays["image"], arrays["mask"], arrays["foreground"])
 
 

@@ -1,0 +1,89 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import medray
+from medray.cohort.cohort import open_cohort
+from medray.errors import ConfigError, InputError, NotFoundError
+from medray.ingestion.pipeline import resolve_quarantine
+from tests.phantoms import write_phantoms
+
+pytestmark = pytest.mark.ray
+
+
+def test_the_graph_equals_the_plain_functions(local_ray, phantom_source, phantom_cohort, tmp_path):
+    told = []
+    cohort = medray.ingest(phantom_source, tmp_path / "c", on_progress=lambda *news: told.append(news))
+    assert cohort.index.id == phantom_cohort.index.id
+    assert told[-1] == ("read", 9, 9)
+
+
+def test_a_second_run_is_the_same_version_and_new_data_a_new_one(local_ray, phantom_source, tmp_path):
+    first = medray.ingest(phantom_source, tmp_path / "c")
+    shards = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "c" / "volumes").iterdir()}
+    assert medray.ingest(phantom_source, tmp_path / "c").index.id == first.index.id
+    more = write_phantoms(tmp_path / "more", subjects=11)
+    second = medray.ingest(more, tmp_path / "c")
+    assert second.index.id != first.index.id
+    assert second.index.counts["series"] == 11
+    assert {name: (tmp_path / "c" / "volumes" / name).stat().st_mtime_ns for name in shards} == shards
+    assert open_cohort(tmp_path / "c", version=first.index.id).rows == first.rows
+
+
+def test_the_key_s_holder_finds_quarantined_files(local_ray, tmp_path):
+    source = write_phantoms(tmp_path / "s", subjects=3)
+    (source / "broken.dcm").write_text("no")
+    cohort = medray.ingest(source, tmp_path / "c")
+    assert list(resolve_quarantine(cohort, source).values()) == ["broken.dcm"]
+    (source / "broken.dcm").unlink()
+    write_phantoms(tmp_path / "one", subjects=1)
+    assert len(medray.ingest(tmp_path / "one", tmp_path / "c").quarantine) == 1
+
+
+def test_mended_sources_leave_quarantine(local_ray, tmp_path):
+    source = write_phantoms(tmp_path / "s", subjects=3)
+    good = (source / "sub-00" / "sub-00_T1w.nii.gz").read_bytes()
+    (source / "sub-00" / "sub-00_T1w.nii.gz").write_bytes(good[:3000])
+    assert {row.reason for row in medray.ingest(source, tmp_path / "c").quarantine} == {"truncated"}
+    (source / "sub-00" / "sub-00_T1w.nii.gz").write_bytes(good)
+    assert medray.ingest(source, tmp_path / "c").quarantine == ()
+
+
+def test_wrong_sources_are_refused_before_ray_starts(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no NIfTI or DICOM file among 0 files"):
+        medray.ingest(tmp_path / "empty", tmp_path / "c")
+    with pytest.raises(NotFoundError, match="no folder"):
+        medray.ingest(tmp_path / "none", tmp_path / "c")
+    monkeypatch.delenv("MEDRAY_KEY")
+    with pytest.raises(ConfigError, match="make one"):
+        medray.ingest(tmp_path / "empty", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_run_killed_in_the_middle_leaves_nothing_half_and_runs_again(tmp_path):
+    source = write_phantoms(tmp_path / "s", subjects=30)
+    root = tmp_path / "c"
+    code = f"import medray; medray.ingest({str(source)!r}, {str(root)!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.time() + 60
+    while time.time() < deadline and not list(root.glob("volumes/part-*")):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    written = len(list(root.glob("volumes/part-*")))
+    assert written > 0
+    if written < 30:
+        with pytest.raises(NotFoundError, match="no complete cohort"):
+            open_cohort(root)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cohort = open_cohort(root)
+    assert cohort.index.counts["series"] == 30
+    assert not list(root.rglob("*.tmp-*"))
+    for row in cohort.rows:
+        cohort.volume(row)

@@ -1,0 +1,59 @@
+import pytest
+
+from medray.errors import ConfigError, NotFoundError
+from medray.preprocessing.plan import plan
+from medray.registry.card import ModelCard
+from medray.registry.registry import Registry
+from medray.storage.location import locate
+from tests.inference.test_predictor import model_folder
+
+
+@pytest.fixture
+def stored(tmp_path, phantom_cohort):
+    folder = locate(model_folder(tmp_path / "model", phantom_cohort))
+    card = ModelCard(
+        name="ball",
+        created="2026-01-01T00:00:00+00:00",
+        plan=plan(phantom_cohort),
+        scores={"test": {"ball": 0.9}},
+        subjects={"train": ("a", "b")},
+        lineage={"cohort": "c"},
+    )
+    store = Registry(f"sqlite:///{tmp_path}/registry.db")
+    return store, card, folder
+
+
+def test_versions_aliases_and_references(stored):
+    store, card, folder = stored
+    first, second = store.register(card, folder), store.register(card, folder)
+    assert (str(first), str(second)) == ("ball/1", "ball/2")
+    assert store.resolve("ball").version == 2
+    store.promote("ball/1")
+    assert store.resolve("ball").version == 1
+    assert store.resolve("ball@champion").version == 1
+    assert store.resolve("ball/2").version == 2
+    store.promote("ball/2")
+    assert [item.aliases for item in store.versions("ball")] == [(), ("champion",)]
+    assert store.names() == ["ball"]
+
+
+def test_what_was_registered_is_what_is_fetched(stored):
+    store, card, folder = stored
+    store.register(card, folder)
+    place = store.fetch("ball/1")
+    assert (place / "weights.safetensors").read_bytes() == folder.join("weights.safetensors").read()
+    assert store.card("ball") == card
+
+
+@pytest.mark.parametrize("reference", ["none", "ball/7", "ball@none"])
+def test_what_isn_t_there_is_named(stored, reference):
+    store, card, folder = stored
+    store.register(card, folder)
+    with pytest.raises(NotFoundError, match="medray models list"):
+        store.resolve(reference)
+
+
+@pytest.mark.parametrize("reference", ["", "Ball", "a/b", "a@b/1", "../x", "a' OR '1'='1"])
+def test_malformed_references_are_refused(stored, reference):
+    with pytest.raises(ConfigError, match="name, name@alias or name/version"):
+        stored[0].resolve(reference)

@@ -1,0 +1,148 @@
+import io
+import json
+import zipfile
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+import medray
+from medray.errors import ConfigError, NotFoundError
+from medray.formats.dicom_series import write_dicom_series
+from medray.formats.nifti import read_nifti, write_nifti
+from medray.registry.card import ModelCard
+from medray.serving.app import build
+from medray.storage.location import locate
+from tests.formats.test_dicom import WHO
+from tests.inference.test_predictor import model_folder
+from tests.ports import free_port
+from tests.phantoms import grid, orientations, phantom
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def endpoint(local_ray, home, phantom_cohort):
+    folder = locate(model_folder(home / "model", phantom_cohort))
+    recipe = medray.Predictor.load(home / "model").plan
+    card = ModelCard(name="ball", created="2026-01-01", plan=recipe, scores={}, subjects={})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDRAY_HOME", str(home))
+        medray.Registry().register(card, folder)
+        medray.Registry().promote("ball/1")
+        with medray.deploy(["ball@champion"], port=free_port()) as running:
+            yield running.url
+
+
+@pytest.fixture
+def scan():
+    return phantom(np.random.default_rng(3), grid(list(orientations())[20], (2.0, 2.0, 2.5), (5, 4, 3)))[0]
+
+
+def post(endpoint, body, model="ball@champion", **headers):
+    return httpx.post(f"{endpoint}/v1/segment/{model}", content=body, headers=headers, timeout=60)
+
+
+def test_the_mask_over_http_is_the_python_path_s_byte_for_byte(endpoint, scan, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    (tmp_path / "scan.nii.gz").write_bytes(write_nifti(scan))
+    reply = post(endpoint, write_nifti(scan), accept="application/x-nifti")
+    medray.predict("ball@champion", tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz")
+    assert reply.status_code == 200
+    assert reply.content == (tmp_path / "mask.nii.gz").read_bytes()
+    mask = read_nifti(reply.content)
+    assert np.abs(mask.affine - scan.affine).max() < 1e-4
+    assert reply.headers["x-medray-model"] == "ball/1"
+    assert "network;dur=" in reply.headers["server-timing"]
+
+
+def test_json_has_volumes_version_and_latencies(endpoint, scan):
+    reply = post(endpoint, write_nifti(scan), **{"X-Request-ID": "abc-1"})
+    body = reply.json()
+    mask = read_nifti(post(endpoint, write_nifti(scan), accept="application/x-nifti").content)
+    assert body["model"] == "ball/1"
+    assert body["volumes_ml"]["ball"] == pytest.approx((mask.voxels == 1).sum() * 0.01, abs=1e-3)
+    assert set(body["latencies"]) == {"decode", "preprocess", "network", "postprocess"}
+    assert reply.headers["x-request-id"] == "abc-1"
+
+
+def test_a_zip_of_dicom_gets_the_same_volumes(endpoint, scan):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number, data in enumerate(write_dicom_series(scan, WHO)):
+            archive.writestr(f"{number}.dcm", data)
+    assert post(endpoint, buffer.getvalue()).json()["volumes_ml"] == post(endpoint, write_nifti(scan)).json()["volumes_ml"]
+
+
+def nan_image():
+    return write_nifti(medray.Volume(np.full((1, 4, 4, 4), np.nan, np.float32), np.eye(4)))
+
+
+def zero_affine():
+    import gzip
+
+    data = bytearray(gzip.decompress(write_nifti(medray.Volume(np.zeros((1, 4, 4, 4), np.int16), np.eye(4)))))
+    data[252:254] = bytes(2)
+    data[280:328] = bytes(48)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "title"),
+    [
+        (b"hello", 415, "unknown-format"),
+        (b"", 400, "empty-body"),
+        (nan_image(), 400, "non-finite-voxels"),
+        (nan_image()[:-20], 400, "truncated"),
+        (zero_affine(), 400, "bad-affine"),
+        (b"PK\x03\x04 no zip", 400, "truncated"),
+    ],
+    ids=["text", "empty", "nan", "truncated", "zero affine", "bad zip"],
+)
+def test_bad_bodies_are_problems(endpoint, body, status, title):
+    reply = post(endpoint, body)
+    problem = reply.json()
+    assert (reply.status_code, problem["title"]) == (status, title)
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert "\n" not in problem["detail"]
+
+
+def test_unknown_models_and_media_types(endpoint, scan):
+    assert post(endpoint, b"x", model="none").status_code == 404
+    assert post(endpoint, b"x", model="ball/99").status_code == 404
+    assert post(endpoint, b"x", accept="text/html").status_code == 406
+    assert post(endpoint, write_nifti(scan), model="ball").status_code == 200
+
+
+def test_what_is_served_can_be_asked(endpoint):
+    models = httpx.get(f"{endpoint}/v1/models").json()["models"]
+    assert [model["model"] for model in models] == ["ball/1"]
+    assert httpx.get(f"{endpoint}/v1/models/ball").json()["labels"] == {"ball": 1, "core": 4}
+    assert httpx.get(f"{endpoint}/v1/models/none").status_code == 404
+    assert httpx.get(f"{endpoint}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{endpoint}/readyz").json() == {"status": "ready"}
+    assert "/v1/segment/{model}" in json.dumps(httpx.get(f"{endpoint}/openapi.json").json())
+
+
+def test_it_binds_loopback_alone(endpoint):
+    port = int(endpoint.rsplit(":", 1)[1])
+    bound = {item.laddr.ip for item in psutil.net_connections("tcp") if item.laddr and item.laddr.port == port and item.status == "LISTEN"}
+    assert bound == {"127.0.0.1"}
+
+
+def test_unregistered_models_are_refused_before_anything_starts():
+    with pytest.raises(NotFoundError, match="no model none"):
+        medray.deploy(["none"])
+    with pytest.raises(ConfigError, match="at least one"):
+        medray.deploy([])
+
+
+def test_serve_arguments_are_strict():
+    with pytest.raises(ConfigError, match="unknown key 'model'"):
+        build({"model": ["x"]})

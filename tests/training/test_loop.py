@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+
+from medray.errors import InputError
+from medray.preprocessing.plan import plan
+from medray.preprocessing.prepare import Preparation, prepare_case
+from medray.preprocessing.prepared import read_case
+from medray.storage.location import locate
+from medray.training.config import FitConfig
+from medray.training.data import Batches
+from medray.training.loop import Learner, run_epochs
+from tests.phantoms import SMALL_PLAN
+
+
+@pytest.fixture(scope="module")
+def recipe(phantom_cohort):
+    return plan(phantom_cohort, changes=SMALL_PLAN)
+
+
+@pytest.fixture(scope="module")
+def cases(phantom_cohort, recipe, tmp_path_factory):
+    work = Preparation(phantom_cohort, recipe, locate(tmp_path_factory.mktemp("prepared")))
+    return [read_case(work.target.join(prepare_case(work, row)[1])) for row in phantom_cohort.rows]
+
+
+def train(recipe, cases, config, learner=None, stop=None):
+    learner = learner or Learner.fresh(recipe, config)
+    saved = {}
+
+    def on_epoch(record):
+        if record.epoch == stop:
+            saved.update(weights={k: v.clone() for k, v in learner.model.state_dict().items()}, state=learner.state())
+            raise KeyboardInterrupt
+
+    try:
+        run_epochs(learner, Batches(cases[:7], recipe, config), cases[7:], on_epoch)
+    except KeyboardInterrupt:
+        pass
+    return learner, saved
+
+
+def test_it_learns(recipe, cases):
+    torch.set_num_threads(2)
+    learner, _ = train(recipe, cases, FitConfig(epochs=3, steps=25, learning_rate=1e-2))
+    first, last = learner.history[0], learner.history[-1]
+    assert last["loss"] < 0.7 * first["loss"]
+    assert last["scores"]["ball"] > 0.8
+    assert 0 <= last["wait_share"] < 1
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(recipe, cases):
+    config = FitConfig(epochs=3, steps=4, mixed=False)
+    unbroken, _ = train(recipe, cases, config)
+    _, saved = train(recipe, cases, config, stop=1)
+    resumed = Learner.fresh(recipe, config)
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(saved["state"], buffer)
+    buffer.seek(0)
+    resumed.restore(saved["weights"], torch.load(buffer, weights_only=True))
+    train(recipe, cases, config, learner=resumed)
+    for name, tensor in unbroken.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    assert [r["loss"] for r in resumed.history] == [r["loss"] for r in unbroken.history]
+
+
+def test_epochs_and_ranks_draw_different_patches_and_repeat_their_own(recipe, cases):
+    config = FitConfig(steps=2)
+
+    def drawn(rank, epoch):
+        return [batch.image.numpy() for batch in Batches(cases, recipe, config, rank).epoch(epoch)]
+
+    first = drawn(0, 0)
+    assert len(first) == 2
+    assert np.array_equal(first[0], drawn(0, 0)[0])
+    assert not np.array_equal(first[0], drawn(1, 0)[0])
+    assert not np.array_equal(first[0], drawn(0, 1)[0])
+    assert first[0].shape == (2, 1, 16, 16, 16)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(recipe, cases):
+    from dataclasses import replace
+
+    broken = [replace(case, image=np.full_like(case.image, np.nan)) for case in cases]
+    with pytest.raises(InputError, match="the loss became nan at step 1"):
+        train(recipe, broken, FitConfig(epochs=1, steps=3))

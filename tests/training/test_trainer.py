@@ -1,0 +1,90 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import medray
+from medray.errors import InputError, ResourceError
+from medray.preprocessing.prepared import commit_prepared, read_case
+from medray.storage.location import locate
+from medray.training.data import Batches
+from medray.training.loop import Learner, run_epochs
+from tests.phantoms import SMALL_PLAN
+
+pytestmark = pytest.mark.ray
+SHORT = {"epochs": 4, "steps": 3, "mixed": False}
+
+
+@pytest.fixture(scope="module")
+def prepared(local_ray, phantom_cohort, tmp_path_factory):
+    recipe = medray.plan(phantom_cohort, changes=SMALL_PLAN)
+    return medray.prepare(phantom_cohort, recipe, tmp_path_factory.mktemp("prepared"))
+
+
+def test_fit_with_two_workers_leaves_the_best_epoch(prepared, tmp_path):
+    told = []
+    run = medray.fit(prepared, medray.FitConfig(**SHORT), name="ball", workers=2, runs=tmp_path, on_epoch=told.append)
+    assert [record["epoch"] for record in told] == [0, 1, 2, 3]
+    assert run.record["best_epoch"] == max(run.history, key=lambda record: record["score"])["epoch"]
+    assert set(run.record["subjects"]["train"]).isdisjoint(run.record["subjects"]["test"])
+    assert medray.Predictor.load(tmp_path / "ball" / "1" / "model").plan == prepared.plan
+    assert json.loads((tmp_path / "ball" / "1" / "run.json").read_text())["versions"]["medray"] == medray.__version__
+
+
+def test_too_few_cpus_is_an_error_and_no_wait(prepared, tmp_path):
+    with pytest.raises(ResourceError, match="needs 5 free CPUs and the cluster has 2"):
+        medray.fit(prepared, name="ball", workers=5, runs=tmp_path)
+
+
+def test_nothing_to_validate_on(prepared, tmp_path):
+    only_train = commit_prepared(locate(tmp_path), prepared.plan, tuple(prepared.of("train")))
+    with pytest.raises(InputError, match="none to validate on"):
+        medray.fit(only_train, name="ball", runs=tmp_path)
+
+
+def unbroken_weights(prepared):
+    """Train with the plain loop: no Ray, no kill, the same threads."""
+    torch.set_num_threads(2)
+    config = medray.FitConfig(epochs=6, steps=3, mixed=False)
+    train, val = ([read_case(prepared.root.join(row.file)) for row in prepared.of(split)] for split in ("train", "val"))
+    learner, epochs = Learner.fresh(prepared.plan, config), []
+    keep = lambda record: epochs.append((record.score, record.epoch, {k: v.clone() for k, v in learner.model.state_dict().items()}))  # noqa: E731
+    run_epochs(learner, Batches(train, prepared.plan, config), val, keep)
+    _, best, weights = max(epochs, key=lambda item: item[0])
+    return weights, best
+
+
+SCRIPT = """
+import medray
+from medray.preprocessing.prepared import open_prepared
+medray.fit(open_prepared({prepared!r}), medray.FitConfig(epochs=6, steps=3, mixed=False), name="ball", runs={runs!r})
+"""
+
+
+def test_a_fit_whose_driver_was_killed_resumes_to_the_same_weights(prepared, tmp_path):
+    code = SCRIPT.format(prepared=prepared.root.path, runs=str(tmp_path / "broken"))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    history = tmp_path / "broken" / "ball" / "1" / "history.json"
+    deadline = time.time() + 120
+    while time.time() < deadline and not history.exists():
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert history.exists()
+    assert not (tmp_path / "broken" / "ball" / "1" / "run.json").exists()
+    started = len(json.loads(history.read_text()))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = json.loads((tmp_path / "broken" / "ball" / "1" / "run.json").read_text())
+    assert len(record["history"]) == 6
+    assert started >= 1
+    expected, best = unbroken_weights(prepared)
+    assert record["best_epoch"] == best
+    found = load_file(tmp_path / "broken/ball/1/model/weights.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
