@@ -30,7 +30,12 @@ def step(
     version = store.register(card_from_run(run, plan=opened.plan), run.model)
     if promote:
         store.promote(str(version), promote)
-    return {"model": str(version), "run": run.folder.path, "best_epoch": run.record["best_epoch"], "scores": run.record["scores"]}
+    return {
+        "model": str(version),
+        "run": run.folder.path,
+        "best_epoch": run.record["best_epoch"],
+        "scores": run.record["scores"],
+    }
 
 
 if __name__ == "__main__":

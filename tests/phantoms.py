@@ -26,7 +26,8 @@ def orientations():
     """All 48 signed permutations."""
     for axes in permutations(range(3)):
         for bits in range(8):
-            yield Orientation(axes, tuple(bool(bits >> axis & 1) for axis in range(3)))
+            first, second, third = axes
+            yield Orientation((first, second, third), (bool(bits & 1), bool(bits & 2), bool(bits & 4)))
 
 
 def grid(orientation, spacing, rotation=(0.0, 0.0, 0.0), origin=(-40.0, 25.0, 10.0)):

@@ -20,6 +20,7 @@ _HOMES = {
     "Predictor": "medray.inference.predictor",
     "Registry": "medray.registry.registry",
     "Volume": "medray.imaging.volume",
+    "card_from_run": "medray.registry.card",
     "deploy": "medray.serving.app",
     "evaluate": "medray.inference.evaluate",
     "fit": "medray.training.trainer",
@@ -40,6 +41,7 @@ __all__ = [
     "Predictor",
     "Registry",
     "Volume",
+    "card_from_run",
     "deploy",
     "evaluate",
     "fit",
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
     from medray.ingestion.pipeline import ingest
     from medray.preprocessing.plan import Plan, plan
     from medray.preprocessing.prepare import prepare
-    from medray.registry.card import ModelCard
+    from medray.registry.card import ModelCard, card_from_run
     from medray.registry.registry import Registry
     from medray.serving.app import deploy
     from medray.training.config import FitConfig

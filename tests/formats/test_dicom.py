@@ -66,7 +66,14 @@ def test_header_has_what_grouping_needs():
 
 def test_files_are_valid_against_the_standard_s_required_attributes():
     item = dcmread(DicomBytesIO(write_dicom_series(volume(), WHO)[0]))
-    for keyword in ("SOPClassUID", "FrameOfReferenceUID", "PixelSpacing", "ImageOrientationPatient", "RescaleIntercept", "ImageType"):
+    for keyword in (
+        "SOPClassUID",
+        "FrameOfReferenceUID",
+        "PixelSpacing",
+        "ImageOrientationPatient",
+        "RescaleIntercept",
+        "ImageType",
+    ):
         assert keyword in item, keyword
     assert item.file_meta.TransferSyntaxUID.is_little_endian
     assert (item.BitsStored, item.HighBit) == (12, 11)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from medray.errors import ImageError, NotFoundError
+from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.formats.image import read_image, read_image_path, sniff
 from medray.formats.nifti import write_nifti
 from tests.formats.test_dicom import WHO, volume
-from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 
 
 def zipped(files):
@@ -27,7 +27,12 @@ def test_one_scan_four_ways(tmp_path):
     for number, data in enumerate(files):
         (tmp_path / "series" / str(number)).write_bytes(data)
     (tmp_path / "a.zip").write_bytes(archive)
-    images = [read_image(write_nifti(scan)), read_image(archive), read_image_path(tmp_path / "series"), read_image_path(tmp_path / "a.zip")]
+    images = [
+        read_image(write_nifti(scan)),
+        read_image(archive),
+        read_image_path(tmp_path / "series"),
+        read_image_path(tmp_path / "a.zip"),
+    ]
     for image in images:
         assert np.array_equal(image.reoriented().voxels, scan.reoriented().voxels)
     assert images[1].meta["modality"] == "MR"

@@ -22,7 +22,11 @@ def nifti(array, affine=RAS, kind=nibabel.Nifti1Image, **header):
     return image.to_bytes()
 
 
-@given(st.sampled_from(list(orientations())), st.tuples(*[st.floats(-30, 30)] * 3), st.sampled_from([np.uint8, np.int16, np.float32]))
+@given(
+    st.sampled_from(list(orientations())),
+    st.tuples(*[st.floats(-30, 30)] * 3),
+    st.sampled_from([np.uint8, np.int16, np.float32]),
+)
 def test_round_trip_keeps_voxels_and_world(orientation, rotation, dtype):
     affine = grid(orientation, (0.7, 1.1, 2.3), rotation)
     volume = Volume(np.arange(24, dtype=dtype).reshape(1, 2, 3, 4), affine)

@@ -49,7 +49,9 @@ def text_dcm(folder):
 def unknown_label(folder):
     volume, mask = scan()
     (folder / "bad_T1w.nii.gz").write_bytes(write_nifti(volume))
-    (folder / "bad_dseg.nii.gz").write_bytes(write_nifti(volume.with_voxels(np.where(mask == 4, 9, mask)[None].astype(np.uint8))))
+    (folder / "bad_dseg.nii.gz").write_bytes(
+        write_nifti(volume.with_voxels(np.where(mask == 4, 9, mask)[None].astype(np.uint8)))
+    )
 
 
 def label_on_another_grid(folder):

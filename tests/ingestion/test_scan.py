@@ -49,7 +49,9 @@ def test_time_points_follow_the_dates():
 
 
 def test_bids_names_give_subject_and_session():
-    series, _ = assemble([nifti("sub-A/ses-2/anat/sub-A_ses-2_T1w.nii"), nifti("sub-A/ses-1/anat/sub-A_ses-1_T1w.nii")], "*_dseg*")
+    series, _ = assemble(
+        [nifti("sub-A/ses-2/anat/sub-A_ses-2_T1w.nii"), nifti("sub-A/ses-1/anat/sub-A_ses-1_T1w.nii")], "*_dseg*"
+    )
     assert [(item.subject, item.study, item.time_point, item.modality) for item in series] == [
         ("sub-A", "ses-1", 0, "MR"),
         ("sub-A", "ses-2", 1, "MR"),

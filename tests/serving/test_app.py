@@ -16,8 +16,8 @@ from medray.serving.app import build
 from medray.storage.location import locate
 from tests.formats.test_dicom import WHO
 from tests.inference.test_predictor import model_folder
-from tests.ports import free_port
 from tests.phantoms import grid, orientations, phantom
+from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 
@@ -132,7 +132,11 @@ def test_what_is_served_can_be_asked(endpoint):
 
 def test_it_binds_loopback_alone(endpoint):
     port = int(endpoint.rsplit(":", 1)[1])
-    bound = {item.laddr.ip for item in psutil.net_connections("tcp") if item.laddr and item.laddr.port == port and item.status == "LISTEN"}
+    bound = {
+        item.laddr.ip
+        for item in psutil.net_connections("tcp")
+        if item.laddr and item.laddr.port == port and item.status == "LISTEN"
+    }
     assert bound == {"127.0.0.1"}
 
 

@@ -22,6 +22,7 @@ def test_a_right_answer_costs_less(task):
 def test_loss_has_a_gradient(task):
     logits = torch.zeros(1, 3, 4, 4, 4, requires_grad=True)
     task.loss(logits, torch.ones(1, 4, 4, 4, dtype=torch.uint8)).backward()
+    assert logits.grad is not None
     assert logits.grad.abs().sum() > 0
 
 

@@ -1,3 +1,6 @@
+import contextlib
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,17 +29,15 @@ def cases(phantom_cohort, recipe, tmp_path_factory):
 
 def train(recipe, cases, config, learner=None, stop=None):
     learner = learner or Learner.fresh(recipe, config)
-    saved = {}
+    saved: dict[str, Any] = {}
 
     def on_epoch(record):
         if record.epoch == stop:
             saved.update(weights={k: v.clone() for k, v in learner.model.state_dict().items()}, state=learner.state())
             raise KeyboardInterrupt
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         run_epochs(learner, Batches(cases[:7], recipe, config), cases[7:], on_epoch)
-    except KeyboardInterrupt:
-        pass
     return learner, saved
 
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from medray.training.loop import Learner, run_epochs
 from tests.phantoms import SMALL_PLAN
 
 pytestmark = pytest.mark.ray
-SHORT = {"epochs": 4, "steps": 3, "mixed": False}
+SHORT: dict[str, Any] = {"epochs": 4, "steps": 3, "mixed": False}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def prepared(local_ray, phantom_cohort, tmp_path_factory):
 
 
 def test_fit_with_two_workers_leaves_the_best_epoch(prepared, tmp_path):
-    told = []
+    told: list[Any] = []
     run = medray.fit(prepared, medray.FitConfig(**SHORT), name="ball", workers=2, runs=tmp_path, on_epoch=told.append)
     assert [record["epoch"] for record in told] == [0, 1, 2, 3]
     assert run.record["best_epoch"] == max(run.history, key=lambda record: record["score"])["epoch"]
@@ -54,7 +55,10 @@ def unbroken_weights(prepared):
     config = medray.FitConfig(epochs=6, steps=3, mixed=False)
     train, val = ([read_case(prepared.root.join(row.file)) for row in prepared.of(split)] for split in ("train", "val"))
     learner, epochs = Learner.fresh(prepared.plan, config), []
-    keep = lambda record: epochs.append((record.score, record.epoch, {k: v.clone() for k, v in learner.model.state_dict().items()}))  # noqa: E731
+
+    def keep(record):
+        epochs.append((record.score, record.epoch, {k: v.clone() for k, v in learner.model.state_dict().items()}))
+
     run_epochs(learner, Batches(train, prepared.plan, config), val, keep)
     _, best, weights = max(epochs, key=lambda item: item[0])
     return weights, best

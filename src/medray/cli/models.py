@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -98,7 +99,10 @@ def serve(
     error_console.print(
         f"serving {', '.join(models)} at {endpoint.url}/v1/segment/… (docs at {endpoint.url}/docs); Ctrl-C stops"
     )
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
     endpoint.stop()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -27,6 +27,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WINDOW = 31
 """zlib's wbits for a gzip stream."""
 HEAD_BYTES = 348
+DEFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
 HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 MAGICS = (b"n+1\x00", b"n+2\x00", b"ni1\x00", b"ni2\x00")
 
@@ -81,14 +82,14 @@ def write_nifti(volume: Volume, *, level: int = 1) -> bytes:
 def _inflate(data: bytes) -> bytes:
     try:
         return bytes(igzip.decompress(data))
-    except (EOFError, OSError, ValueError, isal_zlib.error) as error:
+    except (EOFError, OSError, ValueError, DEFLATE_ERROR) as error:
         raise ImageError("truncated", f"the gzip stream is damaged or cut off ({error})") from None
 
 
 def _inflate_head(head: bytes) -> bytes:
     try:
         return bytes(isal_zlib.decompressobj(wbits=GZIP_WINDOW).decompress(head, HEAD_BYTES))
-    except isal_zlib.error:
+    except DEFLATE_ERROR:
         return b""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tempfile
@@ -63,6 +64,7 @@ class Registry:
     def _client(self) -> MlflowClient:
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every table that it makes
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def register(self, card: ModelCard, model: Location) -> ModelVersion:

@@ -1,0 +1,96 @@
+"""Does memory stay flat when a cohort grows? Ingest and prepare N and 4N scans, and watch the workers' memory.
+
+A thread samples the unique set size of every Ray worker (shared libraries and mapped files left out) twenty times a second; the
+figure is the largest any one worker reached.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from report import bars, save
+
+import medray
+from medray.engine import join_ray, stream
+from medray.samples.brain import write_brain_cohort
+
+FEW = 6
+FACTOR = 4
+
+
+def main() -> None:
+    """Measure both sizes and save the figures."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        join_ray()
+        for name, count in (("few", FEW), ("many", FEW * FACTOR)):
+            write_brain_cohort(folder / name, subjects=count, over=lambda function, numbers: stream(numbers, function))
+        ray.shutdown()
+        peaks = {(stage, name): peak for name in ("few", "many") for stage, peak in measure(folder, name).items()}
+    result: dict[str, Any] = {"scans": {"few": FEW, "many": FEW * FACTOR}}
+    for stage in ("ingest", "prepare"):
+        few, many = peaks[stage, "few"], peaks[stage, "many"]
+        result[stage] = {"few_mib": few, "many_mib": many, "growth": many / few - 1}
+    save("memory", result)
+    values = {
+        f"medray {stage}, {name} scans": peaks[stage, name] for stage in ("ingest", "prepare") for name in ("few", "many")
+    }
+    bars("memory", f"largest worker, {FEW} against {FEW * FACTOR} scans", values, "MiB, unique set size")
+
+
+def measure(folder: Path, name: str) -> dict[str, float]:
+    """Ingest and prepare one size, each on a fresh cluster, and return the peaks in MiB."""
+    peaks = {}
+
+    def on_fresh_cluster(stage: str, work: Callable[[], Any]) -> Any:
+        join_ray()
+        with watched() as peak:
+            made = work()
+        ray.shutdown()
+        peaks[stage] = peak[0]
+        return made
+
+    cohort = on_fresh_cluster("ingest", lambda: medray.ingest(folder / name, folder / f"{name}-cohort"))
+    plan = medray.plan(cohort, changes={"spacing_mm": [1.2, 1.2, 1.2]})
+    on_fresh_cluster("prepare", lambda: medray.prepare(cohort, plan, folder / f"{name}-prepared"))
+    return peaks
+
+
+@contextmanager
+def watched() -> Iterator[list[float]]:
+    """Sample the workers until the block ends; the list's one entry is the peak so far in MiB."""
+    peak, stop = [0.0], threading.Event()
+    me = psutil.Process()
+
+    def sample() -> None:
+        while not stop.wait(0.05):
+            for child in me.children(recursive=True):
+                try:
+                    if "ray::" in child.name() or any("ray::" in word for word in child.cmdline()[:1]):
+                        peak[0] = max(peak[0], child.memory_full_info().uss / 2**20)
+                except psutil.Error:
+                    continue
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What every benchmark shares: versions, hardware, and where results go."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+__all__ = ["RESULTS", "bars", "save"]
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("medray", "monai", "torch", "ray", "numpy", "scipy", "nibabel", "isal")
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Write ``results/NAME.json`` with versions and hardware, and print it."""
+    record = {
+        "benchmark": name,
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+        },
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        **result,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=1))
+
+
+def bars(name: str, title: str, values: dict[str, float], unit: str) -> None:
+    """Draw ``results/NAME.png``: one horizontal bar a value."""
+    figure = Figure(figsize=(7.5, 0.6 + 0.45 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.barh(
+        list(values), list(values.values()), color=["#3b82c4" if "medray" in key else "#a9b6c2" for key in values]
+    )
+    axes.bar_label(drawn, fmt="%.3g", padding=4)
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel=unit)
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+
+
+def _cpu() -> str:
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
