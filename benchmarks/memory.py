@@ -1,7 +1,8 @@
 """Does memory stay flat when a cohort grows? Ingest and prepare N and 4N scans, and watch the workers' memory.
 
-A thread samples the unique set size of every Ray worker (shared libraries and mapped files left out) twenty times a second; the
-figure is the largest any one worker reached.
+The 4N are four copies of the N, so that the largest scan is the same: a larger draw would have a larger maximum. A thread
+samples the unique set size of every Ray worker (shared libraries and mapped files left out) twenty times a second; the figure
+is the largest any one worker reached.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
 
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -35,8 +37,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         join_ray()
-        for name, count in (("few", FEW), ("many", FEW * FACTOR)):
-            write_brain_cohort(folder / name, subjects=count, over=lambda function, numbers: stream(numbers, function))
+        write_brain_cohort(
+            folder / "few", subjects=FEW, formats=("nifti",), over=lambda function, numbers: stream(numbers, function)
+        )
+        for copy in range(FACTOR):
+            shutil.copytree(folder / "few", folder / "many" / f"copy-{copy}")
+        shutil.copy(folder / "few" / "dseg.tsv", folder / "many")
         ray.shutdown()
         peaks = {(stage, name): peak for name in ("few", "many") for stage, peak in measure(folder, name).items()}
     result: dict[str, Any] = {"scans": {"few": FEW, "many": FEW * FACTOR}}

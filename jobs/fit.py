@@ -1,6 +1,6 @@
 """``ray job submit --working-dir . -- python jobs/fit.py --config fit.toml``: train and register the best epoch.
 
-Keys: prepared, name; optional workers, runs, registry, promote (an alias), and a table ``fit`` of FitConfig fields.
+Keys: prepared, name; optional workers, cpus, gpu, runs, registry, promote (an alias), and a table ``fit`` of FitConfig fields.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ def step(
     prepared: str,
     name: str,
     workers: int = 1,
+    cpus: int | None = None,
+    gpu: bool | None = None,
     runs: str | None = None,
     registry: str | None = None,
     promote: str = "",
@@ -25,7 +27,8 @@ def step(
 ) -> dict[str, object]:
     """Fit, register and report."""
     opened = open_prepared(prepared)
-    run = medray.fit(opened, load(medray.FitConfig, fit or {}, what="the table fit"), name=name, workers=workers, runs=runs)
+    length = load(medray.FitConfig, fit or {}, what="the table fit")
+    run = medray.fit(opened, length, name=name, workers=workers, cpus=cpus, gpu=gpu, runs=runs)
     store = medray.Registry(registry)
     version = store.register(card_from_run(run, plan=opened.plan), run.model)
     if promote:

@@ -5,6 +5,8 @@ import os
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["MEDRAY_KEY"] = "5a" * 32
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MEDRAY_KEY_FILE"):
     os.environ.pop(name, None)

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from medray.errors import ConfigError, NotFoundError
 
-__all__ = ["STRICT", "dump", "home", "load", "overrides", "read_file"]
+__all__ = ["STRICT", "dump", "home", "load", "merged", "overrides", "read_file"]
 
 STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=False)
 """For ``pydantic.dataclasses.dataclass``: an unknown key is an error."""
@@ -91,8 +91,19 @@ def overrides(words: Iterable[str]) -> dict[str, Any]:
         table = settings
         for parent in parents:
             table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{word!r} sets a field of {parent}, which another word sets to a value")
         table[last] = _value(text)
     return settings
+
+
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with changes over them, tables merged field by field."""
+    result = dict(settings)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    return result
 
 
 def home() -> Path:

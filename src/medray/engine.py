@@ -12,7 +12,7 @@ import ray
 import ray.data
 from ray import cloudpickle
 
-from medray.errors import ResourceError
+from medray.errors import MedrayError, ResourceError
 
 __all__ = ["join_ray", "require_cpus", "stream"]
 
@@ -57,7 +57,7 @@ def stream(items: Sequence[Item], function: Callable[[Item], Result]) -> Iterato
 
     Args:
         items: Picklable descriptions of work.
-        function: Picklable; must not raise for bad input, which is a result like any other.
+        function: Picklable. One of medray's errors ends the whole map and is raised here as it is.
     """
     if not items:
         return
@@ -66,8 +66,14 @@ def stream(items: Sequence[Item], function: Callable[[Item], Result]) -> Iterato
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
 
     def call(row: dict[str, Any]) -> dict[str, Any]:
-        item = cloudpickle.loads(row["item"])
-        return {"result": cloudpickle.dumps(function(item))}
+        try:
+            result: Any = function(cloudpickle.loads(row["item"]))
+        except MedrayError as error:  # as a value: Ray would wrap it and print its traceback
+            result = error
+        return {"result": cloudpickle.dumps(result)}
 
     for row in data.map(call).iter_rows():
-        yield cloudpickle.loads(row["result"])
+        result = cloudpickle.loads(row["result"])
+        if isinstance(result, MedrayError):
+            raise result
+        yield result

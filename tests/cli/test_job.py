@@ -25,7 +25,14 @@ def test_file_and_words_make_one_report(tmp_path):
     assert report["seconds"] >= 0
 
 
-@pytest.mark.parametrize(("words", "message"), [(["sauce=a"], "unknown key 'sauce'"), ([], "key 'source' is missing")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sauce=a"], "unknown key 'sauce'"),
+        ([], "key 'source': Missing required argument"),
+        (["source=a", "count=two"], "key 'count'"),
+    ],
+)
 def test_wrong_keys_exit_with_2_and_one_line(tmp_path, words, message):
     done = run(tmp_path, *words)
     assert done.returncode == 2

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.config import disable_value_validation
 from pydicom.filebase import DicomBytesIO
 
 from medray.errors import ImageError
@@ -23,11 +24,13 @@ def volume(orientation=ALL[0], rotation=(0, 0, 0), spacing=(0.9, 1.1, 2.5), shap
 
 
 def edited(data, **changes):
-    item = dcmread(DicomBytesIO(data))
-    for key, value in changes.items():
-        setattr(item, key, value)
-    out = DicomBytesIO()
-    item.save_as(out)
+    """Write a file as a careless device would: values are not validated."""
+    with disable_value_validation():
+        item = dcmread(DicomBytesIO(data))
+        for key, value in changes.items():
+            setattr(item, key, value)
+        out = DicomBytesIO()
+        item.save_as(out)
     return out.getvalue()
 
 
@@ -92,6 +95,7 @@ def bad_series():
         "zero spacing": ([edited(data, PixelSpacing=[0.0, 0.0]) for data in files], "bad-affine"),
         "multi-frame": ([edited(data, NumberOfFrames=3) for data in files], "unsupported-frames"),
         "text": ([b"hello" * 100], "not-dicom"),
+        "odd rescale": ([edited(data, RescaleIntercept="nan") for data in files], "bad-rescale"),
         "truncated": ([files[0][:-50], *files[1:]], "unreadable-pixels"),
         "sheared": (
             [edited(data, ImagePositionPatient=[-40.0 + 1.5 * k, 25.0, 10 + 2.5 * k]) for k, data in enumerate(files)],
@@ -107,6 +111,15 @@ def test_bad_series_are_refused_with_a_reason(name):
     with pytest.raises(ImageError) as caught:
         read_dicom_series(files)
     assert caught.value.reason == reason
+
+
+def test_free_text_where_a_code_belongs_is_dropped():
+    files = [
+        edited(data, Modality="Doe^John", BodyPartExamined="HEAD", SamplesPerPixel=None)
+        for data in write_dicom_series(volume(), WHO)
+    ]
+    meta = read_dicom_series(files).meta
+    assert meta == {"modality": "", "body_part": "HEAD"}
 
 
 def test_missing_slices_are_counted():

@@ -77,10 +77,11 @@ def bad_files():
     nan[0, 0, 0] = np.nan
     zero = bytearray(nifti(np.zeros((3, 3, 3), np.int16)))
     zero[280:328] = bytes(48)
+    noise = nifti(np.random.default_rng(0).integers(0, 999, (9, 9, 9)).astype(np.int16))
     return {
         "truncated": (whole[:500], "truncated"),
         "header only": (whole[:100], "truncated"),
-        "truncated gzip": (gzip.compress(np.random.default_rng(0).bytes(4000) + whole)[:1500], "truncated"),
+        "truncated gzip": (gzip.compress(noise)[:900], "truncated"),
         "nan": (nifti(nan), "non-finite-voxels"),
         "zero affine": (bytes(zero), "bad-affine"),
         "4-D": (nifti(np.zeros((3, 3, 3, 5), np.int16)), "not-3d"),
@@ -96,6 +97,36 @@ def test_bad_files_are_refused_with_a_reason(name):
     with pytest.raises(ImageError) as caught:
         read_nifti(data)
     assert caught.value.reason == reason
+
+
+def damaged_headers():
+    plain = nifti(np.ones((3, 3, 3), np.int16))
+
+    def patched(start, values):
+        data = bytearray(plain)
+        data[start : start + len(values)] = values
+        return bytes(data)
+
+    return {
+        "nan offset": patched(108, np.float32("nan").tobytes()),
+        "negative offset": patched(108, np.float32(-9).tobytes()),
+        "nan intercept": patched(112, np.array([2, np.nan], "<f4").tobytes()),
+        "quaternion": patched(252, np.array([1, 0], "<i2").tobytes() + np.full(3, 9, "<f4").tobytes()),
+        "negative spacing": patched(252, bytes(4))[:80] + np.full(3, -1, "<f4").tobytes() + patched(252, bytes(4))[92:],
+        "unknown type": patched(70, np.array([9999], "<i2").tobytes()),
+        "half a NIfTI-2 header": nibabel.Nifti2Image(np.ones((3, 3, 3), np.int16), RAS).to_bytes()[:400],
+    }
+
+
+@pytest.mark.parametrize("name", damaged_headers())
+def test_damaged_headers_are_refused_too(name):
+    with pytest.raises(ImageError):
+        read_nifti(damaged_headers()[name])
+
+
+def test_a_bomb_inflates_no_further_than_its_header_promises():
+    bomb = gzip.compress(nifti(np.ones((3, 3, 3), np.int16)) + bytes(200 << 20), compresslevel=1)
+    assert read_nifti(bomb).voxels.sum() == 27
 
 
 def test_a_header_that_promises_too_much_allocates_nothing():

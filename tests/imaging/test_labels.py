@@ -22,6 +22,12 @@ def test_values_that_are_no_labels_are_refused(bad):
         SCHEMA.checked(np.array([[[0.0, bad]]]))
 
 
+def test_wide_integers_don_t_wrap_into_labels():
+    for value in (256 + 2, 256):
+        with pytest.raises(LabelError, match="whole numbers from 0 to 255"):
+            SCHEMA.checked(np.array([[[0, 2, value]]], np.uint16))
+
+
 def test_float_files_with_whole_values_are_fine():
     assert SCHEMA.checked(np.array([[[0.0, 7.0]]])).tolist() == [[[0, 7]]]
 

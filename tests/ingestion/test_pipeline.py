@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 import medray
 from medray.cohort.cohort import open_cohort
-from medray.errors import ConfigError, InputError, NotFoundError
+from medray.errors import ConfigError, ImageError, InputError, NotFoundError
 from medray.ingestion.pipeline import resolve_quarantine
 from tests.phantoms import write_phantoms
 
@@ -44,6 +45,27 @@ def test_the_key_s_holder_finds_quarantined_files(local_ray, tmp_path):
     assert len(medray.ingest(tmp_path / "one", tmp_path / "c").quarantine) == 1
 
 
+def test_another_profile_key_or_content_is_refused(local_ray, tmp_path, monkeypatch):
+    source = write_phantoms(tmp_path / "s", subjects=3)
+    first = medray.ingest(source, tmp_path / "c")
+    with pytest.raises(ConfigError, match="another profile"):
+        medray.ingest(source, tmp_path / "c", profile="none")
+    shutil.copy(source / "sub-02" / "sub-02_T1w.nii.gz", source / "sub-00" / "sub-00_T1w.nii.gz")
+    with pytest.raises(InputError, match="with other voxels"):
+        medray.ingest(source, tmp_path / "c")
+    monkeypatch.setenv("MEDRAY_KEY", "7b" * 32)
+    with pytest.raises(ConfigError, match="another pseudonym key"):
+        medray.ingest(source, tmp_path / "c")
+    assert open_cohort(tmp_path / "c").index == first.index
+
+
+def test_an_error_in_a_task_is_that_error(local_ray, phantom_cohort, tmp_path):
+    recipe = medray.plan(phantom_cohort, changes={"modalities": ["CT"]})
+    with pytest.raises(ImageError, match="the image is MR; the model was trained on CT"):
+        medray.prepare(phantom_cohort, recipe, tmp_path / "p")
+    assert not (tmp_path / "p" / "prepared.json").exists()
+
+
 def test_mended_sources_leave_quarantine(local_ray, tmp_path):
     source = write_phantoms(tmp_path / "s", subjects=3)
     good = (source / "sub-00" / "sub-00_T1w.nii.gz").read_bytes()
@@ -65,7 +87,7 @@ def test_wrong_sources_are_refused_before_ray_starts(tmp_path, monkeypatch):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_run_killed_in_the_middle_leaves_nothing_half_and_runs_again(tmp_path):
+def test_a_run_killed_in_the_middle_leaves_nothing_half_and_runs_again(local_ray, tmp_path):
     source = write_phantoms(tmp_path / "s", subjects=30)
     root = tmp_path / "c"
     code = f"import medray; medray.ingest({str(source)!r}, {str(root)!r})"
@@ -80,9 +102,7 @@ def test_a_run_killed_in_the_middle_leaves_nothing_half_and_runs_again(tmp_path)
     if written < 30:
         with pytest.raises(NotFoundError, match="no complete cohort"):
             open_cohort(root)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    cohort = open_cohort(root)
+    cohort = medray.ingest(source, root)
     assert cohort.index.counts["series"] == 30
     assert not list(root.rglob("*.tmp-*"))
     for row in cohort.rows:

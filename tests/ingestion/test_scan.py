@@ -30,6 +30,16 @@ def test_labels_go_with_the_image_of_their_name():
     assert pairs(records) == ({"s/a_T1w.nii.gz": "s/a_dseg.nii.gz", "s/b_T1w.nii.gz": "s/b_dseg.nii.gz"}, [])
 
 
+def test_a_label_that_two_images_could_own_goes_to_neither():
+    found = pairs([nifti("s/a_FLAIR.nii"), nifti("s/a_T1w.nii"), nifti("s/a_dseg.nii")])
+    assert found == ({"s/a_FLAIR.nii": "", "s/a_T1w.nii": ""}, [("s/a_dseg.nii", "label-without-image")])
+
+
+def test_plain_names_pair_too():
+    records = [nifti(f"s/{name}") for name in ("case1.nii.gz", "case2.nii.gz", "case1_dseg.nii.gz", "case2_dseg.nii.gz")]
+    assert pairs(records) == ({"s/case1.nii.gz": "s/case1_dseg.nii.gz", "s/case2.nii.gz": "s/case2_dseg.nii.gz"}, [])
+
+
 def test_labels_go_with_the_one_dicom_series_near_them():
     records = [dicom("p1/ses/dicom/1"), nifti("p1/ses/anat/p1_dseg.nii.gz"), dicom("p2/dicom/1", "2.2")]
     assert pairs(records) == ({"1.1": "p1/ses/anat/p1_dseg.nii.gz", "2.2": ""}, [])

@@ -73,7 +73,7 @@ def prepared_phantoms(cohort, folder):
         CaseRow(series=row.series, subject=row.subject, split=split, file=prepare_case(work, row)[1])
         for row, split in zip(cohort.rows, splits, strict=True)
     )
-    commit_prepared(work.target, recipe, rows)
+    commit_prepared(work.target, cohort.index.id, recipe, rows)
     return folder
 
 

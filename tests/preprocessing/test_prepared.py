@@ -40,7 +40,7 @@ def test_prepared_json_means_completeness(tmp_path, phantom_cohort):
     with pytest.raises(NotFoundError, match="run medray prepare"):
         open_prepared(tmp_path)
     rows = (CaseRow(series="s1", subject="p1", split="train", file="cases/x.arrow"),)
-    made = commit_prepared(locate(tmp_path), recipe, rows)
+    made = commit_prepared(locate(tmp_path), "c0", recipe, rows)
     assert open_prepared(tmp_path) == made
     assert made.subjects("train") == ["p1"]
     assert made.of("val") == []

@@ -117,6 +117,9 @@ def test_unknown_models_and_media_types(endpoint, scan):
     assert post(endpoint, b"x", model="none").status_code == 404
     assert post(endpoint, b"x", model="ball/99").status_code == 404
     assert post(endpoint, b"x", accept="text/html").status_code == 406
+    for reply in (httpx.get(f"{endpoint}/nowhere"), httpx.get(f"{endpoint}/v1/segment/ball")):
+        assert reply.headers["content-type"] == "application/problem+json"
+        assert reply.status_code in (404, 405)
     assert post(endpoint, write_nifti(scan), model="ball").status_code == 200
 
 

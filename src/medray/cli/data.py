@@ -78,7 +78,7 @@ def quarantine(
 
 def plan(
     root: Root,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the plan goes.")] = Path("plan.json"),
+    output: Annotated[str, typer.Option("-o", "--output", help="Where the plan goes.")] = "plan.json",
     task: Annotated[str, typer.Option(help="What to learn.")] = "segmentation",
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value; dots nest.")] = None,
     as_json: Json = False,

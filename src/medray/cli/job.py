@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError, validate_call
+
 from medray import config
 from medray.errors import ConfigError, MedrayError
 
@@ -31,19 +33,23 @@ def run_job(step: Callable[..., dict[str, Any]]) -> None:
     given = parser.parse_args()
     started = time.time()
     try:
-        settings = (config.read_file(given.config) if given.config else {}) | config.overrides(given.settings)
-        report = step(**_checked(step, settings))
+        settings = config.merged(config.read_file(given.config) if given.config else {}, config.overrides(given.settings))
+        report = _called(step, settings)
     except MedrayError as error:
         sys.stderr.write(f"{step.__module__}: {error}\n")
         sys.exit(BAD_INPUT)
     sys.stdout.write(json.dumps({**report, "seconds": round(time.time() - started, 2)}) + "\n")
 
 
-def _checked(step: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
+def _called(step: Callable[..., dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    """Call the step with settings whose keys and types it knows."""
     known = inspect.signature(step).parameters
     unknown = sorted(set(settings) - set(known))
-    missing = sorted(name for name, item in known.items() if item.default is item.empty and name not in settings)
-    if unknown or missing:
-        wrong = f"unknown key {unknown[0]!r}" if unknown else f"key {missing[0]!r} is missing"
-        raise ConfigError(f"the job's config: {wrong}; known keys are {', '.join(known)}")
-    return settings
+    if unknown:
+        raise ConfigError(f"the job's config: unknown key {unknown[0]!r}; known keys are {', '.join(known)}")
+    try:
+        return validate_call(step)(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"the job's config: key {key!r}: {first['msg']}; known keys are {', '.join(known)}") from None

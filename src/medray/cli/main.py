@@ -41,6 +41,6 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         app()
-    except MedrayError as error:
+    except (MedrayError, PermissionError) as error:
         error_console.print(f"medray: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(BAD_INPUT)

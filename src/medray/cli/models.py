@@ -35,7 +35,7 @@ def fit(
     from medray.training.config import FitConfig
     from medray.training.trainer import fit as run
 
-    settings = (config.read_file(config_file) if config_file else {}) | config.overrides(changes or ())
+    settings = config.merged(config.read_file(config_file) if config_file else {}, config.overrides(changes or ()))
     chosen = config.load(FitConfig, settings, what=str(config_file or "--set"))
     opened = open_prepared(prepared)
     with progress() as on_progress:
@@ -75,7 +75,7 @@ def evaluate(
 def predict(
     model: Model,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI or DICOM file, zip or folder of DICOM.")],
-    output: Annotated[Path, typer.Argument(help="The file to write.")],
+    output: Annotated[str, typer.Argument(help="The file to write: a path or a URI.")],
     form: Annotated[str, typer.Option("--format", help="nifti or json.")] = "nifti",
     as_json: Json = False,
 ) -> None:
@@ -83,7 +83,7 @@ def predict(
     from medray.inference.predict import predict as run
 
     found = run(model, source, output, form=form)  # type: ignore[arg-type]
-    show({"output": str(output), "volumes_ml": found.volumes_ml, "seconds": found.latencies}, as_json=as_json)
+    show({"output": output, "volumes_ml": found.volumes_ml, "seconds": found.latencies}, as_json=as_json)
 
 
 def serve(

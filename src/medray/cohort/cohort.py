@@ -99,7 +99,7 @@ class CohortIndex:
         fingerprint: None when no series could be read.
         manifest: File name of the manifest.
         quarantine: File name of the quarantine table.
-        lineage: Where it came from: profile, parent version, medray's version.
+        lineage: Where it came from: profile, a check of the key, parent version, medray's version.
     """
 
     schema_version: int
@@ -194,7 +194,12 @@ def open_cohort(root: str | Path | Location, *, version: str | None = None) -> C
     if not file.exists():
         what = "no complete cohort" if version is None else f"no version {version}"
         raise NotFoundError(f"{what} at {place.path}: run medray ingest SRC {place.path}")
-    data = json.loads(file.read())
+    try:
+        data = json.loads(file.read())
+    except ValueError:
+        raise InputError(
+            f"{file.path} is damaged: ingest again, or copy a version from {place.path}/versions over it"
+        ) from None
     if data.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"cohort at {place.path} has schema {data.get('schema_version')}; this medray reads {SCHEMA_VERSION}")
     return Cohort(place, config.load(CohortIndex, data, what="cohort.json"))
@@ -226,10 +231,14 @@ def commit_cohort(root: Location, contents: Contents, lineage: Mapping[str, str]
         quarantine=f"quarantine-{digest}.parquet",
         lineage=dict(lineage),
     )
+    known = root.join("versions", f"{digest}.json")
+    if known.exists():  # the same content: the version stays as it was written, and becomes the current one
+        root.join("cohort.json").write(known.read())
+        return open_cohort(root)
     _write_table(root.join(index.manifest), rows, SERIES_SCHEMA)
     _write_table(root.join(index.quarantine), quarantine, QUARANTINE_SCHEMA)
     data = json.dumps(config.dump(index), indent=1).encode()
-    root.join("versions", f"{digest}.json").write(data)
+    known.write(data)
     root.join("cohort.json").write(data)
     return Cohort(root, index)
 

@@ -25,7 +25,6 @@ __all__ = ["content_hash", "read_shard", "write_shard"]
 
 SCHEMA = pa.schema(
     [
-        ("series", pa.string()),
         ("voxels", pa.large_binary()),
         ("dtype", pa.string()),
         ("shape", pa.list_(pa.int32(), 4)),
@@ -45,12 +44,11 @@ def content_hash(volume: Volume) -> str:
     return digest.hexdigest()[:HASH_LETTERS]
 
 
-def write_shard(folder: Location, series: str, volume: Volume) -> str:
+def write_shard(folder: Location, volume: Volume) -> str:
     """Write one volume as ``part-<hash>.parquet`` unless it is already there.
 
     Args:
         folder: ``volumes`` or ``labels`` of a cohort.
-        series: The series' pseudonym.
         volume: Any; a label map is a volume with one uint8 channel.
 
     Returns:
@@ -62,7 +60,6 @@ def write_shard(folder: Location, series: str, volume: Volume) -> str:
     if target.exists():
         return digest
     row: dict[str, Any] = {
-        "series": [series],
         "voxels": _one_binary(contiguous.voxels),
         "dtype": [contiguous.voxels.dtype.str],
         "shape": [list(contiguous.voxels.shape)],

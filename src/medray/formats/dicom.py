@@ -7,6 +7,7 @@ K, J, I order is the ``(I, J, K)`` array in Fortran order: no voxel moves.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 
 from medray.errors import ImageError
@@ -27,7 +29,9 @@ HEADER_TAGS = [
     "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality",
     "StudyDate", "StudyTime", "Rows", "Columns",
 ]  # fmt: skip
-META_KEYWORDS = {"modality": "Modality", "body_part": "BodyPartExamined", "manufacturer": "Manufacturer"}
+META_KEYWORDS = {"modality": "Modality", "body_part": "BodyPartExamined"}
+CODE = re.compile(r"[A-Z0-9_]{1,16}")
+"""A code string as the standard's defined terms are written: what else a scanner put there may be a name."""
 POSITION_TOLERANCE_MM = 1e-2
 SPACING_TOLERANCE = 1e-2
 
@@ -77,7 +81,7 @@ def read_dicom_header(data: bytes) -> DicomHeader:
         study=str(dataset.get("StudyInstanceUID", "")),
         series=str(dataset.SeriesInstanceUID),
         instance=str(dataset.get("SOPInstanceUID", "")),
-        modality=str(dataset.get("Modality", "")),
+        modality=_code(dataset, "Modality"),
         acquired=f"{dataset.get('StudyDate', '')}{dataset.get('StudyTime', '')}",
         has_pixels="Rows" in dataset and "Columns" in dataset,
     )
@@ -106,14 +110,21 @@ def read_dicom_series(files: Sequence[bytes]) -> Volume:
     step = _slice_step(positions[order], first)
     ordered = [slices[index] for index in order]
     stack = np.stack([_pixels(item) for item in ordered])
-    meta = {name: str(first.get(keyword, "")) for name, keyword in META_KEYWORDS.items()}
+    meta = {name: _code(first, keyword) for name, keyword in META_KEYWORDS.items()}
     affine = _affine(ordered, normal * step)
     return Volume(stack.transpose(2, 1, 0)[np.newaxis], affine, meta).checked_finite()
 
 
+def _code(dataset: Dataset, keyword: str) -> str:
+    value = str(dataset.get(keyword, ""))
+    return value if CODE.fullmatch(value) else ""
+
+
 def _parse(data: bytes, **options: Any) -> Dataset:
+    """Parse one file. Values aren't validated: a warning would print them, and they may be a patient's."""
     try:
-        return dcmread(BytesIO(data), **options)
+        with disable_value_validation():
+            return dcmread(BytesIO(data), **options)
     except InvalidDicomError:
         raise ImageError("not-dicom", "the file has no DICOM preamble; it isn't a DICOM file") from None
     except Exception as error:  # noqa: BLE001 - pydicom raises many kinds on damaged files
@@ -127,7 +138,7 @@ def _require_same(slices: Sequence[Dataset]) -> None:
         raise ImageError("no-pixels", "the object has no rows and columns")
     orientation = _numbers(first, "ImageOrientationPatient", 6)
     for item in slices:
-        if int(item.get("NumberOfFrames", 1) or 1) != 1 or int(item.get("SamplesPerPixel", 1)) != 1:
+        if int(item.get("NumberOfFrames") or 1) != 1 or int(item.get("SamplesPerPixel") or 1) != 1:
             raise ImageError("unsupported-frames", "multi-frame and colour objects are not supported")
         if (item.get("Rows"), item.get("Columns")) != size:
             raise ImageError("mixed-sizes", "slices of one series have different numbers of rows or columns")
@@ -198,16 +209,26 @@ def _pixels(item: Dataset) -> Voxels:
         stored = item.pixel_array
     except Exception as error:  # noqa: BLE001 - decoders raise many kinds on damaged pixels
         raise ImageError("unreadable-pixels", f"the pixels can't be decoded ({type(error).__name__})") from None
-    slope, intercept = float(item.get("RescaleSlope", 1)), float(item.get("RescaleIntercept", 0))
+    slope, intercept = _rescale(item)
     if slope == 1 and intercept == int(intercept) and abs(intercept) < 2**15:
         whole = stored.astype(np.int32) + int(intercept) if intercept else stored
         return _narrow(whole, item)
     return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
+def _rescale(item: Dataset) -> tuple[float, float]:
+    """Return slope and intercept; empty means the identity (PS3.3 C.11.1)."""
+    try:
+        slope, intercept = (float(item.get(key) or default) for key, default in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
+    except (TypeError, ValueError):
+        slope = intercept = float("nan")
+    if not np.isfinite([slope, intercept]).all():
+        raise ImageError("bad-rescale", "RescaleSlope or RescaleIntercept isn't a number")
+    return slope, intercept
+
+
 def _narrow(values: Voxels, item: Dataset) -> Voxels:
     """Return int16 where the declared bits allow it for every slice of the series, else int32."""
     bits = int(item.BitsStored) + (1 if item.PixelRepresentation == 0 else 0)
-    intercept = abs(int(float(item.get("RescaleIntercept", 0))))
-    fits = 2 ** (bits - 1) + intercept <= 2**15
+    fits = 2 ** (bits - 1) + abs(int(_rescale(item)[1])) <= 2**15
     return values.astype(np.int16 if fits else np.int32, copy=False)

@@ -15,6 +15,7 @@ import numpy as np
 from isal import igzip, isal_zlib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from medray.errors import ImageError
 from medray.imaging.geometry import RAS_TO_LPS
@@ -27,6 +28,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WINDOW = 31
 """zlib's wbits for a gzip stream."""
 HEAD_BYTES = 348
+MAX_HEADER_BYTES = 4096
+"""Enough for both headers; what extensions follow is never read."""
 DEFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
 HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 MAGICS = (b"n+1\x00", b"n+2\x00", b"ni1\x00", b"ni2\x00")
@@ -50,11 +53,18 @@ def read_nifti(data: bytes) -> Volume:
     Raises:
         ImageError: If the file is truncated, isn't NIfTI, isn't 3-D, or has an unusable affine.
     """
-    raw = _inflate(data) if data.startswith(GZIP_MAGIC) else data
-    header = _header(raw)
-    shape = _spatial_shape(header)
-    voxels = _scaled(_stored(raw, header, shape), header)
-    return Volume(voxels[np.newaxis], RAS_TO_LPS @ header.get_best_affine()).checked_finite()
+    packed = data.startswith(GZIP_MAGIC)
+    header = _header(_inflate(data, MAX_HEADER_BYTES) if packed else data)
+    try:
+        shape, affine = _spatial_shape(header), RAS_TO_LPS @ header.get_best_affine()
+        end = int(header.get_data_offset()) + int(np.prod(shape, dtype=np.int64)) * header.get_data_dtype().itemsize
+        raw = _inflate(data, end) if packed else data
+        voxels = _scaled(_stored(raw, header, shape), header)
+    except (HeaderDataError, ValueError, OverflowError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError("not-nifti", f"the header is damaged ({type(error).__name__})") from None
+    return Volume(voxels[np.newaxis], affine).checked_finite()
 
 
 def write_nifti(volume: Volume, *, level: int = 1) -> bytes:
@@ -79,10 +89,11 @@ def write_nifti(volume: Volume, *, level: int = 1) -> bytes:
     return bytes(igzip.compress(plain.getvalue(), compresslevel=level, mtime=0))
 
 
-def _inflate(data: bytes) -> bytes:
+def _inflate(data: bytes, limit: int) -> bytes:
+    """Inflate at most ``limit`` bytes: what the header promises, so that a small file can't fill the memory."""
     try:
-        return bytes(igzip.decompress(data))
-    except (EOFError, OSError, ValueError, DEFLATE_ERROR) as error:
+        return bytes(isal_zlib.decompressobj(wbits=GZIP_WINDOW).decompress(data, limit))
+    except DEFLATE_ERROR as error:
         raise ImageError("truncated", f"the gzip stream is damaged or cut off ({error})") from None
 
 
@@ -102,8 +113,8 @@ def _header(raw: bytes) -> Any:
         raise ImageError("not-nifti", "the first bytes are no NIfTI header")
     try:
         return kind.from_fileobj(BytesIO(raw), check=False)
-    except (HeaderDataError, ImageFileError, ValueError) as error:
-        raise ImageError("not-nifti", f"the header can't be read ({error})") from None
+    except (HeaderDataError, ImageFileError, WrapStructError, ValueError):
+        raise ImageError("truncated", f"{len(raw)} bytes are fewer than the header announces") from None
 
 
 def _spatial_shape(header: Any) -> tuple[int, int, int]:
@@ -121,6 +132,8 @@ def _stored(raw: bytes, header: Any, shape: tuple[int, int, int]) -> Voxels:
     if dtype.kind not in "iuf":
         raise ImageError("unsupported-voxels", f"voxels of type {dtype} are not supported; write numbers")
     offset, count = int(header.get_data_offset()), int(np.prod(shape, dtype=np.int64))
+    if offset < 0:
+        raise ImageError("not-nifti", f"the header puts voxels at byte {offset}")
     if len(raw) < offset + count * dtype.itemsize:
         raise ImageError(
             "truncated", f"the header promises {count * dtype.itemsize} bytes of voxels; {max(0, len(raw) - offset)} are there"

@@ -42,7 +42,7 @@ class LabelSchema:
         """
         with np.errstate(invalid="ignore"):
             mask = voxels.astype(np.uint8)
-        if voxels.dtype.kind not in "ub" and not np.array_equal(mask, voxels):
+        if voxels.dtype not in (np.uint8, np.bool_) and not np.array_equal(mask, voxels):
             raise LabelError("bad-label-values", "a label map holds whole numbers from 0 to 255; this one has others")
         found = np.flatnonzero(np.bincount(mask.ravel(order="K"), minlength=256))
         unknown = sorted(set(found.tolist()) - {0, *self.values})

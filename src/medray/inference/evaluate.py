@@ -60,10 +60,12 @@ def evaluate(
 
     Raises:
         NotFoundError: If there is no such model.
-        InputError: If no labelled subject is left to score.
+        InputError: If no labelled subject is left to score, or labels mean something else.
     """
     store = registry or Registry()
     card = store.card(model)
+    if cohort.index.labels != card.plan.labels:
+        raise InputError(f"{model} knows labels {dict(card.plan.labels.names)}; cohort {cohort.index.id} has others")
     rows = held_out(cohort, card.plan, split)
     if split == "test":
         seen = {*card.subjects.get("train", ()), *card.subjects.get("val", ())}

@@ -6,13 +6,13 @@ returns a manifest row, so that memory is one volume a worker however many there
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medray import __version__
 from medray.cohort.cohort import Cohort, Contents, commit_cohort, open_cohort
 from medray.engine import stream
-from medray.errors import InputError, NotFoundError
+from medray.errors import ConfigError, InputError, NotFoundError
 from medray.ingestion.read import Intake, Outcome, quarantine_row, take_in
 from medray.ingestion.scan import FileRecord, Problem, SeriesSource, assemble, identify, read_label_schema
 from medray.privacy.pseudonym import naming
@@ -22,6 +22,7 @@ __all__ = ["DEFAULT_LABELS", "ingest", "resolve_quarantine"]
 
 DEFAULT_LABELS = "*_dseg.nii*"
 FILES_PER_TASK = 256
+KEY_CHECK = "medray key check"
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,9 +61,14 @@ def ingest(
     if not series and not problems:
         raise InputError(f"no NIfTI or DICOM file among {len(files)} files in {place.path}: is it the right folder?")
     intake = Intake(place, target, read_label_schema(place), names)
+    old = _current(intake)
+    lineage = {"profile": profile, "key_check": names.name("source", KEY_CHECK), "medray": __version__}
+    if old is not None:
+        _require_same_naming(old, lineage)
+        lineage["parent"] = old.index.id
     outcomes = list(_read(intake, series, on_progress))
-    contents = _merged(intake, series, outcomes, problems)
-    return commit_cohort(target, contents, {"profile": profile, "medray": __version__})
+    contents = _merged(old, intake, series, outcomes, problems)
+    return commit_cohort(target, contents, lineage)
 
 
 def resolve_quarantine(cohort: Cohort, source: str | Path) -> dict[str, str]:
@@ -92,20 +98,47 @@ def _read(intake: Intake, series: Sequence[SeriesSource], on_progress: Progress)
         yield outcome
 
 
+def _current(intake: Intake) -> Cohort | None:
+    try:
+        return open_cohort(intake.root)
+    except NotFoundError:
+        return None
+
+
+def _require_same_naming(old: Cohort, lineage: Mapping[str, str]) -> None:
+    """Refuse another profile or key: the same patient would be in the cohort under two names, on two sides of a split."""
+    for key, what in (("profile", "profile"), ("key_check", "pseudonym key")):
+        if old.index.lineage.get(key, lineage[key]) != lineage[key]:
+            raise ConfigError(f"{old.root.path} was made with another {what}: use the same one, or another cohort folder")
+
+
 def _merged(
-    intake: Intake, series: Sequence[SeriesSource], outcomes: Sequence[Outcome], problems: Sequence[Problem]
+    old: Cohort | None,
+    intake: Intake,
+    series: Sequence[SeriesSource],
+    outcomes: Sequence[Outcome],
+    problems: Sequence[Problem],
 ) -> Contents:
-    """Join what the cohort holds with what came in; a series or a source that came again replaces its old row."""
+    """Join what the cohort holds with what came in.
+
+    Raises:
+        InputError: If a series is there with other content: two sources that use the same identifiers for different
+            people must not become one.
+    """
     rows = {outcome.row.series: outcome.row for outcome in outcomes if outcome.row is not None}
     refused = [row for outcome in outcomes for row in outcome.quarantine]
     refused += [quarantine_row(intake.naming, problem) for problem in problems]
     schema = intake.schema
-    try:
-        old = open_cohort(intake.root)
-    except NotFoundError:
+    if old is None:
         return Contents(tuple(rows.values()), tuple(refused), schema)
     if schema is not None and old.index.labels is not None and schema.names != old.index.labels.names:
         raise InputError(f"the source's labels {dict(schema.names)} are not the cohort's {dict(old.index.labels.names)}")
+    changed = [row.series for row in old.rows if row.series in rows and rows[row.series].volume != row.volume]
+    if changed:
+        raise InputError(
+            f"series {changed[0]} (and {len(changed) - 1} more) is in the cohort with other voxels: "
+            "ingest sources that share identifiers into cohorts of their own"
+        )
     kept = {row.series: row for row in old.rows if row.series not in rows}
     fresh = {row.source for row in refused}
     read = {intake.naming.name("source", path) for item in series for path in (*item.files, item.label)}

@@ -10,7 +10,7 @@ import numpy as np
 from medray.cohort.cohort import QuarantineRow, SeriesRow
 from medray.cohort.fingerprint import measure
 from medray.cohort.shards import write_shard
-from medray.errors import ImageError, LabelError, MedrayError
+from medray.errors import ImageError, LabelError
 from medray.formats.dicom import read_dicom_series
 from medray.formats.nifti import read_nifti
 from medray.imaging.geometry import closest_lps, same_grid
@@ -61,7 +61,7 @@ def take_in(intake: Intake, item: SeriesSource) -> Outcome:
         return Outcome(_store(intake, item, volume, mask, _hash(files)), tuple(refused))
     except ImageError as error:
         problem = Problem(_name(item), error.reason, error.detail)
-    except (MedrayError, OSError, MemoryError) as error:
+    except Exception as error:  # noqa: BLE001 - one series must not stop a run of ten million; its kind is recorded
         problem = Problem(_name(item), "unreadable", f"the files can't be read ({type(error).__name__})")
     return Outcome(None, (*refused, quarantine_row(intake.naming, problem)))
 
@@ -107,7 +107,7 @@ def _store(intake: Intake, item: SeriesSource, volume: Volume, mask: Mask | None
     series = naming.name("series", item.series)
     label = ""
     if mask is not None:
-        label = write_shard(intake.root.join("labels"), series, Volume(mask[np.newaxis], volume.affine))
+        label = write_shard(intake.root.join("labels"), Volume(mask[np.newaxis], volume.affine))
     upright = volume.reoriented()
     return SeriesRow(
         subject=naming.name("subject", item.subject),
@@ -118,7 +118,7 @@ def _store(intake: Intake, item: SeriesSource, volume: Volume, mask: Mask | None
         shape=upright.shape,
         spacing_mm=upright.spacing_mm,
         source_hash=source_hash,
-        volume=write_shard(intake.root.join("volumes"), series, volume),
+        volume=write_shard(intake.root.join("volumes"), volume),
         label=label,
         statistics=measure(volume, mask, intake.schema),
     )

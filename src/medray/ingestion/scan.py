@@ -102,8 +102,9 @@ def assemble(records: Iterable[FileRecord], label_glob: str) -> tuple[list[Serie
     """Group files into series and give each its label map.
 
     DICOM files group by SeriesInstanceUID, and the same object twice counts once. A NIfTI file is a series. A NIfTI
-    file whose name matches ``label_glob`` is a label map: it belongs to the one image beside it that shares its
-    name up to the last underscore, or else to the one series below its own folder, or below the folder above.
+    file whose name matches ``label_glob`` is a label map: it belongs to the one image beside it whose name, whole or up
+    to its last underscore, is the label's up to the last underscore, or else to the one series below its own folder, or
+    below the folder above.
 
     Args:
         records: Of every file.
@@ -147,12 +148,16 @@ def read_label_schema(source: Location) -> LabelSchema | None:
 
 
 def _dicom_header(source: Location, path: str, head: bytes) -> DicomHeader:
+    """Read the header from the file's head, or from all of it where the head ends too early."""
+    whole = len(head) < HEAD_BYTES
     try:
-        return read_dicom_header(head)
+        header = read_dicom_header(head)
+        if header.has_pixels or whole:
+            return header
     except ImageError:
-        if len(head) < HEAD_BYTES:
+        if whole:
             raise
-        return read_dicom_header(source.join(path).read())
+    return read_dicom_header(source.join(path).read())
 
 
 def _dicom_series(records: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesSource]:
@@ -201,11 +206,12 @@ def _nifti_series(path: str) -> SeriesSource:
 
 
 def _owner(label: str, series: Sequence[SeriesSource]) -> str | None:
+    """Find the one series that a label map belongs to; None when there is none or more than one."""
     folder, prefix = PurePosixPath(label).parent, _stem(label).rpartition("_")[0]
-    for item in series:
-        file = PurePosixPath(item.files[0])
-        if item.kind == "nifti" and file.parent == folder and _stem(item.files[0]).rpartition("_")[0] == prefix:
-            return item.series
+    beside = [item.series for item in series if item.kind == "nifti" and PurePosixPath(item.files[0]).parent == folder]
+    named = [name for name in beside if prefix and prefix in (_stem(name), _stem(name).rpartition("_")[0])]
+    if named:
+        return named[0] if len(named) == 1 else None
     for place in (folder, folder.parent):
         below = {item.series for item in series if PurePosixPath(item.files[0]).is_relative_to(place)}
         if len(below) == 1:

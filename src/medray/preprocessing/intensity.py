@@ -45,6 +45,7 @@ def normalise(voxels: NDArray[np.float32], intensity: Intensity) -> NDArray[np.f
     for channel, out in zip(voxels, result, strict=True):
         bright = channel[channel > channel.mean()]
         mean, deviation = (float(bright.mean()), float(bright.std())) if bright.size else (float(channel.mean()), 0.0)
-        width = np.float32(max(deviation, 1e-6 * max(abs(mean), 1.0)))
+        # A constant foreground has no width of its own: take the whole volume's, or none for a constant volume.
+        width = np.float32(deviation if deviation > 1e-6 * max(abs(mean), 1.0) else float(channel.std()) or 1.0)
         np.divide(np.subtract(channel, np.float32(mean), out=out), width, out=out)
     return result

@@ -120,7 +120,7 @@ def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, An
     }
     changed = dict(changes or {})
     settings["reasons"] |= dict.fromkeys(changed, "set by hand")
-    return config.load(Plan, _override(settings, changed), what="the plan")
+    return config.load(Plan, config.merged(settings, changed), what="the plan")
 
 
 def read_plan(data: Mapping[str, Any], *, what: str = "the plan") -> Plan:
@@ -133,13 +133,6 @@ def read_plan(data: Mapping[str, Any], *, what: str = "the plan") -> Plan:
     if version != SCHEMA_VERSION:
         raise ConfigError(f"{what} has schema version {version}; this medray reads {SCHEMA_VERSION}: make the plan again")
     return config.load(Plan, data, what=what)
-
-
-def _override(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in changes.items():
-        nested = isinstance(value, Mapping) and isinstance(settings.get(key), dict)
-        settings[key] = _override(dict(settings[key]), value) if nested else value
-    return settings
 
 
 def _spacing(fingerprint: Fingerprint) -> tuple[tuple[float, float, float], str]:

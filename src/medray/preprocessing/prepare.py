@@ -66,7 +66,9 @@ def prepare(
     for done, (series, file) in enumerate(stream(rows, lambda row: prepare_case(work, row)), start=1):
         files[series] = file
         on_progress("prepare", done, len(rows))
-    return commit_prepared(work.target, plan, tuple(_case_row(row, splits[row.subject], files[row.series]) for row in rows))
+    return commit_prepared(
+        work.target, cohort.index.id, plan, tuple(_case_row(row, splits[row.subject], files[row.series]) for row in rows)
+    )
 
 
 def prepare_case(work: Preparation, row: SeriesRow) -> tuple[str, str]:

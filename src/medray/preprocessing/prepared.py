@@ -66,11 +66,13 @@ class Prepared:
 
     Attributes:
         root: Its folder.
+        cohort: Id of the cohort version that it was prepared from.
         plan: What it was prepared by.
         cases: What it holds.
     """
 
     root: Location
+    cohort: str
     plan: Plan
     cases: tuple[CaseRow, ...]
 
@@ -121,16 +123,17 @@ def read_case(source: Location) -> Case:
     return Case(facts[b"series"].decode(), arrays["image"], arrays["mask"], arrays["foreground"])
 
 
-def commit_prepared(root: Location, plan: Plan, cases: tuple[CaseRow, ...]) -> Prepared:
+def commit_prepared(root: Location, cohort: str, plan: Plan, cases: tuple[CaseRow, ...]) -> Prepared:
     """Write ``prepared.json``: its presence means that every case is there."""
     ordered = tuple(sorted(cases, key=lambda case: case.series))
     record = {
         "schema_version": SCHEMA_VERSION,
+        "cohort": cohort,
         "plan": config.dump(plan),
         "cases": [config.dump(case) for case in ordered],
     }
     root.join("prepared.json").write(json.dumps(record, indent=1).encode())
-    return Prepared(root, plan, ordered)
+    return Prepared(root, cohort, plan, ordered)
 
 
 def open_prepared(root: str | Path | Location) -> Prepared:
@@ -144,7 +147,10 @@ def open_prepared(root: str | Path | Location) -> Prepared:
     file = place.join("prepared.json")
     if not file.exists():
         raise NotFoundError(f"no prepared cohort at {place.path}: run medray prepare COHORT PLAN {place.path}")
-    record: Mapping[str, Any] = json.loads(file.read())
+    try:
+        record: Mapping[str, Any] = json.loads(file.read())
+    except ValueError:
+        raise InputError(f"{file.path} is damaged: run medray prepare again") from None
     plan = read_plan(record["plan"], what=f"the plan in {file.path}")
     cases = tuple(config.load(CaseRow, row, what="prepared.json") for row in record["cases"])
-    return Prepared(place, plan, cases)
+    return Prepared(place, str(record["cohort"]), plan, cases)

@@ -26,6 +26,8 @@ __all__ = ["CHAMPION", "ModelVersion", "Registry"]
 
 CHAMPION = "champion"
 EXPERIMENT = "medray"
+ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+"""What MLflow says of a missing model or version, and of a missing alias; anything else is an outage."""
 REFERENCE = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(?:@(?P<alias>[a-z0-9_-]+)|/(?P<version>\d+))?")
 FILES = ("plan.json", "weights.safetensors")
 
@@ -68,7 +70,7 @@ class Registry:
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def register(self, card: ModelCard, model: Location) -> ModelVersion:
-        """Store a model folder with its card as the next version of ``card.name``.
+        """Store a model folder with its card as the next version of ``card.name``; a run is registered once.
 
         Args:
             card: What to say of it.
@@ -77,6 +79,10 @@ class Registry:
         Raises:
             NotFoundError: If a file of the folder is missing.
         """
+        known = self._client.search_model_versions(f"name='{card.name}'")
+        for found in known:  # the same run again: a job that was retried after it had registered
+            if card.lineage.get("run") and found.tags.get("run") == card.lineage["run"]:
+                return _version(found)
         run = self._client.create_run(self._experiment(), run_name=card.name)
         with tempfile.TemporaryDirectory() as place:
             for name in FILES:
@@ -90,7 +96,10 @@ class Registry:
         if not self._client.search_registered_models(f"name='{card.name}'"):
             self._client.create_registered_model(card.name)
         made = self._client.create_model_version(
-            card.name, source=f"{run.info.artifact_uri}/model", run_id=run.info.run_id, tags={"cohort": card.plan.cohort}
+            card.name,
+            source=f"{run.info.artifact_uri}/model",
+            run_id=run.info.run_id,
+            tags={key: card.lineage[key] for key in ("cohort", "run") if key in card.lineage},
         )
         return _version(made)
 
@@ -111,7 +120,9 @@ class Registry:
             if alias:
                 return _version(self._client.get_model_version_by_alias(name, alias))
             known = self.versions(name)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
             known = []
         if not known:
             raise NotFoundError(f"no model {reference}: medray models list shows what there is")
@@ -121,14 +132,16 @@ class Registry:
         """Return a model's versions, oldest first; empty when there is no such model."""
         try:
             aliases = self._client.get_registered_model(name).aliases
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
             return []
         found = self._client.search_model_versions(f"name='{name}'")
         return sorted((_version(item, aliases) for item in found), key=lambda item: item.version)
 
     def names(self) -> list[str]:
         """Return the models' names, sorted."""
-        return sorted(model.name for model in self._client.search_registered_models())
+        return sorted(model.name for model in self._client.search_registered_models(max_results=1000))
 
     def promote(self, reference: str, alias: str = CHAMPION) -> ModelVersion:
         """Point an alias at a version."""

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
 
 from medray import __version__
 from medray.errors import MedrayError
@@ -24,7 +25,14 @@ __all__ = ["Gateway", "Model"]
 api = FastAPI(title="medray", version=__version__, description="Medical image analysis. Research use only.")
 
 
-@serve.deployment(max_ongoing_requests=2, health_check_period_s=10)
+@api.exception_handler(HTTPException)
+async def _http_problem(request: Request, error: HTTPException) -> Response:
+    """Say FastAPI's own refusals, such as an unknown path, as a problem too."""
+    reply = problem(error.status_code, "refused", str(error.detail))
+    return Response(reply.body, reply.status, media_type=reply.media_type)
+
+
+@serve.deployment(max_ongoing_requests=2, max_queued_requests=16, health_check_period_s=10)
 class Model:
     """One registered model, loaded once a replica.
 
@@ -62,6 +70,8 @@ class Model:
             prediction = self._predictor.predict(volume)
         except MedrayError as error:
             return refusal(error)
+        except Exception as error:  # noqa: BLE001 - a strange file must get an answer; its kind is told, nothing of its content
+            return problem(HTTPStatus.BAD_REQUEST, "unreadable", f"the image can't be read ({type(error).__name__})")
         latencies = {"decode": decoded - started, **prediction.latencies}
         return answer(prediction, str(self._version), media_type, latencies)
 

@@ -54,7 +54,7 @@ class Run:
 
 
 def claim_folder(runs: Location, name: str, setup: Mapping[str, Any]) -> Location:
-    """Return the folder to train in: the newest unfinished one with the same set-up, to resume, or a new one.
+    """Return the folder to train in: the newest one where it has the same set-up, to resume or to reuse, or a new one.
 
     Args:
         runs: Where runs lie.
@@ -71,8 +71,8 @@ def claim_folder(runs: Location, name: str, setup: Mapping[str, Any]) -> Locatio
     wanted = json.dumps(setup, sort_keys=True)
     if numbers:
         last = home.join(str(numbers[-1]))
-        same = last.join("fit.json").exists() and json.dumps(json.loads(last.join("fit.json").read()), sort_keys=True) == wanted
-        if same and not last.join("run.json").exists():
+        file = last.join("fit.json")
+        if file.exists() and json.dumps(json.loads(file.read()), sort_keys=True) == wanted:
             return last
     folder = home.join(str(numbers[-1] + 1 if numbers else 1))
     folder.join("fit.json").write(json.dumps(setup, indent=1).encode())

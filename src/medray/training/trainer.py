@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from medray import __version__, config
 from medray.engine import join_ray, require_cpus
-from medray.errors import InputError, MedrayError
+from medray.errors import ConfigError, InputError, MedrayError
 from medray.preprocessing.prepared import Case, Prepared, open_prepared, read_case
 from medray.storage.location import Location, locate
 from medray.training.config import FitConfig
@@ -64,18 +64,24 @@ def fit(
     *,
     name: str,
     workers: int = 1,
+    cpus: int | None = None,
+    gpu: bool | None = None,
     runs: str | Path | None = None,
     on_epoch: OnEpoch = lambda record: None,
 ) -> Run:
     """Train a network on a prepared cohort.
 
-    A fit that was killed goes on at its last checkpoint when it is called again with the same arguments.
+    A fit that was killed goes on at its last checkpoint when it is called again with the same arguments; one that is
+    finished is returned as it is.
 
     Args:
         prepared: From `medray.prepare`.
         fit_config: Length, pace and seed.
         name: What is trained, such as ``"brain"``; the run lies in ``RUNS/name/N``.
         workers: Processes that share each step; the batch grows with them.
+        cpus: Cores of a worker; by default those that are free now, shared out. Say it on a cluster that scales up:
+            then nothing is counted beforehand, and Ray waits for the nodes.
+        gpu: Whether each worker gets a GPU; by default when enough are free now.
         runs: Where runs lie, a path or a URI; ``MEDRAY_HOME/runs`` by default.
         on_epoch: Called with each epoch's record (see `EpochRecord`) when it is done.
 
@@ -83,39 +89,44 @@ def fit(
         The finished run; its best epoch by validation score is in `Run.model`.
 
     Raises:
+        ConfigError: If ``workers`` isn't positive.
         InputError: If there is nothing to train or validate on, or training failed for what is in the data.
         ResourceError: If the workers' CPUs aren't free.
     """
     chosen = fit_config or FitConfig()
     if not prepared.of("train") or not prepared.of("val"):
         raise InputError(f"{prepared.root.path} has no case to train on or none to validate on: prepare more subjects")
+    if workers < 1:
+        raise ConfigError(f"workers={workers}: a fit needs at least one")
     join_ray()
-    require_cpus(workers, what=f"a fit with {workers} workers")
+    if cpus is None:
+        require_cpus(workers, what=f"a fit with {workers} workers")
     setup = {
         "prepared": prepared.root.path,
+        "cases": [row.file for row in prepared.cases],
         "plan": config.dump(prepared.plan),
         "config": config.dump(chosen),
         "workers": workers,
     }
     folder = claim_folder(locate(runs or config.home() / "runs"), name, setup)
+    if folder.join("run.json").exists():
+        return Run(name, folder, json.loads(folder.join("run.json").read()))
     started = time.time()
-    threads = max(1, int(ray.available_resources().get("CPU", 1)) // workers)
+    free = ray.available_resources()
+    threads = cpus or max(1, int(free.get("CPU", 1)) // workers)
     work = Work(prepared.root, chosen, folder, threads)
     with _watched(folder, on_epoch):
-        result = _train(work, workers)
+        result = _train(work, workers, gpu=free.get("GPU", 0) >= workers if gpu is None else gpu)
     return _finish(name, work, prepared, result, {"workers": workers, "seconds": time.time() - started})
 
 
-def _train(work: Work, workers: int) -> ray.train.Result:
+def _train(work: Work, workers: int, *, gpu: bool) -> ray.train.Result:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    resources: dict[str, float] = {"CPU": work.threads}
-    use_gpu = ray.available_resources().get("GPU", 0) >= workers
+    resources = {"CPU": float(work.threads), "GPU": float(gpu)}
     trainer = TorchTrainer(
         _work,
         train_loop_config={"work": work},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources | ({"GPU": 1} if use_gpu else {})
-        ),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
         run_config=ray.train.RunConfig(
             name="train",
             storage_path=work.folder.path,
@@ -146,6 +157,8 @@ def _work(told: Mapping[str, Any]) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as place:
             _load(Path(place), learner)
+        if context.get_world_rank() == 0:  # a kill may have come between the last report and this file
+            work.folder.join("history.json").write(json.dumps(learner.history).encode())
     batches = Batches(_cases(prepared, "train"), prepared.plan, work.config, context.get_world_rank())
 
     def on_epoch(record: EpochRecord) -> None:
@@ -189,7 +202,7 @@ def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result,
         "schema_version": 1,
         "name": name,
         "config": config.dump(work.config),
-        "cohort": prepared.plan.cohort,
+        "cohort": prepared.cohort,
         "subjects": {split: prepared.subjects(split) for split in ("train", "val", "test")},
         "best_epoch": best_epoch["epoch"],
         "scores": best_epoch["scores"],
