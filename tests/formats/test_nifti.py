@@ -102,8 +102,10 @@ def test_bad_files_are_refused_with_a_reason(name):
 def damaged_headers():
     plain = nifti(np.ones((3, 3, 3), np.int16))
 
-    def patched(start, values):
+    def patched(start, values, qform=False):
         data = bytearray(plain)
+        if qform:
+            data[252:256] = np.array([1, 0], "<i2").tobytes()
         data[start : start + len(values)] = values
         return bytes(data)
 
@@ -112,7 +114,7 @@ def damaged_headers():
         "negative offset": patched(108, np.float32(-9).tobytes()),
         "nan intercept": patched(112, np.array([2, np.nan], "<f4").tobytes()),
         "quaternion": patched(252, np.array([1, 0], "<i2").tobytes() + np.full(3, 9, "<f4").tobytes()),
-        "negative spacing": patched(252, bytes(4))[:80] + np.full(3, -1, "<f4").tobytes() + patched(252, bytes(4))[92:],
+        "negative spacing": patched(80, np.full(3, -1, "<f4").tobytes(), qform=True),
         "unknown type": patched(70, np.array([9999], "<i2").tobytes()),
         "half a NIfTI-2 header": nibabel.Nifti2Image(np.ones((3, 3, 3), np.int16), RAS).to_bytes()[:400],
     }

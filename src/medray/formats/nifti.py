@@ -60,7 +60,7 @@ def read_nifti(data: bytes) -> Volume:
         end = int(header.get_data_offset()) + int(np.prod(shape, dtype=np.int64)) * header.get_data_dtype().itemsize
         raw = _inflate(data, end) if packed else data
         voxels = _scaled(_stored(raw, header, shape), header)
-    except (HeaderDataError, ValueError, OverflowError) as error:
+    except (HeaderDataError, KeyError, ValueError, OverflowError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError("not-nifti", f"the header is damaged ({type(error).__name__})") from None
