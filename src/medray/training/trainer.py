@@ -39,6 +39,8 @@ __all__ = ["fit"]
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
 POLL_S = 0.5
+KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+"""Have glibc keep freed activations: Ray Train runs the loop in a thread, whose arena would map and zero them anew each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def _train(work: Work, workers: int, *, gpu: bool) -> ray.train.Result:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
             failure_config=ray.train.FailureConfig(max_failures=work.config.max_failures),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": KEEP_MEMORY},
         ),
     )
     try:
