@@ -40,7 +40,7 @@ __all__ = ["fit"]
 OnEpoch = Callable[[Mapping[str, Any]], None]
 POLL_S = 0.5
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""Have glibc keep freed activations: Ray Train runs the loop in a thread, whose arena would map and zero them anew each step."""
+"""Have glibc keep freed activations: Ray Train runs the loop in a thread, whose arena would map and zero them each step."""
 
 
 @dataclass(frozen=True, slots=True)
