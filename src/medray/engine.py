@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from medray.errors import MedrayError, ResourceError
 
 __all__ = ["join_ray", "require_cpus", "stream"]
 
+PATIENCE_S = 5.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -38,15 +40,25 @@ def join_ray() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
-def require_cpus(count: float, *, what: str) -> None:
-    """Check that the cluster has so many CPUs free right now.
+def require_cpus(count: float, *, what: str) -> float:
+    """Check that the cluster has so many CPUs free, and return how many it has.
+
+    Waits a few seconds for CPUs that finished tasks are about to give back.
 
     Raises:
-        ResourceError: If it hasn't; Ray would wait for them in silence.
+        ResourceError: If there are fewer; Ray would wait for them in silence.
     """
-    free = float(ray.available_resources().get("CPU", 0.0))
+    wanted = float(ray.cluster_resources().get("CPU", 0.0))
+    deadline = time.monotonic() + PATIENCE_S
+    free = 0.0
+    while time.monotonic() < deadline:
+        free = float(ray.available_resources().get("CPU", 0.0))
+        if free >= wanted:
+            break
+        time.sleep(0.1)
     if free < count:
         raise ResourceError(f"{what} needs {count:g} free CPUs and the cluster has {free:g}: ask for fewer workers or wait")
+    return free
 
 
 def stream(items: Sequence[Item], function: Callable[[Item], Result]) -> Iterator[Result]:

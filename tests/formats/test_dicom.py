@@ -114,12 +114,9 @@ def test_bad_series_are_refused_with_a_reason(name):
 
 
 def test_free_text_where_a_code_belongs_is_dropped():
-    files = [
-        edited(data, Modality="Doe^John", BodyPartExamined="HEAD", SamplesPerPixel=None)
-        for data in write_dicom_series(volume(), WHO)
-    ]
-    meta = read_dicom_series(files).meta
-    assert meta == {"modality": "", "body_part": "HEAD"}
+    odd = {"Modality": "Doe^John", "BodyPartExamined": "HEAD"}
+    files = [edited(data, **odd) for data in write_dicom_series(volume(), WHO)]
+    assert read_dicom_series(files).meta == {"modality": "", "body_part": "HEAD"}
 
 
 def test_missing_slices_are_counted():

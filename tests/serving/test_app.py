@@ -84,6 +84,11 @@ def nan_image():
     return write_nifti(medray.Volume(np.full((1, 4, 4, 4), np.nan, np.float32), np.eye(4)))
 
 
+def cut_off():
+    noise = np.random.default_rng(0).integers(0, 999, (1, 12, 12, 12)).astype(np.int16)
+    return write_nifti(medray.Volume(noise, np.eye(4)))[:1500]
+
+
 def zero_affine():
     import gzip
 
@@ -99,7 +104,7 @@ def zero_affine():
         (b"hello", 415, "unknown-format"),
         (b"", 400, "empty-body"),
         (nan_image(), 400, "non-finite-voxels"),
-        (nan_image()[:-20], 400, "truncated"),
+        (cut_off(), 400, "truncated"),
         (zero_affine(), 400, "bad-affine"),
         (b"PK\x03\x04 no zip", 400, "truncated"),
     ],

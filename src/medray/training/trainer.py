@@ -101,8 +101,7 @@ def fit(
     if workers < 1:
         raise ConfigError(f"workers={workers}: a fit needs at least one")
     join_ray()
-    if cpus is None:
-        require_cpus(workers, what=f"a fit with {workers} workers")
+    threads = cpus or int(require_cpus(workers, what=f"a fit with {workers} workers")) // workers
     setup = {
         "prepared": prepared.root.path,
         "cases": [row.file for row in prepared.cases],
@@ -114,12 +113,14 @@ def fit(
     if folder.join("run.json").exists():
         return Run(name, folder, json.loads(folder.join("run.json").read()))
     started = time.time()
-    free = ray.available_resources()
-    threads = cpus or max(1, int(free.get("CPU", 1)) // workers)
     work = Work(prepared.root, chosen, folder, threads)
     with _watched(folder, on_epoch):
-        result = _train(work, workers, gpu=free.get("GPU", 0) >= workers if gpu is None else gpu)
+        result = _train(work, workers, gpu=_gpus_free(workers) if gpu is None else gpu)
     return _finish(name, work, prepared, result, {"workers": workers, "seconds": time.time() - started})
+
+
+def _gpus_free(count: int) -> bool:
+    return float(ray.available_resources().get("GPU", 0)) >= count
 
 
 def _train(work: Work, workers: int, *, gpu: bool) -> ray.train.Result:
