@@ -2,7 +2,8 @@
 
 The same loop (`medray.training.loop`) with the same cases, seed and threads runs in turn as plain torch in this process and
 under Ray Train, twice each, each side as a user gets it: medray sets glibc's allocator for its Ray workers (`KEEP_MEMORY` in
-`medray.training.trainer`), which gains about a tenth of a step, and a plain process has glibc's defaults; the ratio is that of the median steps over all epochs but the first, which warms caches up.
+`medray.training.trainer`), which gains about a tenth of a step, and a plain process has glibc's defaults. The ratio is that of
+the median steps over all epochs but the first, which warms caches up.
 """
 
 from __future__ import annotations
