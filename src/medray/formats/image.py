@@ -70,8 +70,7 @@ def _one_series(files: Iterable[bytes]) -> Volume:
     if len({header.series for header in headers}) > 1:
         raise ImageError("several-series", "one series is needed; these files belong to several")
     unique = {header.instance or str(index): data for index, (header, data) in enumerate(zip(headers, found, strict=True))}
-    volume = read_dicom_series(list(unique.values()))
-    return Volume(volume.voxels, volume.affine, {**volume.meta, "modality": headers[0].modality})
+    return read_dicom_series(list(unique.values()))
 
 
 def _unzip(data: bytes) -> list[bytes]:

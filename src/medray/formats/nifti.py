@@ -99,8 +99,8 @@ def _inflate(data: bytes, limit: int) -> bytes:
 
 def _inflate_head(head: bytes) -> bytes:
     try:
-        return bytes(isal_zlib.decompressobj(wbits=GZIP_WINDOW).decompress(head, HEAD_BYTES))
-    except DEFLATE_ERROR:
+        return _inflate(head, HEAD_BYTES)
+    except ImageError:
         return b""
 
 
