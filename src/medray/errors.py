@@ -6,6 +6,7 @@
     │   ├── ImageError                   a file or a volume; carries the quarantine reason
     │   └── LabelError                   a label map that its schema doesn't explain
     ├── NotFoundError (LookupError)      a cohort, a model or a file that isn't there
+    ├── StorageError (RuntimeError)      a disk, a network or a server that fails or refuses
     └── ResourceError (RuntimeError)     the machine or the cluster has too little of something
 
 Messages are for people: one line with the offending value and what to do, and never patient data.
@@ -22,6 +23,7 @@ __all__ = [
     "MedrayError",
     "NotFoundError",
     "ResourceError",
+    "StorageError",
 ]
 
 
@@ -60,6 +62,22 @@ class LabelError(ImageError):
 
 class NotFoundError(MedrayError, LookupError):
     """A cohort, a model, a version or a file isn't there."""
+
+
+class StorageError(MedrayError, RuntimeError):
+    """A disk, a network or a server fails or refuses: nothing is wrong with the data, so nothing may be quarantined for it.
+
+    Args:
+        message: One line that names no object.
+        refused: Whether the store answered and said no.
+    """
+
+    def __init__(self, message: str, refused: bool = False) -> None:  # noqa: FBT001, FBT002 - positional, to survive pickling
+        super().__init__(message, refused)
+        self.refused = refused
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ResourceError(MedrayError, RuntimeError):

@@ -1,8 +1,11 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medray.errors import ConfigError
+from medray.privacy.profile import parse_profile
 from medray.privacy.pseudonym import Plain, Pseudonyms, naming, read_key
 
 KEY = Pseudonyms(b"k" * 32)
@@ -23,12 +26,25 @@ def test_the_key_is_in_no_representation():
     assert "kkk" not in f"{KEY}"
 
 
-def test_profiles(monkeypatch):
-    assert naming("none") == Plain()
+def test_profiles():
+    assert naming(parse_profile("none")) == Plain()
     assert Plain().name("subject", "x") == "x"
-    assert isinstance(naming("basic"), Pseudonyms)
-    with pytest.raises(ConfigError, match="'strict' is unknown"):
-        naming("strict")
+    assert isinstance(naming(parse_profile("basic")), Pseudonyms)
+
+
+def test_sites_keep_equal_identifiers_apart():
+    here, there = Pseudonyms(b"k" * 32, "here"), Pseudonyms(b"k" * 32, "there")
+    assert here.name("subject", "1") != there.name("subject", "1")
+    assert here.uid("1.2.3") == there.uid("1.2.3"), "UIDs are unique in the world already"
+    assert Plain("here").name("subject", "1") == "here-1"
+
+
+@given(st.text(min_size=1))
+def test_uids_are_valid_and_keyed(uid):
+    made = KEY.uid(uid)
+    assert re.fullmatch(r"2\.25\.(0|[1-9]\d{0,38})", made)
+    assert made == KEY.uid(uid)
+    assert made != Pseudonyms(b"l" * 32).uid(uid)
 
 
 def test_a_missing_key_says_how_to_make_one(monkeypatch):

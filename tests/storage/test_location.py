@@ -1,41 +1,159 @@
+import errno
+import pickle
+
 import pytest
 
-from medray.errors import ConfigError, NotFoundError
-from medray.storage.location import locate
+from medray.errors import ConfigError, NotFoundError, StorageError
+from medray.storage.location import Entry, locate
+from tests.proxies import throttling_proxy
+from tests.services import s3_server
+
+pytestmark = pytest.mark.services
 
 
-def test_write_read_and_list(tmp_path):
-    root = locate(tmp_path)
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request, tmp_path, monkeypatch):
+    """An empty place on each kind of store."""
+    if request.param == "local":
+        return locate(tmp_path)
+    server = request.getfixturevalue("s3")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return locate(f"{server.make_bucket('contract')}/{tmp_path.name}")
+
+
+@pytest.fixture
+def on_s3(s3, tmp_path, monkeypatch):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3, f"{s3.make_bucket('contract')}/{tmp_path.name}"
+
+
+def test_write_read_list_and_remove(root):
     root.join("a", "b.bin").write(b"12345")
     root.join("a", ".hidden").write(b"x")
     assert root.join("a", "b.bin").read() == b"12345"
     assert root.join("a", "b.bin").read(2) == b"12"
-    assert list(root.files()) == [("a/b.bin", 5)]
+    assert root.join("a", "b.bin").exists()
+    (entry,) = root.entries()
+    assert (entry.name, entry.size) == ("a/b.bin", 5)
+    assert entry.modified_ns > 1.7e18
+    root.join("a", "b.bin").remove()
+    root.join("a", "b.bin").remove()
+    assert not root.join("a", "b.bin").exists()
 
 
-def test_gzip_names_are_not_inflated(tmp_path):
-    (tmp_path / "x.nii.gz").write_bytes(b"\x1f\x8bnot really")
-    assert locate(tmp_path).join("x.nii.gz").read() == b"\x1f\x8bnot really"
-
-
-def test_a_rewrite_leaves_no_temporary_files(tmp_path):
-    place = locate(tmp_path).join("f")
-    place.write(b"old")
+def test_a_rewrite_replaces_the_whole(root):
+    place = root.join("f")
+    place.write(b"old and long")
     place.write(b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["f"]
     assert place.read() == b"new"
+    assert [entry.name for entry in root.entries()] == ["f"]
 
 
-def test_missing_things_are_named(tmp_path):
+def test_gzip_names_are_not_inflated(root):
+    root.join("x.nii.gz").write(b"\x1f\x8bnot really")
+    assert root.join("x.nii.gz").read() == b"\x1f\x8bnot really"
+
+
+def test_missing_things_are_named(root):
     with pytest.raises(NotFoundError, match="no file"):
-        locate(tmp_path).join("none").read()
-    with pytest.raises(NotFoundError, match="no folder"):
-        list(locate(tmp_path / "none").files())
-    with pytest.raises(NotFoundError):
+        root.join("none").read()
+    with pytest.raises(NotFoundError, match="no file or folder"):
+        root.join("none").entries()
+
+
+def test_places_travel_between_processes(root):
+    root.join("f").write(b"1")
+    again = pickle.loads(pickle.dumps(root))
+    assert again.join("f").read() == b"1"
+
+
+def test_folders_are_not_files(tmp_path):
+    with pytest.raises(NotFoundError, match="is a folder"):
         locate(tmp_path).read()
 
 
-@pytest.mark.parametrize("uri", ["gopher://x/y", "s3:///"])
+def test_a_local_rewrite_leaves_no_temporary_files(tmp_path):
+    locate(tmp_path).join("f").write(b"1")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/DOE^JOHN")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="no space left") as caught:
+        locate(tmp_path).join("DOE^JOHN").write(b"1")
+    assert "DOE" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("uri", ["gopher://x/y", "s3:///", "abfs://"])
 def test_bad_uris_are_config_errors(uri):
-    with pytest.raises(ConfigError, match="can't be opened"):
+    with pytest.raises(ConfigError, match="unknown|names no bucket|can't be opened"):
         locate(uri)
+
+
+def test_large_objects_go_up_in_parts_and_carry_the_servers_checksum(on_s3):
+    _, uri = on_s3
+    place = locate(uri).join("large")
+    data = bytes(range(256)) * (24 << 12)
+    checksum = place.write(data)
+    assert checksum == place.checksum()
+    assert checksum.endswith("-3")  # S3's ETag of a multipart upload ends with the number of its parts
+    assert place.read() == data
+    assert "-" not in locate(uri).join("small").write(b"12345")
+
+
+def test_a_wrong_secret_is_refused_in_one_line_without_names(on_s3, monkeypatch):
+    _, uri = on_s3
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    place = locate(uri).join("DOE^JOHN")
+    for attempt in (lambda: place.write(b"1"), place.read, place.entries, place.exists):
+        with pytest.raises(StorageError, match="refuses .*check the credentials") as caught:
+            attempt()
+        assert "DOE" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert caught.value.refused
+
+
+def test_a_missing_bucket_is_named(on_s3):
+    with pytest.raises(StorageError, match="no bucket nowhere"):
+        locate("s3://nowhere/x").entries()
+
+
+def test_throttled_requests_are_sent_again(on_s3, monkeypatch):
+    server, uri = on_s3
+    with throttling_proxy(server.port, refusals=3) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        locate(uri).join("f").write(b"1" * 1000)
+        assert locate(uri).join("f").read() == b"1" * 1000
+    assert proxy.refused == 3
+
+
+def test_a_server_that_is_down_is_a_storage_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("medray.storage.filesystems.MAX_ATTEMPTS", 2)
+    folder = tmp_path / "s3"
+    folder.mkdir()
+    with s3_server(folder) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        uri = server.make_bucket("gone")
+        locate(uri).join("f").write(b"1")
+    with pytest.raises(StorageError, match="network_connection|run again"):
+        locate(uri).join("f").read()
+
+
+def test_entries_are_sorted_by_name(root):
+    for name in ("b", "a/c", "a/b"):
+        root.join(name).write(name.encode())
+    assert [entry.name for entry in root.entries()] == ["a/b", "a/c", "b"]
+    assert all(isinstance(entry, Entry) for entry in root.entries())

@@ -1,62 +1,58 @@
 """DICOM image series: files to one `Volume`, ordered by geometry and never by name or InstanceNumber.
 
-Sources: PS3.3 C.7.6.2 (Image Plane: position, orientation, spacing), C.7.6.3 (Image Pixel), C.11.1 (Modality LUT).
-DICOM's world is LPS in mm already. A slice's rows run along J and its columns along I, so that a series stacked in
-K, J, I order is the ``(I, J, K)`` array in Fortran order: no voxel moves.
+A slice's rows run along J and its columns along I, so that a series stacked in K, J, I order is the ``(I, J, K)`` array in
+Fortran order: no voxel moves. Uncompressed single-frame series, the bulk of what hospitals hold, are read by noting where their
+elements lie (`medray.formats.dicom_elements`); everything else goes through pydicom and its decoders.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
-from pydicom.config import disable_value_validation
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
 from medray.errors import ImageError
+from medray.formats.dicom_elements import UNDEFINED, Elements, walk
+from medray.formats.dicom_frames import Frame, frames_of, parse, stored_pixels, text
+from medray.formats.dicom_stack import Stack, rectified, stack_of
 from medray.imaging.volume import Volume
-from medray.types import Affine, Voxels
+from medray.types import Voxels
 
-__all__ = ["DicomHeader", "is_dicom", "read_dicom_header", "read_dicom_series"]
+__all__ = ["DicomSeries", "Source", "is_dicom", "read_dicom_series"]
 
-HEADER_TAGS = [
-    "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality",
-    "StudyDate", "StudyTime", "Rows", "Columns",
-]  # fmt: skip
 META_KEYWORDS = {"modality": "Modality", "body_part": "BodyPartExamined"}
 CODE = re.compile(r"[A-Z0-9_]{1,16}")
 """A code string as the standard's defined terms are written: what else a scanner put there may be a name."""
-POSITION_TOLERANCE_MM = 1e-2
-SPACING_TOLERANCE = 1e-2
+
+SOP_INSTANCE, ROWS, COLUMNS, SAMPLES, FRAMES = 0x00080018, 0x00280010, 0x00280011, 0x00280002, 0x00280008
+ALLOCATED, STORED, SIGNED, PHOTOMETRIC = 0x00280100, 0x00280101, 0x00280103, 0x00280004
+POSITION, ORIENTATION, SPACING, THICKNESS, BETWEEN = 0x00200032, 0x00200037, 0x00280030, 0x00180050, 0x00180088
+SLOPE, INTERCEPT = 0x00281053, 0x00281052
+ORDER = (0x00180081, 0x00189087, 0x00200100, 0x00181060, 0x00200012, 0x00200013)
+MODALITY_LUT, FUNCTIONAL_GROUPS = 0x00283000, 0x52009230
+NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+
+Source = Callable[[], bytes]
+"""Reads one file, once."""
 
 
-@dataclass(frozen=True, slots=True)
-class DicomHeader:
-    """What grouping needs of one file. Holds identifiers: keep it inside the ingesting process.
+@dataclass(frozen=True, slots=True, eq=False)
+class DicomSeries:
+    """A series as it was read. Its header holds identifiers: keep it inside the ingesting process.
 
     Attributes:
-        patient: PatientID; empty where the file has none.
-        study: StudyInstanceUID.
-        series: SeriesInstanceUID.
-        instance: SOPInstanceUID.
-        modality: Modality, such as ``"MR"``.
-        acquired: StudyDate and StudyTime as digits, for ordering time points.
-        has_pixels: Whether the object has rows and columns at all.
+        volume: The image.
+        header: The first slice's data set without its pixels.
+        instances: SOPInstanceUID of each object, in the order of its first slice in the volume.
     """
 
-    patient: str
-    study: str
-    series: str
-    instance: str
-    modality: str
-    acquired: str
-    has_pixels: bool
+    volume: Volume
+    header: Dataset
+    instances: tuple[str, ...]
 
 
 def is_dicom(head: bytes) -> bool:
@@ -64,171 +60,190 @@ def is_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
-def read_dicom_header(data: bytes) -> DicomHeader:
-    """Read the identifying attributes of one file, without its pixels.
+def read_dicom_series(files: Sequence[Source]) -> DicomSeries:
+    """Read the objects of one series.
 
     Args:
-        data: The file, or at least its part before PixelData.
-
-    Raises:
-        ImageError: If it isn't DICOM, or has no series.
-    """
-    dataset = _parse(data, stop_before_pixels=True, specific_tags=HEADER_TAGS)
-    if not dataset.get("SeriesInstanceUID"):
-        raise ImageError("no-series", "the object has no SeriesInstanceUID and so belongs to no series")
-    return DicomHeader(
-        patient=str(dataset.get("PatientID", "")),
-        study=str(dataset.get("StudyInstanceUID", "")),
-        series=str(dataset.SeriesInstanceUID),
-        instance=str(dataset.get("SOPInstanceUID", "")),
-        modality=_code(dataset, "Modality"),
-        acquired=f"{dataset.get('StudyDate', '')}{dataset.get('StudyTime', '')}",
-        has_pixels="Rows" in dataset and "Columns" in dataset,
-    )
-
-
-def read_dicom_series(files: Sequence[bytes]) -> Volume:
-    """Read the slices of one series.
-
-    Args:
-        files: One single-frame object each, in any order.
+        files: Single- or multi-frame objects, in any order; each is read once and let go.
 
     Returns:
-        One channel ``(1, I, J, K)``: I along a row's columns, J down the rows, K by position along the normal.
-        Integers when rescaling keeps them so, else float32.
+        ``(C, I, J, K)``: I along a row's columns, J down the rows, K by position along the normal; frames at one position, and
+        colour samples, are channels. A tilted stack is resampled to a rectangular grid. Integers when rescaling keeps them
+        so, else float32. Images without a place in the patient (radiographs, ultrasound) have K = 1 and cines' frames as channels.
 
     Raises:
-        ImageError: If a file can't be parsed, slices disagree in size or orientation, lie twice at one place, or
-            are missing or unevenly spaced.
+        ImageError: If a file can't be parsed, or its slices don't make one grid.
     """
-    slices = [_parse(data) for data in files]
-    first = slices[0]
-    _require_same(slices)
-    normal = _normal(first)
-    positions = np.array([np.dot(normal, _numbers(item, "ImagePositionPatient", 3)) for item in slices])
-    order = np.argsort(positions, kind="stable")
-    step = _slice_step(positions[order], first)
-    ordered = [slices[index] for index in order]
-    stack = np.stack([_pixels(item) for item in ordered])
-    meta = {name: _code(first, keyword) for name, keyword in META_KEYWORDS.items()}
-    affine = _affine(ordered, normal * step)
-    return Volume(stack.transpose(2, 1, 0)[np.newaxis], affine, meta).checked_finite()
+    first = files[0]()
+    plain = _plain(first)
+    found = _read_plain(plain, files) if plain is not None else None
+    if found is None:
+        found = _read_any([first if number == 0 else None for number in range(len(files))], files)
+    frames, channels, instances = found
+    stack = stack_of(frames)
+    header = parse(first, stop_before_pixels=True)
+    return _assembled(channels, stack, header, instances)
+
+
+def _assembled(channels: Voxels, stack: Stack, header: Dataset, instances: Sequence[str]) -> DicomSeries:
+    """Put frames ``(F, S, J, I)`` in the stack's order."""
+    slices, count = stack.order.shape
+    frames, samples = channels.shape[:2]
+    if frames == slices and (np.diff(stack.order[:, 0]) == 1).all():
+        ordered = channels[:, np.newaxis]
+    else:
+        ordered = channels[stack.order.ravel()].reshape(slices, count, *channels.shape[1:])
+    # (K, C, S, J, I) to (C * S, I, J, K)
+    voxels = ordered.transpose(1, 2, 4, 3, 0).reshape(count * samples, channels.shape[3], channels.shape[2], slices)
+    affine = stack.affine
+    meta = {name: _code(header, keyword) for name, keyword in META_KEYWORDS.items()}
+    if samples > 1:
+        meta["samples"] = str(samples)
+    if stack.tilted:
+        voxels, affine = rectified(voxels, affine)
+        meta["rectified"] = "gantry tilt"
+    by_place = dict.fromkeys(instances[number] for number in stack.order.ravel() if instances[number])
+    return DicomSeries(Volume(voxels, affine, meta).checked_finite(), header, tuple(by_place))
 
 
 def _code(dataset: Dataset, keyword: str) -> str:
-    value = str(dataset.get(keyword, ""))
+    value = text(dataset, keyword)
     return value if CODE.fullmatch(value) else ""
 
 
-def _parse(data: bytes, **options: Any) -> Dataset:
-    """Parse one file. Values aren't validated: a warning would print them, and they may be a patient's."""
-    try:
-        with disable_value_validation():
-            return dcmread(BytesIO(data), **options)
-    except InvalidDicomError:
-        raise ImageError("not-dicom", "the file has no DICOM preamble; it isn't a DICOM file") from None
-    except Exception as error:  # noqa: BLE001 - pydicom raises many kinds on damaged files
-        raise ImageError("unreadable-dicom", f"the file is damaged ({type(error).__name__})") from None
+Found = tuple[list[Frame], Voxels, list[str]]
+"""Frames, their pixels ``(F, S, J, I)``, and the SOPInstanceUID of each."""
 
 
-def _require_same(slices: Sequence[Dataset]) -> None:
-    first = slices[0]
-    size = (first.get("Rows"), first.get("Columns"))
-    if None in size:
-        raise ImageError("no-pixels", "the object has no rows and columns")
-    orientation = _numbers(first, "ImageOrientationPatient", 6)
-    for item in slices:
-        if int(item.get("NumberOfFrames") or 1) != 1 or int(item.get("SamplesPerPixel") or 1) != 1:
-            raise ImageError("unsupported-frames", "multi-frame and colour objects are not supported")
-        if (item.get("Rows"), item.get("Columns")) != size:
+def _read_any(held: Sequence[bytes | None], files: Sequence[Source]) -> Found:
+    """Read with pydicom, whatever it is."""
+    frames: list[Frame] = []
+    pixels: list[Voxels] = []
+    instances: list[str] = []
+    for data, file in zip(held, files, strict=True):
+        dataset = parse(file() if data is None else data)
+        own = frames_of(dataset)
+        stored = stored_pixels(dataset)
+        if pixels and stored.shape[1:] != pixels[0].shape[1:]:
             raise ImageError("mixed-sizes", "slices of one series have different numbers of rows or columns")
-        if np.abs(_numbers(item, "ImageOrientationPatient", 6) - orientation).max() > 1e-4:
-            raise ImageError("mixed-orientations", "slices of one series point different ways; split off the localizer")
+        frames += own
+        pixels.append(stored)
+        instances += [text(dataset, "SOPInstanceUID")] * len(own)
+    stored = np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
+    return frames, _rescaled(stored, frames).transpose(0, 3, 1, 2), instances
 
 
-def _numbers(item: Dataset, keyword: str, count: int) -> NDArray[np.float64]:
-    try:
-        values = np.array([float(value) for value in item[keyword].value], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
-        values = np.empty(0)
-    if values.size != count or not np.isfinite(values).all():
-        raise ImageError("no-geometry", f"{keyword} is missing or isn't {count} numbers")
-    return values
+def _rescaled(stored: Voxels, frames: Sequence[Frame]) -> Voxels:
+    """Return ``(F, J, I, S)`` in the modality's unit: the narrowest integers that hold it, else float32."""
+    slopes, intercepts = np.array([frame.slope for frame in frames]), np.array([frame.intercept for frame in frames])
+    if stored.dtype.kind == "f" or (slopes != 1).any() or (intercepts != np.rint(intercepts)).any():
+        scale, shift = (values.astype(np.float32)[:, None, None, None] for values in (slopes, intercepts))
+        return stored.astype(np.float32) * scale + shift
+    if not intercepts.any():
+        return _narrow(stored)
+    return _narrow(stored.astype(np.int32) + intercepts.astype(np.int32)[:, None, None, None])
 
 
-def _normal(item: Dataset) -> NDArray[np.float64]:
-    orientation = _numbers(item, "ImageOrientationPatient", 6)
-    along, down = orientation[:3], orientation[3:]
-    if abs(np.dot(along, down)) > 1e-3 or abs(np.linalg.norm(along) - 1) > 1e-2 or abs(np.linalg.norm(down) - 1) > 1e-2:
-        raise ImageError("bad-affine", "ImageOrientationPatient isn't two perpendicular unit vectors")
-    normal = np.cross(along, down)
-    return normal / np.linalg.norm(normal)
+def _narrow(values: Voxels) -> Voxels:
+    """Return uint8 as it is, int16 where all values fit, else int32 or what it was."""
+    if values.dtype == np.uint8 or values.dtype == np.int16:
+        return values
+    if values.dtype.itemsize == 8:
+        return values.astype(np.float32)
+    return values.astype(np.int16) if values.min() >= -(2**15) and values.max() < 2**15 else values.astype(np.int32)
 
 
-def _slice_step(positions: NDArray[np.float64], first: Dataset) -> float:
-    """Return the distance between slices along the normal, in mm."""
-    if len(positions) == 1:
-        return float(first.get("SpacingBetweenSlices") or first.get("SliceThickness") or 1.0)
-    gaps = np.diff(positions)
-    if gaps.min() < POSITION_TOLERANCE_MM:
-        raise ImageError("duplicate-slices", f"{int((gaps < POSITION_TOLERANCE_MM).sum())} slices lie where another one lies")
-    step = float(np.median(gaps))
-    holes = gaps > 1.5 * step
-    if holes.any():
-        missing = int(np.round(gaps[holes] / step - 1).sum())
-        raise ImageError(
-            "missing-slices", f"about {missing} of {len(positions) + missing} slices are missing (spacing {step:.4g} mm)"
-        )
-    if np.abs(gaps - step).max() > max(SPACING_TOLERANCE * step, POSITION_TOLERANCE_MM):
-        raise ImageError("uneven-slices", f"slice distances run from {gaps.min():.4g} to {gaps.max():.4g} mm")
-    return float(positions[-1] - positions[0]) / (len(positions) - 1)
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """What every file of an uncompressed single-frame series must have in common with the first."""
+
+    rows: int
+    columns: int
+    dtype: str
+    stored: int
+    slope: float
+    intercept: int
+
+    @property
+    def narrow(self) -> bool:
+        """Whether all values that the declared bits allow fit int16 after the intercept."""
+        low, high = (-(2 ** (self.stored - 1)), 2 ** (self.stored - 1)) if self.dtype[1] == "i" else (0, 2**self.stored)
+        return low + self.intercept >= -(2**15) and high + self.intercept <= 2**15
 
 
-def _affine(ordered: Sequence[Dataset], normal_step: NDArray[np.float64]) -> Affine:
-    first, last = ordered[0], ordered[-1]
-    orientation = _numbers(first, "ImageOrientationPatient", 6)
-    row_spacing, column_spacing = _numbers(first, "PixelSpacing", 2)
-    origin = _numbers(first, "ImagePositionPatient", 3)
-    travel = _numbers(last, "ImagePositionPatient", 3) - origin
-    if len(ordered) > 1:
-        step = travel / (len(ordered) - 1)
-        if np.linalg.norm(step - normal_step) > 0.01 * np.linalg.norm(normal_step):
-            raise ImageError("sheared-stack", "slices don't stack along their normal (gantry tilt)")
-        normal_step = step
-    affine = np.eye(4)
-    affine[:3, 0] = orientation[:3] * column_spacing
-    affine[:3, 1] = orientation[3:] * row_spacing
-    affine[:3, 2] = normal_step
-    affine[:3, 3] = origin
-    return affine
+def _plain(data: bytes) -> _Plain | None:
+    """Describe an uncompressed, single-frame, placed, 16-bit grey image; None for anything else."""
+    item = walk(data)
+    return _described(item) if item is not None else None
 
 
-def _pixels(item: Dataset) -> Voxels:
-    """Return one slice ``(J, I)`` after the modality rescale."""
-    try:
-        stored = item.pixel_array
-    except Exception as error:  # noqa: BLE001 - decoders raise many kinds on damaged pixels
-        raise ImageError("unreadable-pixels", f"the pixels can't be decoded ({type(error).__name__})") from None
-    slope, intercept = _rescale(item)
-    if slope == 1 and intercept == int(intercept) and abs(intercept) < 2**15:
-        whole = stored.astype(np.int32) + int(intercept) if intercept else stored
-        return _narrow(whole, item)
-    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+def _described(item: Elements) -> _Plain | None:
+    slope, intercept = item.numbers(SLOPE) or (1.0,), item.numbers(INTERCEPT) or (0.0,)
+    rows, columns = item.integer(ROWS), item.integer(COLUMNS)
+    simple = (
+        item.syntax in NATIVE
+        and item.pixels is not None
+        and item.pixels[1] not in {0, UNDEFINED}
+        and item.pixels[1] >= rows * columns * 2
+        and item.pixels[0] + rows * columns * 2 <= len(item.data)
+        and item.integer(ALLOCATED) == 16
+        and item.integer(SAMPLES, 1) == 1
+        and item.text(PHOTOMETRIC) == "MONOCHROME2"
+        and item.numbers(FRAMES) in {(), (1.0,)}
+        and MODALITY_LUT not in item.places
+        and len(item.numbers(POSITION)) == 3
+        and len(item.numbers(ORIENTATION)) == 6
+        and len(item.numbers(SPACING)) == 2
+        and slope == (1.0,)
+        and intercept[0] == int(intercept[0])
+        and min(rows, columns) > 0
+    )
+    if not simple:
+        return None
+    dtype = "<i2" if item.integer(SIGNED) else "<u2"
+    described = _Plain(rows, columns, dtype, item.integer(STORED), slope[0], int(intercept[0]))
+    return described if 0 < described.stored <= 16 else None
 
 
-def _rescale(item: Dataset) -> tuple[float, float]:
-    """Return slope and intercept; empty means the identity (PS3.3 C.11.1)."""
-    try:
-        slope, intercept = (float(item.get(key) or default) for key, default in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
-    except (TypeError, ValueError):
-        slope = intercept = float("nan")
-    if not np.isfinite([slope, intercept]).all():
-        raise ImageError("bad-rescale", "RescaleSlope or RescaleIntercept isn't a number")
-    return slope, intercept
+def _read_plain(plain: _Plain, files: Sequence[Source]) -> Found | None:
+    """Read a whole series by noting where its elements lie; None when a file isn't like the first."""
+    pixels = np.empty((len(files), 1, plain.rows, plain.columns), np.int16)
+
+    found: list[tuple[Frame, str]] = []
+    for number, file in enumerate(files):
+        item = walk(file())
+        if item is None or _described(item) != plain or not _copy_pixels(item, plain, pixels[number, 0]):
+            return None
+        found.append((_plain_frame(item), item.text(SOP_INSTANCE)))
+    return [frame for frame, _ in found], pixels, [uid for _, uid in found]
 
 
-def _narrow(values: Voxels, item: Dataset) -> Voxels:
-    """Return int16 where the declared bits allow it for every slice of the series, else int32."""
-    bits = int(item.BitsStored) + (1 if item.PixelRepresentation == 0 else 0)
-    fits = 2 ** (bits - 1) + abs(int(_rescale(item)[1])) <= 2**15
-    return values.astype(np.int16 if fits else np.int32, copy=False)
+def _copy_pixels(item: Elements, plain: _Plain, target: NDArray[np.int16]) -> bool:
+    """Copy one slice, its unused high bits cleared and its intercept added, while it is in the cache; False if that overflows."""
+    assert item.pixels is not None  # noqa: S101 - `_described` has seen to it
+    stored = np.frombuffer(item.data, plain.dtype, plain.rows * plain.columns, item.pixels[0]).reshape(target.shape)
+    spare = 16 - plain.stored
+    if spare and plain.dtype == "<i2":
+        stored = np.left_shift(stored, spare) >> spare
+    elif spare:
+        stored = np.bitwise_and(stored, np.uint16((1 << plain.stored) - 1))
+    if not plain.narrow and not (
+        int(stored.min()) + plain.intercept >= -(2**15) and int(stored.max()) + plain.intercept < 2**15
+    ):
+        return False
+    # Two's complement: adding modulo 2^16 is right whenever the sum fits, which was just seen.
+    np.add(stored.view(np.int16), np.int16(plain.intercept), out=target)
+    return True
+
+
+def _plain_frame(item: Elements) -> Frame:
+    row_spacing, column_spacing = item.numbers(SPACING)
+    return Frame(
+        position=np.array(item.numbers(POSITION)),
+        orientation=np.array(item.numbers(ORIENTATION)),
+        spacing=(row_spacing, column_spacing),
+        thickness=(item.numbers(BETWEEN) or item.numbers(THICKNESS) or (0.0,))[0],
+        slope=1.0,
+        intercept=0.0,
+        order=tuple((item.numbers(tag) or (0.0,))[0] for tag in ORDER),
+    )

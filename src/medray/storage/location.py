@@ -1,24 +1,46 @@
 """`Location`: a place that a URI names, with whole-object reads and atomic whole-object writes.
 
-Credentials, region and endpoint come from the environment, as `pyarrow.fs` reads them. An object store's PUT is atomic;
-on a local disk a write goes to a temporary name beside its target, is flushed, and is renamed.
+An object store's PUT and its multipart upload are atomic; on a local disk a write goes to a temporary name beside its
+target, is flushed, and is renamed. What the network, the server or the disk does wrong becomes a `StorageError`, whose
+message names the bucket or the folder and never an object: a source's names may be patients'.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pyarrow import ArrowException, ArrowInvalid, fs
+from pyarrow import fs
 
-from medray.errors import ConfigError, NotFoundError
+from medray.errors import NotFoundError, StorageError
+from medray.storage.filesystems import filesystem_of
 
-__all__ = ["Location", "locate"]
+__all__ = ["Entry", "Location", "locate"]
 
 TEMPORARY_PREFIX = ".tmp-"
+AWS_ERROR = re.compile(r"AWS Error (\w+) during (\w+)")
+REFUSED = {"ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "EXPIRED_TOKEN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file in a listing.
+
+    Attributes:
+        name: Its path relative to the folder that was listed.
+        size: Bytes.
+        modified_ns: When it was last written, in ns since 1970; 0 where the store doesn't say.
+    """
+
+    name: str
+    size: int
+    modified_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,58 +66,97 @@ class Location:
 
     def exists(self) -> bool:
         """Tell whether there is a file or a folder."""
-        return bool(self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound)
+        with self._told_plainly("look at"):
+            return bool(self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound)
 
     def read(self, size: int | None = None) -> bytes:
         """Return the file's bytes, or its first ``size``.
 
         Raises:
             NotFoundError: If it isn't there or isn't a file.
+            StorageError: If the disk, the network or the server fails, or refuses.
         """
-        try:
-            with self.filesystem.open_input_stream(self.path, compression=None) as stream:
-                return bytes(stream.read(size))
-        except FileNotFoundError:
-            raise NotFoundError(f"no file {self.path}") from None
-        except OSError as error:
-            if self.filesystem.get_file_info(self.path).type == fs.FileType.Directory:
-                raise NotFoundError(f"{self.path} is a folder, not a file") from error
-            raise
+        with self._told_plainly("read"), self.filesystem.open_input_stream(self.path, compression=None) as stream:
+            return bytes(stream.read(size))
 
-    def write(self, data: bytes) -> None:
-        """Write a whole file: afterwards it holds ``data`` or, after a crash, what it held before."""
-        parent, _, name = self.path.rpartition("/")
-        if not self.is_local:
-            with self.filesystem.open_output_stream(self.path, compression=None) as stream:
-                stream.write(data)
-            return
-        Path(parent or "/").mkdir(parents=True, exist_ok=True)
-        temporary = Path(parent) / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{name}"
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def write(self, data: bytes) -> str:
+        """Write a whole file: afterwards it holds ``data`` or, after a crash, what it held before.
 
-    def files(self) -> Iterator[tuple[str, int]]:
-        """Yield every file below, sorted, as its path relative to here and its size; hidden ones are left out.
+        Returns:
+            The checksum that an object store computed of what arrived (its ETag); empty on a local disk.
+
+        Raises:
+            StorageError: If it can't be written.
+        """
+        with self._told_plainly("write"):
+            if self.is_local:
+                _write_local(Path(self.path), data)
+                return ""
+            stream = self.filesystem.open_output_stream(self.path, compression=None)
+            stream.write(data)
+            stream.close()  # not in a with-block: leaving that after an error would complete a torn object
+        return self.checksum()
+
+    def checksum(self) -> str:
+        """Return the store's own checksum of a file, its ETag; empty on a local disk.
+
+        Raises:
+            NotFoundError: If it isn't there.
+        """
+        if self.is_local:
+            return ""
+        with self._told_plainly("look at"), self.filesystem.open_input_stream(self.path, compression=None) as stream:
+            return bytes((stream.metadata() or {}).get(b"ETag") or (stream.metadata() or {}).get("ETag") or b"").decode().strip('"')
+
+    def remove(self) -> None:
+        """Delete a file; one that isn't there is fine."""
+        with self._told_plainly("delete in"):
+            try:
+                self.filesystem.delete_file(self.path)
+            except FileNotFoundError:
+                return
+
+    def entries(self) -> list[Entry]:
+        """List every file below, sorted by name; hidden ones are left out.
 
         Raises:
             NotFoundError: If there is no such folder.
         """
         selector = fs.FileSelector(self.path, recursive=True)
-        try:
+        with self._told_plainly("list"):
             found = self.filesystem.get_file_info(selector)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError(f"no folder {self.path}") from None
         start = len(self.path.rstrip("/")) + 1
-        for info in sorted(found, key=lambda info: info.path):
-            name = info.path[start:]
-            if info.type == fs.FileType.File and not any(part.startswith(".") for part in name.split("/")):
-                yield name, int(info.size)
+        files = [info for info in found if info.type == fs.FileType.File]
+        named = [Entry(info.path[start:], int(info.size), int(info.mtime_ns or 0)) for info in files]
+        return sorted((entry for entry in named if not _hidden(entry.name)), key=lambda entry: entry.name)
+
+    @contextmanager
+    def _told_plainly(self, verb: str) -> Iterator[None]:
+        """Turn what a filesystem raises into one of medray's errors."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"no file or folder {self.path}") from None
+        except IsADirectoryError:
+            raise NotFoundError(f"{self.path} is a folder, not a file") from None
+        except OSError as error:
+            if verb == "read" and self.is_local and Path(self.path).is_dir():
+                raise NotFoundError(f"{self.path} is a folder, not a file") from None
+            raise self._error(verb, error) from None
+
+    def _error(self, verb: str, error: OSError) -> StorageError:
+        """Say what failed. An object's name stays out of it, and so does the library's own text, which holds it."""
+        if self.is_local:
+            return StorageError(f"can't {verb} the disk: {os.strerror(error.errno or 5).lower()}", refused=error.errno in {1, 13})
+        bucket = self.path.partition("/")[0]
+        code, operation = (AWS_ERROR.search(str(error)) or re.search("()()", "")).groups()  # type: ignore[union-attr]
+        if code == "NO_SUCH_BUCKET":
+            return StorageError(f"there is no bucket {bucket}: create it first, or mend the URI")
+        if code in REFUSED:
+            hint = "check the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+            return StorageError(f"bucket {bucket} refuses to {verb} ({code.lower()}): {hint}", refused=True)
+        what = f"{code.lower()} during {operation}" if code else type(error).__name__
+        return StorageError(f"can't {verb} bucket {bucket}: {what}; the server or the network fails, run again when it is back")
 
 
 def locate(uri: str | Path | Location) -> Location:
@@ -104,13 +165,21 @@ def locate(uri: str | Path | Location) -> Location:
     Raises:
         ConfigError: If the scheme is unknown or the URI malformed.
     """
-    if isinstance(uri, Location):
-        return uri
-    text = str(uri)
-    if "://" not in text:
-        return Location(fs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
+    return uri if isinstance(uri, Location) else Location(*filesystem_of(str(uri)))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _write_local(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{target.name}"
     try:
-        filesystem, path = fs.FileSystem.from_uri(text)
-    except (ArrowInvalid, ArrowException, ValueError, OSError) as error:
-        raise ConfigError(f"{text!r} can't be opened: {str(error).splitlines()[0]}") from None
-    return Location(filesystem, path)
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""Servers of other projects, started for a test and ended with it."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.ports import free_port
+
+S3_PORTS = (
+    "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
+    "s3.port.grpc", "s3.port.iceberg", "admin.port", "admin.port.grpc",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class S3:
+    """A running S3 server and what a client needs of it."""
+
+    port: int
+    process: subprocess.Popen
+
+    @property
+    def environment(self):
+        return {
+            "AWS_ACCESS_KEY_ID": "medray",
+            "AWS_SECRET_ACCESS_KEY": "medray-secret",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def make_bucket(self, name):
+        from pyarrow import fs
+
+        endpoint = self.environment["AWS_ENDPOINT_URL"]
+        keys = {"access_key": "medray", "secret_key": "medray-secret", "region": "us-east-1"}
+        fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True, **keys).create_dir(name)
+        return f"s3://{name}"
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path):
+    """Run SeaweedFS on free ports with its files below ``folder``."""
+    port = free_port()
+    where = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}", "-webdav=false", f"-dir={folder}"]
+    command = [str(Path(sys.executable).parent / "weed"), "mini", *where, *(f"-{name}={free_port()}" for name in S3_PORTS)]
+    keys = {"AWS_ACCESS_KEY_ID": "medray", "AWS_SECRET_ACCESS_KEY": "medray-secret"}
+    with (folder.parent / f"{folder.name}.log").open("wb") as log:
+        process = subprocess.Popen(command, env={**os.environ, **keys}, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/status", process)
+        yield S3(port, process)
+    finally:
+        end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(url, process, seconds=30):
+    """Wait until a server answers, whatever it says."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server for {url} ended with {process.returncode}")
+        with contextlib.suppress(OSError):
+            try:
+                urllib.request.urlopen(url, timeout=2).close()
+            except urllib.error.HTTPError:
+                return
+            return
+        time.sleep(0.1)
+    raise TimeoutError(url)
+
+
+def end(process):
+    """Ask a process to end, then make it."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
