@@ -80,19 +80,26 @@ def write_phantoms(root: Path, subjects: int) -> Path:
     return root
 
 
-def take_in_all(source: Path, root: Path):
+def take_in_all(source: Path, root: Path, profile="basic"):
     """Ingest with the plain functions: no Ray."""
     from medray.cohort.cohort import Contents, commit_cohort
-    from medray.ingestion.read import Intake, quarantine_row, take_in
-    from medray.ingestion.scan import assemble, identify, read_label_schema
+    from medray.ingestion.assemble import assemble
+    from medray.ingestion.intake import Intake
+    from medray.ingestion.layouts import read_layout
+    from medray.ingestion.pipeline import numbered
+    from medray.ingestion.read import quarantine_row, take_in
+    from medray.ingestion.scan import scan_chunk
+    from medray.privacy.profile import parse_profile
     from medray.privacy.pseudonym import naming
     from medray.storage.location import locate
 
-    place = locate(source)
-    series, problems = assemble([identify(place, path) for path, _ in place.files()], "*_dseg.nii*")
-    intake = Intake(place, locate(root), read_label_schema(place), naming("basic"))
+    place, chosen = locate(source), parse_profile(profile)
+    entries = place.entries()
+    layout = read_layout(place, [entry.name for entry in entries], "*_dseg.nii*")
+    intake = Intake(place, locate(root), naming(chosen), chosen, layout.labels)
+    series, problems = assemble(scan_chunk(intake, entries), layout, intake.naming)
     outcomes = [take_in(intake, item) for item in series]
-    rows = tuple(outcome.row for outcome in outcomes if outcome.row)
+    rows = numbered([outcome.row for outcome in outcomes if outcome.row], intake.naming)
     refused = [row for outcome in outcomes for row in outcome.quarantine]
-    refused += [quarantine_row(intake.naming, problem) for problem in problems]
-    return commit_cohort(intake.root, Contents(rows, tuple(refused), intake.schema), {"profile": "basic"})
+    refused += [quarantine_row(intake, problem) for problem in problems]
+    return commit_cohort(intake.root, Contents(tuple(rows), tuple(refused), intake.labels), {"profile": profile})

@@ -2,13 +2,16 @@
 
 A configuration is a frozen dataclass beside its owner; this module only reads one from TOML, JSON or
 ``key=value`` words, and says what is wrong with it. Nothing here knows any particular setting except
-the two paths that the environment may supply.
+the home folder and the pseudonym key, which come from the environment.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -20,7 +23,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from medray.errors import ConfigError, NotFoundError
 
-__all__ = ["STRICT", "dump", "home", "load", "merged", "overrides", "read_file"]
+__all__ = ["STRICT", "derived_key", "dump", "home", "load", "merged", "overrides", "read_file", "read_key"]
+
+KEY_BYTES = 32
+HOW_TO_MAKE = "make one: (umask 077; openssl rand -hex 32 > medray.key) and export MEDRAY_KEY_FILE=medray.key"
 
 STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=False)
 """For ``pydantic.dataclasses.dataclass``: an unknown key is an error."""
@@ -109,6 +115,42 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 def home() -> Path:
     """Return the folder for the registry, its artifacts and runs: ``MEDRAY_HOME`` or ``./medray-home``."""
     return Path(os.environ.get("MEDRAY_HOME") or "medray-home").absolute()
+
+
+def read_key() -> bytes:
+    """Read the key from ``MEDRAY_KEY`` (hex) or from the file that ``MEDRAY_KEY_FILE`` names.
+
+    Raises:
+        ConfigError: If there is none, it isn't 32 bytes of hex, or others may read the file.
+    """
+    text, path = os.environ.get("MEDRAY_KEY", ""), os.environ.get("MEDRAY_KEY_FILE", "")
+    if not text and not path:
+        raise ConfigError(f"pseudonyms need a key and neither MEDRAY_KEY nor MEDRAY_KEY_FILE is set; {HOW_TO_MAKE}")
+    where = "MEDRAY_KEY" if text else path
+    if not text:
+        text = _read_key_file(Path(path))
+    try:
+        key = bytes.fromhex(text.strip())
+    except ValueError:
+        key = b""
+    if len(key) < KEY_BYTES:
+        raise ConfigError(f"the key in {where} isn't {KEY_BYTES} bytes of hex; {HOW_TO_MAKE}")
+    return key
+
+
+def derived_key(purpose: str) -> bytes:
+    """Return a key for one purpose that follows from the pseudonym key (HMAC-SHA-256); empty where there is none."""
+    if not os.environ.get("MEDRAY_KEY") and not os.environ.get("MEDRAY_KEY_FILE"):
+        return b""
+    return hmac.new(read_key(), purpose.encode(), hashlib.sha256).digest()
+
+
+def _read_key_file(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(f"there is no key file {path}; {HOW_TO_MAKE}")
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"others may read the key file {path}: chmod 600 {path}")
+    return path.read_text(encoding="ascii", errors="replace")
 
 
 def _value(text: str) -> Any:

@@ -15,7 +15,6 @@ def test_what_was_committed_is_what_opens(phantom_cohort):
     row = again.rows[0]
     assert again.volume(row).shape == again.mask(row).shape
     assert set(np.unique(again.mask(row))) == {0, 1, 4}
-    assert again.row(row.series) == row
 
 
 def test_the_id_follows_the_content(phantom_cohort, tmp_path):
@@ -48,5 +47,3 @@ def test_an_incomplete_or_foreign_cohort_is_refused(tmp_path, phantom_cohort):
         open_cohort(tmp_path)
     with pytest.raises(NotFoundError, match="no version abc"):
         open_cohort(phantom_cohort.root, version="abc")
-    with pytest.raises(NotFoundError, match="no series"):
-        phantom_cohort.row("abc")

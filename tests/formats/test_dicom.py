@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,12 +9,17 @@ from pydicom.config import disable_value_validation
 from pydicom.filebase import DicomBytesIO
 
 from medray.errors import ImageError
-from medray.formats.dicom import is_dicom, read_dicom_header, read_dicom_series
+from medray.formats.dicom import is_dicom, read_dicom_series
+from medray.formats.dicom_header import read_dicom_file_header, read_dicom_header
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.formats.nifti import read_nifti, write_nifti
 from medray.imaging.geometry import same_grid
 from medray.imaging.volume import Volume
 from tests.phantoms import grid, orientations
+
+def read(files):
+    return read_dicom_series([partial(bytes, data) for data in files]).volume
+
 
 WHO = SeriesIdentity(patient="P1", study="a", series="b")
 ALL = list(orientations())
@@ -40,7 +47,7 @@ def test_dicom_and_nifti_of_one_scan_are_one_image(orientation, rotation, random
     scan = volume(orientation, rotation)
     files = write_dicom_series(scan, WHO)
     random.shuffle(files)
-    dicom, nifti = read_dicom_series(files).reoriented(), read_nifti(write_nifti(scan)).reoriented()
+    dicom, nifti = read(files).reoriented(), read_nifti(write_nifti(scan)).reoriented()
     assert np.abs(dicom.affine - nifti.affine).max() < 1e-3
     assert same_grid(dicom.affine, nifti.affine, dicom.shape, 1e-3)
     assert np.array_equal(dicom.voxels, nifti.voxels)
@@ -48,14 +55,14 @@ def test_dicom_and_nifti_of_one_scan_are_one_image(orientation, rotation, random
 
 def test_ct_comes_back_in_hu():
     scan = volume(low=-1024)
-    back = read_dicom_series(write_dicom_series(scan, SeriesIdentity(patient="P", study="a", series="b", modality="CT")))
+    back = read(write_dicom_series(scan, SeriesIdentity(patient="P", study="a", series="b", modality="CT")))
     assert back.voxels.dtype == np.int16
     assert np.array_equal(back.reoriented().voxels, scan.reoriented().voxels)
 
 
 def test_fractional_rescale_gives_float32():
     files = [edited(data, RescaleSlope="0.5", RescaleIntercept="-3") for data in write_dicom_series(volume(), WHO)]
-    back = read_dicom_series(files)
+    back = read(files)
     assert back.voxels.dtype == np.float32
     assert np.allclose(back.reoriented().voxels, volume().reoriented().voxels * 0.5 - 3)
 
@@ -64,7 +71,11 @@ def test_header_has_what_grouping_needs():
     data = write_dicom_series(volume(), WHO)[0]
     header = read_dicom_header(data)
     assert is_dicom(data[:132])
-    assert (header.patient, header.modality, header.acquired, header.has_pixels) == ("P1", "MR", "20200101120000", True)
+    assert header == read_dicom_file_header(data)
+    assert (header.patient, header.modality, header.acquired, header.kind) == ("P1", "MR", "20200101120000", "image")
+    assert (header.size, header.frames, header.localizer) == ((4, 5), 1, False)
+    assert header.position == (-40.0, 25.0, 10.0)
+    assert read_dicom_header(data[:400]) is None, "the data ends too early to tell"
 
 
 def test_files_are_valid_against_the_standard_s_required_attributes():
@@ -93,13 +104,13 @@ def bad_series():
         "no geometry": ([edited(data, ImagePositionPatient=None) for data in files], "no-geometry"),
         "zero orientation": ([edited(data, ImageOrientationPatient=[0.0] * 6) for data in files], "bad-affine"),
         "zero spacing": ([edited(data, PixelSpacing=[0.0, 0.0]) for data in files], "bad-affine"),
-        "multi-frame": ([edited(data, NumberOfFrames=3) for data in files], "unsupported-frames"),
+        "too many frames": ([edited(data, NumberOfFrames=3) for data in files], "no-geometry"),
         "text": ([b"hello" * 100], "not-dicom"),
         "odd rescale": ([edited(data, RescaleIntercept="nan") for data in files], "bad-rescale"),
-        "truncated": ([files[0][:-50], *files[1:]], "unreadable-pixels"),
-        "sheared": (
-            [edited(data, ImagePositionPatient=[-40.0 + 1.5 * k, 25.0, 10 + 2.5 * k]) for k, data in enumerate(files)],
-            "sheared-stack",
+        "truncated": ([files[0][:-10], *files[1:]], "truncated"),
+        "crooked": (
+            [edited(data, ImagePositionPatient=[-40.0 + 1.5 * (k > 2), 25.0, 10 + 2.5 * k]) for k, data in enumerate(files)],
+            "crooked-stack",
         ),
     }
 
@@ -109,20 +120,20 @@ def bad_series():
 def test_bad_series_are_refused_with_a_reason(name):
     files, reason = bad_series()[name]
     with pytest.raises(ImageError) as caught:
-        read_dicom_series(files)
+        read(files)
     assert caught.value.reason == reason
 
 
 def test_free_text_where_a_code_belongs_is_dropped():
     odd = {"Modality": "Doe^John", "BodyPartExamined": "HEAD"}
     files = [edited(data, **odd) for data in write_dicom_series(volume(), WHO)]
-    assert read_dicom_series(files).meta == {"modality": "", "body_part": "HEAD"}
+    assert read(files).meta == {"modality": "", "body_part": "HEAD"}
 
 
 def test_missing_slices_are_counted():
     files = write_dicom_series(volume(), WHO)
     with pytest.raises(ImageError, match="about 2 of 6 slices are missing"):
-        read_dicom_series([files[0], files[1], files[4], files[5]])
+        read([files[0], files[1], files[4], files[5]])
 
 
 def test_a_volume_that_dicom_can_t_say_is_refused():

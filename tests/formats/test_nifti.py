@@ -84,7 +84,7 @@ def bad_files():
         "truncated gzip": (gzip.compress(noise)[:900], "truncated"),
         "nan": (nifti(nan), "non-finite-voxels"),
         "zero affine": (bytes(zero), "bad-affine"),
-        "4-D": (nifti(np.zeros((3, 3, 3, 5), np.int16)), "not-3d"),
+        "5-D": (nifti(np.zeros((3, 3, 3, 5, 2), np.int16)), "not-3d"),
         "2-D": (nifti(np.zeros((3, 3), np.int16)), "not-3d"),
         "text": (b"hello" * 200, "not-nifti"),
         "complex": (nifti(np.zeros((3, 3, 3), np.complex64)), "unsupported-voxels"),

@@ -77,9 +77,9 @@ def test_mended_sources_leave_quarantine(local_ray, tmp_path):
 
 def test_wrong_sources_are_refused_before_ray_starts(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no NIfTI or DICOM file among 0 files"):
+    with pytest.raises(InputError, match="no image among 0 files"):
         medray.ingest(tmp_path / "empty", tmp_path / "c")
-    with pytest.raises(NotFoundError, match="no folder"):
+    with pytest.raises(NotFoundError, match="no file or folder"):
         medray.ingest(tmp_path / "none", tmp_path / "c")
     monkeypatch.delenv("MEDRAY_KEY")
     with pytest.raises(ConfigError, match="make one"):

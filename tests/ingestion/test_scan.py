@@ -1,73 +1,19 @@
-from medray.formats.dicom import DicomHeader
-from medray.ingestion.scan import FileRecord, assemble, identify
-from medray.storage.location import locate
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medray.errors import StorageError
+from medray.ingestion.intake import Intake
+from medray.ingestion.scan import FEWEST, MOST, chunks, identify, scan_chunk
+from medray.privacy.profile import parse_profile
+from medray.privacy.pseudonym import Pseudonyms
+from medray.storage.location import Entry, Location, locate
+from tests.phantoms import grid, orientations, phantom, write_dicom
 
 
-def nifti(path):
-    return FileRecord(path, "nifti")
-
-
-def dicom(path, series="1.1", instance=None, acquired="20200101", patient="P", study="9", has_pixels=True):
-    return FileRecord(path, "dicom", DicomHeader(patient, study, series, instance or path, "MR", acquired, has_pixels))
-
-
-def pairs(records, glob="*_dseg.nii*"):
-    series, problems = assemble(records, glob)
-    return {item.series: item.label for item in series}, [(p.source, p.reason) for p in problems]
-
-
-def test_dicom_groups_by_series_and_counts_an_object_once():
-    series, _ = assemble([dicom("a", "1", "x"), dicom("b", "1", "y"), dicom("copy of a", "1", "x"), dicom("c", "2", "z")], "*")
-    assert {item.series: len(item.files) for item in series} == {"1": 2, "2": 1}
-
-
-def test_objects_without_pixels_are_named():
-    assert pairs([dicom("sr.dcm", has_pixels=False)]) == ({}, [("sr.dcm", "no-pixels")])
-
-
-def test_labels_go_with_the_image_of_their_name():
-    records = [nifti(f"s/{name}") for name in ("a_T1w.nii.gz", "b_T1w.nii.gz", "a_dseg.nii.gz", "b_dseg.nii.gz")]
-    assert pairs(records) == ({"s/a_T1w.nii.gz": "s/a_dseg.nii.gz", "s/b_T1w.nii.gz": "s/b_dseg.nii.gz"}, [])
-
-
-def test_a_label_that_two_images_could_own_goes_to_neither():
-    found = pairs([nifti("s/a_FLAIR.nii"), nifti("s/a_T1w.nii"), nifti("s/a_dseg.nii")])
-    assert found == ({"s/a_FLAIR.nii": "", "s/a_T1w.nii": ""}, [("s/a_dseg.nii", "label-without-image")])
-
-
-def test_plain_names_pair_too():
-    records = [nifti(f"s/{name}") for name in ("case1.nii.gz", "case2.nii.gz", "case1_dseg.nii.gz", "case2_dseg.nii.gz")]
-    assert pairs(records) == ({"s/case1.nii.gz": "s/case1_dseg.nii.gz", "s/case2.nii.gz": "s/case2_dseg.nii.gz"}, [])
-
-
-def test_labels_go_with_the_one_dicom_series_near_them():
-    records = [dicom("p1/ses/dicom/1"), nifti("p1/ses/anat/p1_dseg.nii.gz"), dicom("p2/dicom/1", "2.2")]
-    assert pairs(records) == ({"1.1": "p1/ses/anat/p1_dseg.nii.gz", "2.2": ""}, [])
-
-
-def test_a_label_map_that_fits_nothing_or_is_second_is_a_problem():
-    found = pairs([nifti("a/x_T1w.nii"), nifti("a/y_T1w.nii"), nifti("a/z_dseg.nii"), nifti("q/r/lonely_dseg.nii")])
-    assert found[1] == [("a/z_dseg.nii", "label-without-image"), ("q/r/lonely_dseg.nii", "label-without-image")]
-    both = pairs([nifti("a/x_T1w.nii"), nifti("a/x_dseg.nii"), nifti("a/x_dseg.nii.gz")])
-    assert len(both[1]) == 1
-
-
-def test_time_points_follow_the_dates():
-    records = [dicom("b", "2", acquired="20210101", study="late"), dicom("a", "1", acquired="20200101", study="early")]
-    series, _ = assemble(records, "*_dseg*")
-    assert [(item.series, item.time_point) for item in series] == [("1", 0), ("2", 1)]
-
-
-def test_bids_names_give_subject_and_session():
-    series, _ = assemble(
-        [nifti("sub-A/ses-2/anat/sub-A_ses-2_T1w.nii"), nifti("sub-A/ses-1/anat/sub-A_ses-1_T1w.nii")], "*_dseg*"
-    )
-    assert [(item.subject, item.study, item.time_point, item.modality) for item in series] == [
-        ("sub-A", "ses-1", 0, "MR"),
-        ("sub-A", "ses-2", 1, "MR"),
-    ]
-    series, _ = assemble([nifti("patient7/scan.nii")], "*_dseg*")
-    assert (series[0].subject, series[0].modality) == ("patient7", "OT")
+def intake(source, root):
+    return Intake(locate(source), locate(root), Pseudonyms(b"k" * 32), parse_profile("basic"))
 
 
 def test_identify_never_raises(tmp_path):
@@ -75,10 +21,75 @@ def test_identify_never_raises(tmp_path):
     (tmp_path / "fake.dcm").write_text("hello")
     (tmp_path / "fake.nii.gz").write_text("hello")
     (tmp_path / "half.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 50)
-    place = locate(tmp_path)
-    kinds = {path: (identify(place, path).kind, identify(place, path).reason) for path, _ in place.files()}
-    assert kinds["notes.txt"] == ("other", "")
-    assert kinds["fake.dcm"] == ("bad", "not-dicom")
-    assert kinds["fake.nii.gz"] == ("bad", "not-nifti")
-    assert kinds["half.dcm"][0] == "bad"
-    assert identify(place, "gone.dcm").reason == "unreadable"
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04rest")
+    work = intake(tmp_path, tmp_path / "c")
+    kinds = {entry.name: identify(work, entry) for entry in work.source.entries()}
+    assert kinds["notes.txt"].kind == "other"
+    assert kinds["fake.dcm"].reason == "not-an-image"
+    assert kinds["fake.nii.gz"].reason == "not-an-image"
+    assert kinds["half.dcm"].kind == "bad"
+    assert kinds["a.zip"].reason == "zip"
+    assert identify(work, Entry("gone.dcm", 1, 1)).reason == "unreadable"
+
+
+def test_records_hold_pseudonyms_and_are_kept(tmp_path, monkeypatch):
+    volume, _ = phantom(np.random.default_rng(0), grid(next(iter(orientations())), (2.0, 2.0, 2.5)))
+    write_dicom(tmp_path / "s" / "Doe_John", volume, "DOE4711")
+    work = intake(tmp_path / "s", tmp_path / "c")
+    entries = work.source.entries()
+    first = scan_chunk(work, entries)
+    assert {record.header.subject for record in first} == {Pseudonyms(b"k" * 32).name("subject", "DOE4711")}
+    (kept,) = (tmp_path / "c" / "ledger").iterdir()
+    from isal import igzip
+
+    text = igzip.decompress(kept.read_bytes())
+    for secret in (b"DOE4711", b"Doe_John", b"20200101", b"1.2.826"):
+        assert secret not in text
+    monkeypatch.setattr("medray.ingestion.scan.identify", None)
+    assert scan_chunk(work, entries) == first
+
+
+def test_a_changed_file_is_looked_at_again(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a.dcm").write_text("x")
+    work = intake(tmp_path / "s", tmp_path / "c")
+    scan_chunk(work, work.source.entries())
+    (tmp_path / "s" / "a.dcm").write_text("xy")
+    scan_chunk(work, work.source.entries())
+    assert len(list((tmp_path / "c" / "ledger").iterdir())) == 2
+
+
+
+
+def test_a_store_that_fails_is_not_the_files_fault(tmp_path, monkeypatch):
+    (tmp_path / "a.dcm").write_text("x")
+    work = intake(tmp_path, tmp_path / "c")
+
+    def read(*_):
+        raise StorageError("the network is down")
+
+    monkeypatch.setattr(Location, "read", read)
+    with pytest.raises(StorageError, match="network"):
+        identify(work, Entry("a.dcm", 1, 1))
+
+    def refuse(*_):
+        raise StorageError("not this one", refused=True)
+
+    monkeypatch.setattr(Location, "read", refuse)
+    assert identify(work, Entry("a.dcm", 1, 1)).reason == "forbidden"
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 300)), max_size=40, unique_by=lambda pair: pair[0]))
+def test_chunks_keep_every_file_once_and_stay_small(folders):
+    entries = sorted((Entry(f"d{folder:03d}/f{n:04d}", 1, 1) for folder, count in folders for n in range(count)), key=lambda e: e.name)
+    made = chunks(entries)
+    assert [entry for chunk in made for entry in chunk] == entries
+    assert all(len(chunk) <= MOST for chunk in made)
+
+
+def test_a_new_file_changes_few_chunks():
+    entries = [Entry(f"study{n // 10:05d}/f{n % 10}", 1, 1) for n in range(20_000)]
+    before = {tuple(chunk) for chunk in chunks(entries)}
+    after = {tuple(chunk) for chunk in chunks(sorted([*entries, Entry("study00500/new", 1, 1)], key=lambda e: e.name))}
+    assert len(after - before) <= 4
+    assert len(before) < 20_000 / FEWEST

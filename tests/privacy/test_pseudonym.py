@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medray.config import read_key
 from medray.errors import ConfigError
 from medray.privacy.profile import parse_profile
-from medray.privacy.pseudonym import Plain, Pseudonyms, naming, read_key
+from medray.privacy.pseudonym import Plain, Pseudonyms, naming
 
 KEY = Pseudonyms(b"k" * 32)
 

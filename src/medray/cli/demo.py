@@ -165,9 +165,10 @@ def _serve(story: Story, row: SeriesRow, port: int) -> None:
 
 def _source_of(source: Path, row: SeriesRow) -> Path:
     """Find the files behind a pseudonym: the demo holds the key."""
+    from medray.privacy.profile import parse_profile
     from medray.privacy.pseudonym import naming
 
-    names = naming("basic")
+    names = naming(parse_profile("basic"))
     folder = next(place for place in sorted(source.glob("sub-*")) if names.name("subject", place.name) == row.subject)
     images = sorted(folder.rglob("*_T1w.nii.gz"))
     return images[0] if images else next(iter(sorted(folder.rglob("dicom"))))

@@ -37,7 +37,7 @@ from medray.types import Mask
 
 __all__ = ["Cohort", "CohortIndex", "Contents", "QuarantineRow", "SeriesRow", "commit_cohort", "open_cohort"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ID_LETTERS = 16
 
 
@@ -50,12 +50,19 @@ class SeriesRow:
         study: Pseudonym of the study.
         series: Pseudonym of the series; the row's key.
         time_point: 0 for the subject's first study, 1 for the next one.
+        when: What orders studies, sealed: only the pseudonym key's holder can open it.
         modality: DICOM modality; ``"OT"`` where the source doesn't say.
+        channels: Of the volume: 1, or time points, echoes, frames and colour samples.
         shape: Voxels along L, P, S.
         spacing_mm: Voxel spacing along L, P, S.
         source_hash: Hash of the source's bytes.
+        intake: What tells this reading of these very files from any other, so that a rerun needn't do it again.
+        instances: How many DICOM objects it was read from, or 1.
         volume: Content hash of the volume, which names its shard.
+        volume_checksum: The store's own checksum (ETag) of the volume's shard; empty on a disk.
         label: Content hash of the label map, or empty.
+        label_checksum: The store's own checksum of the label's shard.
+        findings: What is seen in the image, from a table of labels.
         statistics: For the fingerprint.
     """
 
@@ -63,12 +70,19 @@ class SeriesRow:
     study: str
     series: str
     time_point: int
+    when: str
     modality: str
+    channels: int
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     source_hash: str
+    intake: str
+    instances: int
     volume: str
+    volume_checksum: str
     label: str
+    label_checksum: str
+    findings: tuple[str, ...]
     statistics: SeriesStatistics
 
 
@@ -80,11 +94,13 @@ class QuarantineRow:
         source: Pseudonym of the file or series; ``medray cohort quarantine --source`` finds the file again.
         reason: A slug.
         detail: A sentence without patient data.
+        intake: What tells this attempt from any other; empty for what was refused at first sight.
     """
 
     source: str
     reason: str
     detail: str
+    intake: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -99,7 +115,7 @@ class CohortIndex:
         fingerprint: None when no series could be read.
         manifest: File name of the manifest.
         quarantine: File name of the quarantine table.
-        lineage: Where it came from: profile, a check of the key, parent version, medray's version.
+        lineage: Where it came from: profile, a check of the key, parent version, medray's version, where the audit trail stood.
     """
 
     schema_version: int
@@ -150,17 +166,6 @@ class Cohort:
     def subjects(self) -> list[str]:
         """Pseudonyms, sorted."""
         return sorted({row.subject for row in self.rows})
-
-    def row(self, series: str) -> SeriesRow:
-        """Return a series' row.
-
-        Raises:
-            NotFoundError: If the cohort has no such series.
-        """
-        for row in self.rows:
-            if row.series == series:
-                return row
-        raise NotFoundError(f"cohort {self.index.id} has no series {series}")
 
     def volume(self, row: SeriesRow) -> Volume:
         """Read a series' volume on its source grid."""
@@ -257,21 +262,31 @@ SERIES_SCHEMA = pa.schema(
         ("study", pa.string()),
         ("series", pa.string()),
         ("time_point", pa.int32()),
+        ("when", pa.string()),
         ("modality", pa.string()),
+        ("channels", pa.int32()),
         ("shape", pa.list_(pa.int32(), 3)),
         ("spacing_mm", pa.list_(pa.float64(), 3)),
         ("source_hash", pa.string()),
+        ("intake", pa.string()),
+        ("instances", pa.int32()),
         ("volume", pa.string()),
+        ("volume_checksum", pa.string()),
         ("label", pa.string()),
+        ("label_checksum", pa.string()),
+        ("findings", pa.list_(pa.string())),
         ("statistics", STATISTICS),
     ]
 )
-QUARANTINE_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "intake")])
 
 
 def _cohort_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], labels: LabelSchema | None) -> str:
     facts = [
-        [[row.subject, row.study, row.series, row.time_point, row.modality, row.volume, row.label] for row in rows],
+        [
+            [row.subject, row.study, row.series, row.time_point, row.modality, row.volume, row.label, *row.findings]
+            for row in rows
+        ],
         [[row.source, row.reason] for row in quarantine],
         sorted(labels.names.items()) if labels else [],
     ]

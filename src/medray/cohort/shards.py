@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from medray.imaging.volume import Volume
 from medray.storage.location import Location
 from medray.types import Voxels
 
-__all__ = ["content_hash", "read_shard", "write_shard"]
+__all__ = ["Shard", "content_hash", "read_shard", "shard_location", "write_shard"]
 
 SCHEMA = pa.schema(
     [
@@ -35,6 +35,18 @@ SCHEMA = pa.schema(
 HASH_LETTERS = 32
 
 
+class Shard(NamedTuple):
+    """A shard that is there.
+
+    Attributes:
+        digest: The content hash, which names it.
+        checksum: The store's own checksum (ETag) of its bytes; empty on a disk.
+    """
+
+    digest: str
+    checksum: str
+
+
 def content_hash(volume: Volume) -> str:
     """Return a hash of voxels, dtype, shape, affine and meta that no container format changes."""
     voxels = np.ascontiguousarray(volume.voxels)
@@ -44,7 +56,7 @@ def content_hash(volume: Volume) -> str:
     return digest.hexdigest()[:HASH_LETTERS]
 
 
-def write_shard(folder: Location, volume: Volume) -> str:
+def write_shard(folder: Location, volume: Volume) -> Shard:
     """Write one volume as ``part-<hash>.parquet`` unless it is already there.
 
     Args:
@@ -52,13 +64,13 @@ def write_shard(folder: Location, volume: Volume) -> str:
         volume: Any; a label map is a volume with one uint8 channel.
 
     Returns:
-        The content hash.
+        The content hash, and the store's own checksum.
     """
     contiguous = volume.with_voxels(np.ascontiguousarray(volume.voxels))
     digest = content_hash(contiguous)
     target = shard_location(folder, digest)
     if target.exists():
-        return digest
+        return Shard(digest, target.checksum())
     row: dict[str, Any] = {
         "voxels": _one_binary(contiguous.voxels),
         "dtype": [contiguous.voxels.dtype.str],
@@ -69,8 +81,7 @@ def write_shard(folder: Location, volume: Volume) -> str:
     sink = pa.BufferOutputStream()
     options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
     pq.write_table(pa.table(row, schema=SCHEMA), sink, **options)
-    target.write(sink.getvalue())
-    return digest
+    return Shard(digest, target.write(sink.getvalue()))
 
 
 def shard_location(folder: Location, digest: str) -> Location:

@@ -17,7 +17,7 @@ from pydicom import Dataset
 
 from medray.errors import ImageError
 from medray.formats.dicom_elements import UNDEFINED, Elements, walk
-from medray.formats.dicom_frames import Frame, frames_of, parse, stored_pixels, text
+from medray.formats.dicom_frames import Frame, frames_of, parse, starts_bare, stored_pixels, text
 from medray.formats.dicom_stack import Stack, rectified, stack_of
 from medray.imaging.volume import Volume
 from medray.types import Voxels
@@ -56,8 +56,8 @@ class DicomSeries:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Tell from a file's first 132 bytes whether it is a DICOM file (PS3.10 7.1)."""
-    return head[128:132] == b"DICM"
+    """Tell from a file's first 132 bytes whether it is a DICOM file (PS3.10 7.1), or a data set that was stored without a preamble."""
+    return head[128:132] == b"DICM" or starts_bare(head)
 
 
 def read_dicom_series(files: Sequence[Source]) -> DicomSeries:
@@ -195,7 +195,7 @@ def _described(item: Elements) -> _Plain | None:
         and len(item.numbers(ORIENTATION)) == 6
         and len(item.numbers(SPACING)) == 2
         and slope == (1.0,)
-        and intercept[0] == int(intercept[0])
+        and intercept[0].is_integer()
         and min(rows, columns) > 0
     )
     if not simple:

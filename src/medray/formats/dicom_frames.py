@@ -6,6 +6,8 @@ offsets of RT Dose), C.11.1 (Modality LUT); PS3.5 8.1.1 and 8.2 (pixel encoding)
 
 from __future__ import annotations
 
+import tempfile
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -15,6 +17,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
+from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.pixels.processing import apply_modality_lut
@@ -23,7 +26,7 @@ from pydicom.uid import UID
 from medray.errors import ImageError
 from medray.types import Voxels
 
-__all__ = ["Frame", "frames_of", "numbers", "parse", "stored_pixels", "text"]
+__all__ = ["Frame", "frames_of", "numbers", "parse", "starts_bare", "stored_pixels", "text"]
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 MAX_BYTES = 4 << 30
@@ -31,6 +34,13 @@ MAX_BYTES = 4 << 30
 FREE_BYTES = 64 << 20
 MAX_RATIO = 2000
 """Most that compressed pixels may grow, above the first `FREE_BYTES`: more is a header that lies."""
+ITK_SYNTAXES = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+"""JPEG extended (12 bits) and lossless."""
+PIXEL_KEYWORDS = (
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "PixelData",
+)  # fmt: skip
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PLANE_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 
@@ -57,6 +67,13 @@ class Frame:
     order: tuple[float, ...]
 
 
+def starts_bare(data: bytes) -> bool:
+    """Tell whether bytes begin as a data set without a preamble: an element of group 2 or 8, in little endian."""
+    group, element, length = data[:2], int.from_bytes(data[2:4], "little"), int.from_bytes(data[4:8], "little")
+    explicit = data[4:6] in {b"UL", b"CS", b"UI", b"OB", b"DA", b"SH"}
+    return group in {b"\x02\x00", b"\x08\x00"} and element <= 0x0020 and (explicit or (group == b"\x08\x00" and 0 < length <= 64))
+
+
 def parse(data: bytes, **options: Any) -> Dataset:
     """Parse one file. Values aren't validated: a warning would print them, and they may be a patient's.
 
@@ -65,7 +82,7 @@ def parse(data: bytes, **options: Any) -> Dataset:
     """
     try:
         with disable_value_validation():
-            dataset = dcmread(BytesIO(_inflated(data)), **options)
+            dataset = dcmread(BytesIO(_inflated(data)), force=starts_bare(data), **options)
             dataset.get("Modality")
             return dataset
     except InvalidDicomError:
@@ -117,7 +134,7 @@ def stored_pixels(dataset: Dataset) -> Voxels:
     frames, rows, columns, samples = _declared(dataset)
     try:
         with disable_value_validation():
-            stored = _packed12(dataset, frames) if dataset.BitsAllocated == 12 else pixel_array(dataset, raw=False)
+            stored = _decoded(dataset, frames)
             if "PALETTE" in text(dataset, "PhotometricInterpretation"):
                 stored = apply_color_lut(stored, dataset)
                 samples = stored.shape[-1]
@@ -199,6 +216,34 @@ def _declared(dataset: Dataset) -> tuple[int, int, int, int]:
     if syntax.is_compressed and size > max(FREE_BYTES, MAX_RATIO * len(pixels)):
         raise ImageError("too-large", f"{len(pixels)} compressed bytes can't hold {frames} frames of {columns} x {rows}")
     return frames, rows, columns, samples
+
+
+def _decoded(dataset: Dataset, frames: int) -> Voxels:
+    if dataset.BitsAllocated == 12:
+        return _packed12(dataset, frames)
+    if text(dataset.file_meta, "TransferSyntaxUID") in ITK_SYNTAXES:
+        return _decoded_by_itk(dataset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of padding and such; a warning's text may hold values
+        return pixel_array(dataset, raw=False)
+
+
+def _decoded_by_itk(dataset: Dataset) -> Voxels:
+    """Decode JPEG processes for which pydicom has no decoder that is safe to ship: SimpleITK takes a file, and gets the pixels alone."""
+    import SimpleITK as sitk  # noqa: PLC0415 - a third of a second to load, for old archives only
+
+    bare = Dataset()
+    for keyword in (*PIXEL_KEYWORDS, "SOPClassUID"):
+        if keyword in dataset:
+            bare[keyword] = dataset[keyword]
+    bare.SOPClassUID, bare.SOPInstanceUID = SECONDARY_CAPTURE, "2.25.1"
+    bare.file_meta = FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    bare.file_meta.MediaStorageSOPClassUID, bare.file_meta.MediaStorageSOPInstanceUID = SECONDARY_CAPTURE, "2.25.1"
+    with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+        bare.save_as(file, enforce_file_format=True)
+        file.flush()
+        return sitk.GetArrayFromImage(sitk.ReadImage(file.name, imageIO="GDCMImageIO"))
 
 
 def _packed12(dataset: Dataset, frames: int) -> Voxels:

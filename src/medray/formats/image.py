@@ -1,51 +1,77 @@
-"""One image from bytes or a path, whatever its format: NIfTI, a DICOM file, a zip or a folder of DICOM."""
+"""One image from bytes or a path, whatever its format: NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, or a zip or folder of DICOM."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 from medray.errors import ImageError, NotFoundError
-from medray.formats.dicom import is_dicom, read_dicom_header, read_dicom_series
+from medray.formats.dicom import is_dicom, read_dicom_series
+from medray.formats.dicom_header import DicomHeader, read_dicom_file_header
+from medray.formats.metaimage import is_metaimage, read_metaimage
 from medray.formats.nifti import is_nifti, read_nifti
+from medray.formats.nrrd import is_nrrd, read_nrrd
+from medray.formats.picture import is_picture, read_picture
 from medray.imaging.volume import Volume
 
-__all__ = ["Kind", "read_image", "read_image_path", "sniff"]
+__all__ = ["FILE_FORMATS", "Format", "read_file", "read_image", "read_image_path", "sniff", "unzip"]
 
-Kind = Literal["nifti", "dicom", "zip"]
+Format = Literal["nifti", "nrrd", "metaimage", "picture", "dicom", "zip"]
 HEAD_BYTES = 65536
 MAX_INFLATED_BYTES = 8 * 2**30
 
+FILE_FORMATS = {
+    "nifti": (is_nifti, read_nifti),
+    "nrrd": (is_nrrd, read_nrrd),
+    "metaimage": (is_metaimage, read_metaimage),
+    "picture": (is_picture, read_picture),
+}
+"""Formats that keep an image in one file: how to know one, and how to read it."""
 
-def sniff(data: bytes) -> Kind | None:
+
+def sniff(data: bytes) -> Format | None:
     """Tell the format from the first bytes, never from a name."""
     if data.startswith(b"PK\x03\x04"):
         return "zip"
-    if is_dicom(data[:HEAD_BYTES]):
+    head = data[:HEAD_BYTES]
+    if is_dicom(head):
         return "dicom"
-    return "nifti" if is_nifti(data[:HEAD_BYTES]) else None
+    return next((name for name, (known, _) in FILE_FORMATS.items() if known(head)), None)  # type: ignore[return-value]
+
+
+def read_file(data: bytes) -> Volume:
+    """Read an image that one file keeps.
+
+    Raises:
+        ImageError: If it is of none of `FILE_FORMATS`, or can't be read.
+    """
+    found = FILE_FORMATS.get(sniff(data) or "")
+    if found is None:
+        raise ImageError("unknown-format", f"the content is none of {', '.join(FILE_FORMATS)}")
+    return found[1](data)
 
 
 def read_image(data: bytes) -> Volume:
     """Read one image.
 
     Args:
-        data: A NIfTI file, a DICOM file, or a zip with the DICOM files of one series.
+        data: One file, or a zip with the DICOM files of one series.
 
     Raises:
-        ImageError: If it is none of these, or can't be read.
+        ImageError: If its format is unknown, or it can't be read.
     """
     kind = sniff(data)
-    if kind == "nifti":
-        return read_nifti(data)
     if kind == "dicom":
         return _one_series([data])
     if kind == "zip":
-        return _one_series(_unzip(data))
-    raise ImageError("unknown-format", "the content is no NIfTI, DICOM or zip of DICOM")
+        return _one_series(unzip(data))
+    if kind is None:
+        raise ImageError("unknown-format", f"the content is none of DICOM, a zip of DICOM, {', '.join(FILE_FORMATS)}")
+    return read_file(data)
 
 
 def read_image_path(path: Path) -> Volume:
@@ -62,24 +88,39 @@ def read_image_path(path: Path) -> Volume:
     return read_image(path.read_bytes())
 
 
-def _one_series(files: Iterable[bytes]) -> Volume:
-    found = [data for data in files if is_dicom(data)]
-    if not found:
-        raise ImageError("not-dicom", "no DICOM file was found")
-    headers = [read_dicom_header(data) for data in found]
-    if len({header.series for header in headers}) > 1:
-        raise ImageError("several-series", "one series is needed; these files belong to several")
-    unique = {header.instance or str(index): data for index, (header, data) in enumerate(zip(headers, found, strict=True))}
-    return read_dicom_series(list(unique.values()))
+def unzip(data: bytes) -> list[bytes]:
+    """Inflate every entry in memory: names are never used as paths, and sizes are bounded before and while reading.
 
-
-def _unzip(data: bytes) -> list[bytes]:
-    """Inflate every entry in memory: names are never used as paths, and sizes are bounded before and while reading."""
+    Raises:
+        ImageError: If the zip is damaged, encrypted or inflates to more than it may.
+    """
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             if sum(entry.file_size for entry in entries) > MAX_INFLATED_BYTES:
                 raise ImageError("too-large", f"the zip inflates to more than {MAX_INFLATED_BYTES >> 30} GiB")
-            return [archive.open(entry).read(entry.file_size) for entry in entries]
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+            return [_entry(archive, entry) for entry in entries]
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged zip raises whatever its module stumbles over
         raise ImageError("truncated", f"the zip is damaged or cut off ({type(error).__name__})") from None
+
+
+def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    with archive.open(entry) as stream:
+        return stream.read(entry.file_size)
+
+
+def _one_series(files: Iterable[bytes]) -> Volume:
+    found = [data for data in files if is_dicom(data)]
+    if not found:
+        raise ImageError("not-dicom", "no DICOM file was found")
+    headers = [read_dicom_file_header(data) for data in found]
+    if len({header.series for header in headers}) > 1:
+        raise ImageError("several-series", "one series is needed; these files belong to several")
+    unique = {_instance(header, index): data for index, (header, data) in enumerate(zip(headers, found, strict=True))}
+    return read_dicom_series([partial(bytes, data) for data in unique.values()]).volume
+
+
+def _instance(header: DicomHeader, index: int) -> str:
+    return header.instance or str(index)

@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import struct
 from io import BytesIO
-from typing import Any, cast
+from typing import Any
 
 import nibabel
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from medray.errors import ImageError
-from medray.imaging.geometry import RAS_TO_LPS
+from medray.formats.raw import GZIP_MAGIC, byte_size, inflated, native, stored_array
+from medray.imaging.geometry import RAS_TO_LPS, closest_lps
 from medray.imaging.volume import Volume
-from medray.types import Voxels
+from medray.types import Affine, Voxels
 
 __all__ = ["is_nifti", "read_nifti", "write_nifti"]
 
-GZIP_MAGIC = b"\x1f\x8b"
-GZIP_WINDOW = 31
-"""zlib's wbits for a gzip stream."""
 HEAD_BYTES = 348
 MAX_HEADER_BYTES = 4096
 """Enough for both headers; what extensions follow is never read."""
-DEFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
 HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 MAGICS = (b"n+1\x00", b"n+2\x00", b"ni1\x00", b"ni2\x00")
 
@@ -42,29 +39,31 @@ def is_nifti(head: bytes) -> bool:
 
 
 def read_nifti(data: bytes) -> Volume:
-    """Read a 3-D NIfTI file.
+    """Read a NIfTI file.
 
     Args:
-        data: The whole file, plain or gzip.
+        data: The whole file, plain or gzip. Its free text and extensions are never read.
 
     Returns:
-        One channel, voxels in the file's own order and dtype when its scaling is the identity, else float32.
+        Voxels in the file's own order and dtype when its scaling is the identity, else float32. A fourth axis, or RGB, is
+        channels.
 
     Raises:
-        ImageError: If the file is truncated, isn't NIfTI, isn't 3-D, or has an unusable affine.
+        ImageError: If the file is truncated, isn't NIfTI, has fewer than three or more than four axes, or its two affines
+            contradict each other.
     """
     packed = data.startswith(GZIP_MAGIC)
-    header = _header(_inflate(data, MAX_HEADER_BYTES) if packed else data)
+    header = _header(inflated(data, MAX_HEADER_BYTES) if packed else data)
     try:
-        shape, affine = _spatial_shape(header), RAS_TO_LPS @ header.get_best_affine()
-        end = int(header.get_data_offset()) + int(np.prod(shape, dtype=np.int64)) * header.get_data_dtype().itemsize
-        raw = _inflate(data, end) if packed else data
-        voxels = _scaled(_stored(raw, header, shape), header)
+        shape, affine = _shape(header), RAS_TO_LPS @ _affine(header)
+        dtype, offset = _dtype(header), int(header.get_data_offset())
+        raw = inflated(data, max(0, offset) + byte_size(dtype, shape)) if packed else data
+        voxels = _channels_first(_scaled(stored_array(raw, dtype, shape, offset), header))
     except (HeaderDataError, KeyError, ValueError, OverflowError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError("not-nifti", f"the header is damaged ({type(error).__name__})") from None
-    return Volume(voxels[np.newaxis], affine).checked_finite()
+    return Volume(voxels, affine).checked_finite()
 
 
 def write_nifti(volume: Volume, *, level: int = 1) -> bytes:
@@ -89,17 +88,9 @@ def write_nifti(volume: Volume, *, level: int = 1) -> bytes:
     return bytes(igzip.compress(plain.getvalue(), compresslevel=level, mtime=0))
 
 
-def _inflate(data: bytes, limit: int) -> bytes:
-    """Inflate at most ``limit`` bytes: what the header promises, so that a small file can't fill the memory."""
-    try:
-        return bytes(isal_zlib.decompressobj(wbits=GZIP_WINDOW).decompress(data, limit))
-    except DEFLATE_ERROR as error:
-        raise ImageError("truncated", f"the gzip stream is damaged or cut off ({error})") from None
-
-
 def _inflate_head(head: bytes) -> bytes:
     try:
-        return _inflate(head, HEAD_BYTES)
+        return inflated(head, HEAD_BYTES)
     except ImageError:
         return b""
 
@@ -112,40 +103,64 @@ def _header(raw: bytes) -> Any:
     if kind is None:
         raise ImageError("not-nifti", "the first bytes are no NIfTI header")
     try:
-        return kind.from_fileobj(BytesIO(raw), check=False)
+        header = kind.from_fileobj(BytesIO(raw), check=False)
     except (HeaderDataError, ImageFileError, WrapStructError, ValueError):
         raise ImageError("truncated", f"{len(raw)} bytes are fewer than the header announces") from None
+    if bytes(header["magic"]).startswith((b"ni1", b"ni2")):
+        raise ImageError("detached", "the voxels are in another file: write a single .nii, not .hdr and .img")
+    return header
 
 
-def _spatial_shape(header: Any) -> tuple[int, int, int]:
+def _shape(header: Any) -> tuple[int, ...]:
     shape = tuple(int(n) for n in header.get_data_shape())
-    if len(shape) < 3 or any(n < 1 for n in shape) or any(n != 1 for n in shape[3:]):
-        raise ImageError("not-3d", f"a single 3-D image is needed; this file's shape is {shape}")
-    return shape[0], shape[1], shape[2]
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 5 and shape[3] == 1:  # a vector image: its components are the fifth axis
+        shape = (*shape[:3], shape[4])
+    if not 3 <= len(shape) <= 4 or any(n < 1 for n in shape):
+        raise ImageError("not-3d", f"a 3-D image, alone or several on one grid, is needed; this file's shape is {shape}")
+    return shape
 
 
-def _stored(raw: bytes, header: Any, shape: tuple[int, int, int]) -> Voxels:
+def _affine(header: Any) -> Affine:
+    """Return the sform where its code says so, else the qform, else the pixdim fallback.
+
+    Raises:
+        ImageError: If both are set and point different ways: one of them has left and right, or some axes, mixed up.
+    """
+    affine: Affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
+        other = np.asarray(header.get_qform(), dtype=np.float64)
+        usable = np.isfinite(affine).all() and np.isfinite(other).all()
+        if usable and min(abs(np.linalg.det(affine[:3, :3])), abs(np.linalg.det(other[:3, :3]))) > 0:
+            mirrored = np.linalg.det(affine[:3, :3]) * np.linalg.det(other[:3, :3]) < 0
+            if mirrored or closest_lps(affine) != closest_lps(other):
+                raise ImageError("sform-qform", "sform and qform give the axes different directions: set one, or make them agree")
+    return affine
+
+
+def _dtype(header: Any) -> Any:
     try:
         dtype = header.get_data_dtype()
     except HeaderDataError as error:
         raise ImageError("not-nifti", f"the data type is unknown ({error})") from None
-    if dtype.kind not in "iuf":
+    if dtype.kind not in "iuf" and dtype.names != ("R", "G", "B"):
         raise ImageError("unsupported-voxels", f"voxels of type {dtype} are not supported; write numbers")
-    offset, count = int(header.get_data_offset()), int(np.prod(shape, dtype=np.int64))
-    if offset < 0:
-        raise ImageError("not-nifti", f"the header puts voxels at byte {offset}")
-    if len(raw) < offset + count * dtype.itemsize:
-        raise ImageError(
-            "truncated", f"the header promises {count * dtype.itemsize} bytes of voxels; {max(0, len(raw) - offset)} are there"
-        )
-    flat = np.frombuffer(raw, dtype, count, offset)
-    return flat.astype(dtype.newbyteorder("="), copy=False).reshape(shape, order="F")
+    if dtype.itemsize == 16:
+        raise ImageError("unsupported-voxels", f"voxels of type {dtype} are not supported; write 32-bit floats")
+    return dtype
+
+
+def _channels_first(stored: Voxels) -> Voxels:
+    return np.moveaxis(stored, 3, 0) if stored.ndim == 4 else stored[np.newaxis]
 
 
 def _scaled(stored: Voxels, header: Any) -> Voxels:
+    if stored.dtype.names:
+        return np.stack([stored[name] for name in stored.dtype.names], axis=-1)
     slope, intercept = header.get_slope_inter()
     slope = 1.0 if slope is None else slope
     intercept = intercept or 0.0
     if (slope, intercept) != (1.0, 0.0):
         return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    return stored.astype(np.float32) if stored.dtype.itemsize == 8 or stored.dtype == np.float16 else stored
+    return native(stored)

@@ -1,28 +1,35 @@
 """`ingest`: the Ray Data graph from a folder to a cohort.
 
-Two light passes: heads of files, then series. Voxels never travel between tasks: each task writes its own shards and
-returns a manifest row, so that memory is one volume a worker however many there are.
+Two passes: heads of files, then series. Voxels never travel between tasks: each task writes its own shards and returns a manifest
+row, so that memory is one volume a worker however many there are. What an earlier run has finished is not done again.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medray import __version__
-from medray.cohort.cohort import Cohort, Contents, commit_cohort, open_cohort
+from medray.audit import Event, Trail, open_trail
+from medray.cohort.cohort import Cohort, Contents, QuarantineRow, SeriesRow, commit_cohort, open_cohort
 from medray.engine import stream
 from medray.errors import ConfigError, InputError, NotFoundError
-from medray.ingestion.read import Intake, Outcome, quarantine_row, take_in
-from medray.ingestion.scan import FileRecord, Problem, SeriesSource, assemble, identify, read_label_schema
-from medray.privacy.pseudonym import naming
-from medray.storage.location import Location, locate
+from medray.ingestion.assemble import Problem, SeriesSource, assemble
+from medray.ingestion.intake import Intake
+from medray.ingestion.layouts import read_layout
+from medray.ingestion.ledger import Outcome, committed, forget, pending
+from medray.ingestion.read import quarantine_row, take_in
+from medray.ingestion.scan import FileRecord, chunks, scan_chunk
+from medray.privacy.profile import parse_profile
+from medray.privacy.pseudonym import Naming, naming
+from medray.storage.location import Entry, locate
 
 __all__ = ["DEFAULT_LABELS", "ingest", "resolve_quarantine"]
 
 DEFAULT_LABELS = "*_dseg.nii*"
-FILES_PER_TASK = 256
-KEY_CHECK = "medray key check"
+EVENTS_AT_ONCE = 64
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,17 +40,21 @@ def ingest(
     *,
     profile: str = "basic",
     labels: str = DEFAULT_LABELS,
+    site: str = "",
     on_progress: Progress = lambda stage, done, total: None,
 ) -> Cohort:
-    """Take a folder of NIfTI and DICOM files into a cohort.
+    """Take a folder of scans into a cohort.
 
-    What is in the cohort already stays: the result is a new version that holds both.
+    What is in the cohort already stays: the result is a new version that holds both. A run that was killed is finished by the
+    same call; nothing that was done is done again.
 
     Args:
         source: A folder, a path or a URI.
         root: The cohort's folder, a path or a URI.
-        profile: ``"basic"``: pseudonyms keyed by ``MEDRAY_KEY`` or ``MEDRAY_KEY_FILE``; ``"none"``: identifiers kept.
-        labels: Glob of the names of NIfTI files that are label maps.
+        profile: ``"basic"``: PS3.15's Basic Profile, with options as in ``"basic+dates+patient"``; needs ``MEDRAY_KEY`` or
+            ``MEDRAY_KEY_FILE``. ``"none"``: identifiers kept.
+        labels: Glob of the names of files that are label maps.
+        site: Tells apart sources that use the same identifiers for different people.
         on_progress: Called with ``("scan" | "read", done, total)``.
 
     Returns:
@@ -52,50 +63,89 @@ def ingest(
     Raises:
         NotFoundError: If the source isn't there.
         InputError: If it holds no image at all, or label values mean something else than in the cohort so far.
-        ConfigError: If the profile is unknown or its key is missing.
+        ConfigError: If the profile is unknown, its key is missing, or the cohort was made with others.
+        StorageError: If the source or the cohort can't be reached; what was done so far is kept.
     """
-    place, target, names = locate(source), locate(root), naming(profile)
-    files = [path for path, _ in place.files()]
-    records = list(_scan(place, files, on_progress))
-    series, problems = assemble(records, labels)
-    if not series and not problems:
-        raise InputError(f"no NIfTI or DICOM file among {len(files)} files in {place.path}: is it the right folder?")
-    intake = Intake(place, target, read_label_schema(place), names)
+    chosen = parse_profile(profile)
+    place, target, names = locate(source), locate(root), naming(chosen, site=site)
+    entries, trail = place.entries(), open_trail()
+    layout = read_layout(place, [entry.name for entry in entries], labels)
+    intake = Intake(place, target, names, chosen, layout.labels)
     old = _current(intake)
-    lineage = {"profile": profile, "key_check": names.name("source", KEY_CHECK), "medray": __version__}
+    lineage = {"profile": str(chosen), "key_check": replace(intake, naming=naming(chosen)).key_check, "medray": __version__}
     if old is not None:
-        _require_same_naming(old, lineage)
+        _require_same(old, intake, lineage)
         lineage["parent"] = old.index.id
-    outcomes = list(_read(intake, series, on_progress))
+    trail.record([Event("ingest.start", names.name("source", str(source)), detail=f"{len(entries)} files, profile {chosen}")])
+    records = list(_scan(intake, entries, on_progress))
+    series, problems = assemble(records, layout, names)
+    if not series and not problems:
+        raise InputError(f"no image among {len(entries)} files in the source: is it the right folder?")
+    outcomes = _finish(intake, series, old, trail, on_progress)
     contents = _merged(old, intake, series, outcomes, problems)
-    return commit_cohort(target, contents, lineage)
+    lineage["audit"] = trail.head()
+    cohort = commit_cohort(target, contents, lineage)
+    trail.record([Event("cohort.commit", cohort.index.id, detail=f"{len(cohort.rows)} series")])
+    forget(target, outcomes.keys() & committed(cohort).keys())  # a version that was there already keeps its old manifest
+    return cohort
 
 
-def resolve_quarantine(cohort: Cohort, source: str | Path) -> dict[str, str]:
+def resolve_quarantine(cohort: Cohort, source: str | Path, *, site: str = "") -> dict[str, str]:
     """Find the files behind a cohort's quarantine rows, for whoever holds the source and the key.
 
     Returns:
         Row source to path, for those that are in ``source``.
     """
-    names = naming(cohort.index.lineage.get("profile", "basic"))
+    names = naming(parse_profile(cohort.index.lineage.get("profile", "basic")), site=site)
     wanted = {row.source for row in cohort.quarantine}
-    found = {names.name("source", path): path for path, _ in locate(source).files()}
+    found = {names.name("source", entry.name): entry.name for entry in locate(source).entries()}
     return {name: path for name, path in found.items() if name in wanted}
 
 
-def _scan(place: Location, files: Sequence[str], on_progress: Progress) -> Iterator[FileRecord]:
-    chunks = [list(files[start : start + FILES_PER_TASK]) for start in range(0, len(files), FILES_PER_TASK)]
+def numbered(rows: Sequence[SeriesRow], names: Naming) -> list[SeriesRow]:
+    """Number each subject's studies in the order of their dates, over everything that the cohort holds."""
+    studies: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in rows:
+        studies[row.subject][row.study] = max(names.unseal(row.when), studies[row.subject].get(row.study, ""))
+    order = {subject: sorted(found, key=lambda study: (found[study], study)) for subject, found in studies.items()}
+    return [replace(row, time_point=order[row.subject].index(row.study)) for row in rows]
+
+
+def _scan(intake: Intake, entries: Sequence[Entry], on_progress: Progress) -> Iterator[FileRecord]:
     done = 0
-    for records in stream(chunks, lambda chunk: [identify(place, path) for path in chunk]):
+    for records in stream(chunks(entries), lambda chunk: scan_chunk(intake, chunk)):
         done += len(records)
-        on_progress("scan", done, len(files))
+        on_progress("scan", done, len(entries))
         yield from records
 
 
-def _read(intake: Intake, series: Sequence[SeriesSource], on_progress: Progress) -> Iterator[Outcome]:
-    for done, outcome in enumerate(stream(series, lambda item: take_in(intake, item)), start=1):
-        on_progress("read", done, len(series))
-        yield outcome
+def _finish(
+    intake: Intake, series: Sequence[SeriesSource], old: Cohort | None, trail: Trail, on_progress: Progress
+) -> dict[str, Outcome]:
+    """Do what isn't done yet, and return what became of every series, by key."""
+    wanted = {item.key(intake.settings): item for item in series}
+    known, left = committed(old), pending(intake.root)
+    outcomes = {key: known[key] for key in wanted if key in known}
+    recovered = {key: left[key] for key in wanted if key in left and key not in known}
+    trail.record(_event(wanted[key], outcome, "ingest.recover") for key, outcome in recovered.items())
+    outcomes |= recovered
+    work = [item for key, item in wanted.items() if key not in outcomes]
+    events: list[Event] = []
+    for key, outcome in stream(work, lambda item: (item.key(intake.settings), take_in(intake, item))):
+        outcomes[key] = outcome
+        events.append(_event(wanted[key], outcome, "ingest.read"))
+        on_progress("read", len(outcomes), len(series))
+        if len(events) >= EVENTS_AT_ONCE:
+            trail.record(events)
+            events.clear()
+    trail.record(events)
+    return outcomes
+
+
+def _event(item: SeriesSource, outcome: Outcome, action: str) -> Event:
+    reasons = sorted({row.reason for row in outcome.quarantine})
+    ended = "ok" if outcome.row is not None else reasons[0] if reasons else "refused"
+    return Event(action, item.series, ended, ", ".join(reasons))
 
 
 def _current(intake: Intake) -> Cohort | None:
@@ -105,42 +155,56 @@ def _current(intake: Intake) -> Cohort | None:
         return None
 
 
-def _require_same_naming(old: Cohort, lineage: Mapping[str, str]) -> None:
+def _require_same(old: Cohort, intake: Intake, lineage: Mapping[str, str]) -> None:
     """Refuse another profile or key: the same patient would be in the cohort under two names, on two sides of a split."""
     for key, what in (("profile", "profile"), ("key_check", "pseudonym key")):
         if old.index.lineage.get(key, lineage[key]) != lineage[key]:
             raise ConfigError(f"{old.root.path} was made with another {what}: use the same one, or another cohort folder")
+    if intake.labels is not None and old.index.labels is not None and intake.labels.names != old.index.labels.names:
+        given, had = dict(intake.labels.names), dict(old.index.labels.names)
+        raise InputError(f"the source's labels {given} are not the cohort's {had}")
 
 
 def _merged(
     old: Cohort | None,
     intake: Intake,
     series: Sequence[SeriesSource],
-    outcomes: Sequence[Outcome],
+    outcomes: Mapping[str, Outcome],
     problems: Sequence[Problem],
 ) -> Contents:
     """Join what the cohort holds with what came in.
 
+    A DICOM series that came again with more slices replaces what was read of it: its UID says that it is the same one.
+
     Raises:
-        InputError: If a series is there with other content: two sources that use the same identifiers for different
-            people must not become one.
+        InputError: If a file that is named like one in the cohort has other content: two sources that use the same names for
+            different people must not become one.
     """
-    rows = {outcome.row.series: outcome.row for outcome in outcomes if outcome.row is not None}
-    refused = [row for outcome in outcomes for row in outcome.quarantine]
-    refused += [quarantine_row(intake.naming, problem) for problem in problems]
-    schema = intake.schema
-    if old is None:
-        return Contents(tuple(rows.values()), tuple(refused), schema)
-    if schema is not None and old.index.labels is not None and schema.names != old.index.labels.names:
-        raise InputError(f"the source's labels {dict(schema.names)} are not the cohort's {dict(old.index.labels.names)}")
-    changed = [row.series for row in old.rows if row.series in rows and rows[row.series].volume != row.volume]
-    if changed:
-        raise InputError(
-            f"series {changed[0]} (and {len(changed) - 1} more) is in the cohort with other voxels: "
-            "ingest sources that share identifiers into cohorts of their own"
-        )
-    kept = {row.series: row for row in old.rows if row.series not in rows}
+    rows = {outcome.row.series: outcome.row for outcome in outcomes.values() if outcome.row is not None}
+    refused = [row for outcome in outcomes.values() for row in outcome.quarantine]
+    refused += [quarantine_row(intake, problem) for problem in problems]
+    kept: list[SeriesRow] = []
+    if old is not None:
+        kinds = {item.series: item.kind for item in series}
+        changed = [
+            row.series for row in old.rows if kinds.get(row.series) == "file" and row.series in rows
+            and rows[row.series].source_hash != row.source_hash
+        ]  # fmt: skip
+        if changed:
+            raise InputError(
+                f"series {changed[0]} (and {len(changed) - 1} more) is in the cohort with other voxels: if the sources use the same "
+                "names for different people, tell them apart with --site; if the files were mended, take them into a new cohort"
+            )
+        kept = [row for row in old.rows if row.series not in rows]
+        refused += _still_refused(old, intake, series, refused)
+    every = numbered([*kept, *rows.values()], intake.naming)
+    return Contents(tuple(every), tuple(refused), intake.labels or (old.index.labels if old else None))
+
+
+def _still_refused(
+    old: Cohort, intake: Intake, series: Sequence[SeriesSource], refused: Sequence[QuarantineRow]
+) -> list[QuarantineRow]:
+    """Return the quarantine rows of earlier runs about which this one says nothing new."""
     fresh = {row.source for row in refused}
-    read = {intake.naming.name("source", path) for item in series for path in (*item.files, item.label)}
-    refused += [row for row in old.quarantine if row.source not in fresh | read]
-    return Contents((*kept.values(), *rows.values()), tuple(refused), schema or old.index.labels)
+    read = {intake.naming.name("source", path) for item in series for path in (*item.files, *item.labels)}
+    return [row for row in old.quarantine if row.source not in fresh | read]

@@ -3,89 +3,169 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from medray.cohort.cohort import QuarantineRow, SeriesRow
 from medray.cohort.fingerprint import measure
 from medray.cohort.shards import write_shard
-from medray.errors import ImageError, LabelError
-from medray.formats.dicom import read_dicom_series
-from medray.formats.nifti import read_nifti
+from medray.errors import ImageError, LabelError, StorageError
+from medray.formats.dicom import DicomSeries, is_dicom, read_dicom_series
+from medray.formats.dicom_header import header_of
+from medray.formats.dicom_labels import read_dicom_labels
+from medray.formats.dicom_suv import suv_factor
+from medray.formats.image import read_file
 from medray.imaging.geometry import closest_lps, same_grid
-from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
-from medray.ingestion.scan import Problem, SeriesSource
-from medray.privacy.pseudonym import Naming
+from medray.ingestion.assemble import Problem, SeriesSource
+from medray.ingestion.intake import Intake
+from medray.ingestion.ledger import Outcome, note
+from medray.privacy.deidentify import deidentify
+from medray.privacy.pixels import at_risk, redacted
 from medray.storage.location import Location
 from medray.types import Mask
 
-__all__ = ["Intake", "Outcome", "quarantine_row", "take_in"]
-
-
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """Where series come from and go to.
-
-    Attributes:
-        source: The folder that was scanned.
-        root: The cohort.
-        schema: What label values mean, or None when labels aren't taken in.
-        naming: Pseudonyms.
-    """
-
-    source: Location
-    root: Location
-    schema: LabelSchema | None
-    naming: Naming
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one series: a row or none, and what was quarantined."""
-
-    row: SeriesRow | None
-    quarantine: tuple[QuarantineRow, ...]
+__all__ = ["quarantine_row", "take_in"]
 
 
 def take_in(intake: Intake, item: SeriesSource) -> Outcome:
-    """Read a series and its label map, write their shards, and tell what happened. Never raises for bad input."""
-    refused: list[QuarantineRow] = []
+    """Read a series and its label maps, write their shards, and note what happened. Never raises for bad input.
+
+    Raises:
+        StorageError: If the source or the cohort can't be reached: nothing is wrong with the series then.
+    """
+    key, refused = item.key(intake.settings), list[QuarantineRow]()
+
+    def refuse(source: str, reason: str, detail: str) -> None:
+        refused.append(quarantine_row(intake, Problem(source, reason, detail), key))
+
+    row = None
     try:
-        files = [intake.source.join(path).read() for path in item.files]
-        volume = _read(item, files)
-        mask = None
-        if item.label:
-            mask = _take_label(intake, item, volume, refused)
-        return Outcome(_store(intake, item, volume, mask, _hash(files)), tuple(refused))
+        row = _read_and_store(intake, item, key, refuse)
     except ImageError as error:
-        problem = Problem(_name(item), error.reason, error.detail)
+        refuse(item.files[0], error.reason, error.detail)
+    except StorageError as error:
+        intake.require_source(error)
+        refuse(item.files[0], "forbidden", "a file may not be read")
     except Exception as error:  # noqa: BLE001 - one series must not stop a run of ten million; its kind is recorded
-        problem = Problem(_name(item), "unreadable", f"the files can't be read ({type(error).__name__})")
-    return Outcome(None, (*refused, quarantine_row(intake.naming, problem)))
+        refuse(item.files[0], "unreadable", f"the files can't be read ({type(error).__name__})")
+    outcome = Outcome(row, tuple(refused))
+    note(intake.root, key, outcome)
+    return outcome
 
 
-def quarantine_row(naming: Naming, problem: Problem) -> QuarantineRow:
+def quarantine_row(intake: Intake, problem: Problem, key: str = "") -> QuarantineRow:
     """Replace the source's path, which may hold a patient's name, by its pseudonym."""
-    return QuarantineRow(source=naming.name("source", problem.source), reason=problem.reason, detail=problem.detail)
+    source = intake.naming.name("source", problem.source)
+    return QuarantineRow(source=source, reason=problem.reason, detail=problem.detail, intake=key)
 
 
-def _read(item: SeriesSource, files: list[bytes]) -> Volume:
-    volume = read_dicom_series(files) if item.kind == "dicom" else read_nifti(files[0])
-    return Volume(volume.voxels, volume.affine, {**volume.meta, "modality": item.modality})
+class _Reading:
+    """Reads a series' files and hashes them on the way."""
+
+    def __init__(self, source: Location, names: tuple[str, ...]) -> None:
+        self.source = source
+        self.names = names
+        self.digests: dict[str, bytes] = {}
+
+    def of(self, name: str) -> Callable[[], bytes]:
+        def read() -> bytes:
+            data = self.source.join(name).read()
+            if name not in self.digests:
+                self.digests[name] = hashlib.sha256(data).digest()
+            return data
+
+        return read
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(b"".join(sorted(self.digests.values()))).hexdigest()[:32]
 
 
-def _take_label(intake: Intake, item: SeriesSource, volume: Volume, refused: list[QuarantineRow]) -> Mask | None:
-    """Read the label map onto the image's own grid; a bad one is quarantined and the image stays."""
-    try:
-        label = read_nifti(intake.source.join(item.label).read())
-        if intake.schema is None:
-            raise LabelError("no-label-names", "label values have no names: put dseg.tsv (index, name) at the source's top")
-        return intake.schema.checked(_onto(volume, label).voxels[0])
-    except ImageError as error:
-        refused.append(quarantine_row(intake.naming, Problem(item.label, error.reason, error.detail)))
-        return None
+def _read_and_store(intake: Intake, item: SeriesSource, key: str, refuse: Callable[[str, str, str], None]) -> SeriesRow:
+    reading = _Reading(intake.source, item.files)
+    if item.kind == "dicom":
+        volume = _clean(intake, item, read_dicom_series([reading.of(name) for name in item.files]))
+    else:
+        volume = read_file(reading.of(item.files[0])())
+    volume = Volume(volume.voxels, volume.affine, {**volume.meta, "modality": item.modality})
+    mask = _labels(intake, item, volume, refuse)
+    upright = volume.reoriented()
+    stored = write_shard(intake.root.join("volumes"), volume)
+    label = write_shard(intake.root.join("labels"), Volume(mask[np.newaxis], volume.affine)) if mask is not None else ("", "")
+    return SeriesRow(
+        subject=item.subject,
+        study=item.study,
+        series=item.series,
+        time_point=0,
+        when=item.when,
+        modality=item.modality,
+        channels=volume.voxels.shape[0],
+        shape=upright.shape,
+        spacing_mm=upright.spacing_mm,
+        source_hash=reading.digest,
+        intake=key,
+        instances=len(item.files),
+        volume=stored.digest,
+        volume_checksum=stored.checksum,
+        label=label[0],
+        label_checksum=label[1],
+        findings=item.findings,
+        statistics=measure(volume, mask, intake.labels),
+    )
+
+
+def _clean(intake: Intake, item: SeriesSource, series: DicomSeries) -> Volume:
+    """De-identify a series' header and pixels, and keep the header with the volume as DICOM JSON (PS3.18 F.2)."""
+    volume, meta = series.volume, dict(series.volume.meta)
+    voxels = volume.voxels
+    if not intake.profile.identified and at_risk(series.header):
+        voxels = redacted(voxels, series.header, samples=int(meta.get("samples", "1")))
+    identity = header_of(series.header)
+    made = deidentify(series.header, intake.profile, intake.naming, patient=identity.patient or identity.study)
+    keep_uids = intake.profile.identified or "uids" in intake.profile.options
+    instances = [uid if keep_uids else intake.naming.uid(uid) for uid in series.instances]
+    meta["dicom"] = json.dumps(_json(made.dataset), sort_keys=True)
+    meta["instances"] = "\\".join(instances)
+    factor = suv_factor(series.header)
+    if factor is not None:
+        meta["suv_bw_factor"] = f"{factor:.9g}"
+    return Volume(voxels, volume.affine, meta)
+
+
+def _json(dataset: Any) -> dict[str, Any]:
+    """Return a header as DICOM JSON. Binary values are left out, and so is what can't be written as JSON."""
+    plain: dict[str, Any] = dataset.to_json_dict(bulk_data_threshold=0, bulk_data_element_handler=lambda _: "", suppress_invalid_tags=True)
+    return {tag: value for tag, value in plain.items() if "BulkDataURI" not in value}
+
+
+def _labels(intake: Intake, item: SeriesSource, volume: Volume, refuse: Callable[[str, str, str], None]) -> Mask | None:
+    """Read label maps onto the image's own grid; a bad one is quarantined and the image stays."""
+    merged: Mask | None = None
+    for path in item.labels:
+        try:
+            mask = _label(intake, path, volume)
+            if merged is not None and ((merged != 0) & (mask != 0) & (merged != mask)).any():
+                raise LabelError("overlapping-labels", "another label map of the image claims the same voxels")
+            merged = mask if merged is None else np.where(merged == 0, mask, merged).astype(np.uint8)
+        except ImageError as error:
+            refuse(path, error.reason, error.detail)
+    return merged
+
+
+def _label(intake: Intake, path: str, volume: Volume) -> Mask:
+    if intake.labels is None:
+        raise LabelError("no-label-names", "label values have no names: put dseg.tsv (index, name) at the source's top")
+    data = intake.source.join(path).read()
+    if is_dicom(data):
+        return read_dicom_labels(data, volume, intake.labels.names)
+    label = read_file(data)
+    if label.voxels.shape[0] != 1:
+        raise LabelError("label-channels", "a label map has one channel: one value a voxel")
+    return intake.labels.checked(_onto(volume, label).voxels[0])
 
 
 def _onto(image: Volume, label: Volume) -> Volume:
@@ -100,34 +180,3 @@ def _onto(image: Volume, label: Volume) -> Volume:
     if voxels.shape[1:] != image.shape or not same_grid(affine, image.affine, image.shape):
         raise LabelError("label-grid", "the label map and its image lie on different grids: resample one onto the other")
     return Volume(voxels, image.affine)
-
-
-def _store(intake: Intake, item: SeriesSource, volume: Volume, mask: Mask | None, source_hash: str) -> SeriesRow:
-    naming = intake.naming
-    series = naming.name("series", item.series)
-    label = ""
-    if mask is not None:
-        label = write_shard(intake.root.join("labels"), Volume(mask[np.newaxis], volume.affine))
-    upright = volume.reoriented()
-    return SeriesRow(
-        subject=naming.name("subject", item.subject),
-        study=naming.name("study", f"{item.subject}\0{item.study}"),
-        series=series,
-        time_point=item.time_point,
-        modality=item.modality,
-        shape=upright.shape,
-        spacing_mm=upright.spacing_mm,
-        source_hash=source_hash,
-        volume=write_shard(intake.root.join("volumes"), volume),
-        label=label,
-        statistics=measure(volume, mask, intake.schema),
-    )
-
-
-def _hash(files: list[bytes]) -> str:
-    digests = sorted(hashlib.sha256(data).digest() for data in files)
-    return hashlib.sha256(b"".join(digests)).hexdigest()[:32]
-
-
-def _name(item: SeriesSource) -> str:
-    return item.files[0]

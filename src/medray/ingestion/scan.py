@@ -1,38 +1,73 @@
-"""Which files belong together: headers in, sources of series out. No pixels are read here and no Ray is used."""
+"""A look at each file's head: what it is and which series it belongs to. No pixels are read here and no Ray is used.
+
+What a scan tells is de-identified before it leaves the worker that read the file: records hold pseudonyms, so that they can be
+kept beside the cohort and the next run needs no second look.
+"""
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
+from isal import igzip
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
 from medray import config
-from medray.errors import ConfigError, ImageError, MedrayError
-from medray.formats.dicom import DicomHeader, is_dicom, read_dicom_header
-from medray.formats.nifti import is_nifti
-from medray.imaging.labels import LabelSchema
-from medray.storage.location import Location
+from medray.errors import ImageError, MedrayError, NotFoundError, StorageError
+from medray.formats.dicom import is_dicom
+from medray.formats.dicom_header import DicomHeader, ObjectKind, read_dicom_file_header, read_dicom_header
+from medray.formats.image import sniff
+from medray.ingestion.intake import Intake, fingerprint_of
+from medray.privacy.pseudonym import Naming
+from medray.storage.location import Entry, Location
 
-__all__ = ["FileRecord", "Problem", "SeriesSource", "assemble", "identify", "read_label_schema"]
+__all__ = ["FileRecord", "SeriesHeader", "chunks", "identify", "scan_chunk"]
 
-HEAD_BYTES = 65536
-IMAGE_SUFFIXES = (".dcm", ".ima", ".nii", ".nii.gz")
-MR_SUFFIXES = {"T1w", "T2w", "PDw", "FLAIR", "T2star", "inplaneT1", "inplaneT2", "bold", "dwi"}
+HEAD_BYTES = 32768
+FEWEST, MOST = 64, 256
+"""Files in a chunk, unless a folder ends it."""
+IMAGE_SUFFIXES = (".dcm", ".ima", ".nii", ".nii.gz", ".nrrd", ".mha", ".img", ".hdr", ".nhdr", ".mhd", ".zip")
 
-FileKind = Literal["nifti", "dicom", "other", "bad"]
+FileKind = Literal["file", "picture", "dicom", "other", "bad"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, config=config.STRICT)
+class SeriesHeader:
+    """A DICOM header with pseudonyms for identifiers: see `DicomHeader` for the rest.
+
+    Attributes:
+        subject: Pseudonym of the patient.
+        study: Pseudonym of the study.
+        series: Pseudonym of the series.
+        instance: Pseudonym of the object.
+        when: Date and time of the study, sealed.
+    """
+
+    subject: str
+    study: str
+    series: str
+    instance: str
+    when: str
+    modality: str
+    kind: ObjectKind
+    size: tuple[int, int]
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    localizer: bool
+    frames: int
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=config.STRICT)
 class FileRecord:
     """What a look at a file's head told.
 
     Attributes:
-        path: Relative to the source.
-        kind: ``"other"`` is passed over, ``"bad"`` is quarantined.
+        path: Relative to the source; left out where a record is kept.
+        kind: ``"file"`` keeps one image, ``"picture"`` is PNG or JPEG, ``"other"`` is passed over, ``"bad"`` is quarantined.
+        stamp: Changes when the file does.
         header: For DICOM.
         reason: Why it is bad.
         detail: The same as a sentence.
@@ -40,198 +75,99 @@ class FileRecord:
 
     path: str
     kind: FileKind
-    header: DicomHeader | None = None
+    stamp: str
+    header: SeriesHeader | None = None
     reason: str = ""
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that goes to quarantine; ``source`` is still the real path."""
-
-    source: str
-    reason: str
-    detail: str
+_records = TypeAdapter(list[FileRecord])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeriesSource:
-    """The files of one series. Holds identifiers: keep it inside the ingesting process.
-
-    Attributes:
-        kind: Format of the files.
-        files: Paths relative to the source, in no order that means anything.
-        subject: The source's own patient identifier.
-        study: The source's own study identifier.
-        series: The source's own series identifier.
-        time_point: Order of the study among the subject's.
-        modality: DICOM modality.
-        label: Path of the label map, or empty.
-    """
-
-    kind: Literal["nifti", "dicom"]
-    files: tuple[str, ...]
-    subject: str
-    study: str
-    series: str
-    time_point: int
-    modality: str
-    label: str
+def chunks(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Cut a listing into tasks, at places that follow from the names: a new file changes its own chunk alone."""
+    made: list[list[Entry]] = [[]]
+    folder = None
+    for entry in entries:
+        own = entry.name.rpartition("/")[0]
+        current = made[-1]
+        ended = own != folder and len(current) >= FEWEST and int(fingerprint_of(own)[:2], 16) < 64
+        if ended or len(current) >= MOST:
+            made.append([])
+        made[-1].append(entry)
+        folder = own
+    return [chunk for chunk in made if chunk]
 
 
-def identify(source: Location, path: str) -> FileRecord:
-    """Look at one file's head. Never raises for what is in the file."""
-    claims_image = path.lower().endswith(IMAGE_SUFFIXES)
-    try:
-        head = source.join(path).read(HEAD_BYTES)
-        if is_dicom(head):
-            return FileRecord(path, "dicom", _dicom_header(source, path, head))
-        if is_nifti(head):
-            return FileRecord(path, "nifti")
-        if claims_image:
-            named = "DICOM" if path.lower().endswith((".dcm", ".ima")) else "NIfTI"
-            raise ImageError(f"not-{named.lower()}", f"the name says {named} and the content isn't")
-    except ImageError as error:
-        return FileRecord(path, "bad", reason=error.reason, detail=error.detail)
-    except (MedrayError, OSError) as error:
-        return FileRecord(path, "bad", reason="unreadable", detail=f"the file can't be opened ({type(error).__name__})")
-    return FileRecord(path, "other")
-
-
-def assemble(records: Iterable[FileRecord], label_glob: str) -> tuple[list[SeriesSource], list[Problem]]:
-    """Group files into series and give each its label map.
-
-    DICOM files group by SeriesInstanceUID, and the same object twice counts once. A NIfTI file is a series. A NIfTI
-    file whose name matches ``label_glob`` is a label map: it belongs to the one image beside it whose name, whole or up
-    to its last underscore, is the label's up to the last underscore, or else to the one series below its own folder, or
-    below the folder above.
-
-    Args:
-        records: Of every file.
-        label_glob: Such as ``"*_dseg.nii*"``; matched against the file's name and its path.
-
-    Returns:
-        Series sorted by subject and time, and problems.
-    """
-    known = list(records)
-    problems = [Problem(record.path, record.reason, record.detail) for record in known if record.kind == "bad"]
-    labels = [record.path for record in known if record.kind == "nifti" and _matches(record.path, label_glob)]
-    images = [record for record in known if record.kind == "nifti" and record.path not in set(labels)]
-    series = [*_dicom_series(known, problems), *(_nifti_series(record.path) for record in images)]
-    owners: dict[str, str] = {}
-    for label in labels:
-        owner = _owner(label, series)
-        if owner is None or owner in owners:
-            problems.append(Problem(label, "label-without-image", "no single image goes with this label map"))
-        else:
-            owners[owner] = label
-    return _ordered([replace(item, label=owners.get(item.series, "")) for item in series]), problems
-
-
-def read_label_schema(source: Location) -> LabelSchema | None:
-    """Read what label values mean from ``dseg.tsv`` at the source's top (BIDS: columns ``index`` and ``name``).
+def scan_chunk(intake: Intake, chunk: Sequence[Entry]) -> list[FileRecord]:
+    """Identify a chunk's files, or find what an earlier run noted of the same files.
 
     Raises:
-        ConfigError: If the table can't be read.
+        StorageError: If the source or the cohort can't be reached.
     """
-    file = source.join("dseg.tsv")
-    if not file.exists():
-        return None
-    lines = [line.split("\t") for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    stamps = [intake.stamp(entry) for entry in chunk]
+    kept = intake.root.join("ledger", f"scan-{fingerprint_of(intake.settings, *stamps)}.json.gz")
     try:
-        index, name = lines[0].index("index"), lines[0].index("name")
-        names = {line[name].strip(): int(line[index]) for line in lines[1:]}
-    except (IndexError, ValueError):
-        raise ConfigError(f"{file.path} must be a table with tab-separated columns index (1 to 255) and name") from None
-    labels = {key: value for key, value in names.items() if value != 0}
-    return config.load(LabelSchema, {"names": labels}, what=file.path)
+        records = _records.validate_json(igzip.decompress(kept.read()))
+        return [replace(record, path=entry.name) for record, entry in zip(records, chunk, strict=True)]
+    except (NotFoundError, ValueError, OSError, EOFError):
+        records = [identify(intake, entry) for entry in chunk]
+    nameless = [replace(record, path="") for record in records]
+    kept.write(bytes(igzip.compress(_records.dump_json(nameless), compresslevel=1, mtime=0)))
+    return records
 
 
-def _dicom_header(source: Location, path: str, head: bytes) -> DicomHeader:
+def identify(intake: Intake, entry: Entry) -> FileRecord:
+    """Look at one file's head. Never raises for what is in the file.
+
+    Raises:
+        StorageError: If the source can't be reached.
+    """
+    stamp = intake.stamp(entry)
+    try:
+        place = intake.source.join(entry.name)
+        head = place.read(HEAD_BYTES)
+        if is_dicom(head):
+            return FileRecord(path=entry.name, kind="dicom", stamp=stamp, header=_header(place, head, intake.naming))
+        kind = sniff(head)
+        if kind in {"nifti", "nrrd", "metaimage"}:
+            return FileRecord(path=entry.name, kind="file", stamp=stamp)
+        if kind == "picture":
+            return FileRecord(path=entry.name, kind="picture", stamp=stamp)
+        if kind == "zip":
+            raise ImageError("zip", "a zip isn't looked into: unpack it first")
+        if entry.name.lower().endswith(IMAGE_SUFFIXES):
+            raise ImageError("not-an-image", "the name says that it is an image and the content isn't one that is known")
+    except ImageError as error:
+        return FileRecord(path=entry.name, kind="bad", stamp=stamp, reason=error.reason, detail=error.detail)
+    except StorageError as error:
+        intake.require_source(error)
+        return FileRecord(path=entry.name, kind="bad", stamp=stamp, reason="forbidden", detail="the file may not be read")
+    except MedrayError as error:
+        detail = f"the file can't be opened ({type(error).__name__})"
+        return FileRecord(path=entry.name, kind="bad", stamp=stamp, reason="unreadable", detail=detail)
+    return FileRecord(path=entry.name, kind="other", stamp=stamp)
+
+
+def _header(place: Location, head: bytes, naming: Naming) -> SeriesHeader:
     """Read the header from the file's head, or from all of it where the head ends too early."""
-    whole = len(head) < HEAD_BYTES
-    try:
-        header = read_dicom_header(head)
-        if header.has_pixels or whole:
-            return header
-    except ImageError:
-        if whole:
-            raise
-    return read_dicom_header(source.join(path).read())
+    header = read_dicom_header(head) or read_dicom_file_header(place.read())
+    return _without_identity(header, naming)
 
 
-def _dicom_series(records: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesSource]:
-    groups: dict[str, dict[str, FileRecord]] = defaultdict(dict)
-    headers: dict[str, DicomHeader] = {}
-    for record in records:
-        if record.header is None:
-            continue
-        if not record.header.has_pixels:
-            problems.append(Problem(record.path, "no-pixels", "the object holds no image"))
-            continue
-        groups[record.header.series].setdefault(record.header.instance or record.path, record)
-        headers.setdefault(record.header.series, record.header)
-    return [_dicom_source(headers[series], [*group.values()]) for series, group in groups.items()]
-
-
-def _dicom_source(header: DicomHeader, group: list[FileRecord]) -> SeriesSource:
-    return SeriesSource(
-        kind="dicom",
-        files=tuple(sorted(record.path for record in group)),
-        subject=header.patient or header.study,
-        study=f"{header.acquired}\0{header.study}",
-        series=header.series,
-        time_point=0,
-        modality=header.modality or "OT",
-        label="",
+def _without_identity(header: DicomHeader, naming: Naming) -> SeriesHeader:
+    return SeriesHeader(
+        subject=naming.name("subject", header.patient or header.study),
+        study=naming.name("study", header.study),
+        series=naming.name("series", header.series),
+        instance=naming.name("instance", header.instance) if header.instance else "",
+        when=naming.seal(header.acquired),
+        modality=header.modality,
+        kind=header.kind,
+        size=header.size,
+        position=header.position,
+        orientation=header.orientation,
+        localizer=header.localizer,
+        frames=header.frames,
+        references=tuple(naming.name("series", reference) for reference in header.references),
     )
-
-
-def _nifti_series(path: str) -> SeriesSource:
-    """Take subject and session from BIDS names, or else the folder for the subject and, at the top, the file."""
-    parts = PurePosixPath(path)
-    entities = dict(re.findall(r"(?:^|[/_])(sub|ses)-([A-Za-z0-9]+)", path))
-    folder = parts.parts[0] if len(parts.parts) > 1 else _stem(path)
-    suffix = _stem(path).rpartition("_")[2]
-    return SeriesSource(
-        kind="nifti",
-        files=(path,),
-        subject=f"sub-{entities['sub']}" if "sub" in entities else folder,
-        study=f"ses-{entities['ses']}" if "ses" in entities else str(parts.parent),
-        series=path,
-        time_point=0,
-        modality="MR" if suffix in MR_SUFFIXES else "CT" if suffix.lower() == "ct" else "OT",
-        label="",
-    )
-
-
-def _owner(label: str, series: Sequence[SeriesSource]) -> str | None:
-    """Find the one series that a label map belongs to; None when there is none or more than one."""
-    folder, prefix = PurePosixPath(label).parent, _stem(label).rpartition("_")[0]
-    beside = [item.series for item in series if item.kind == "nifti" and PurePosixPath(item.files[0]).parent == folder]
-    named = [name for name in beside if prefix and prefix in (_stem(name), _stem(name).rpartition("_")[0])]
-    if named:
-        return named[0] if len(named) == 1 else None
-    for place in (folder, folder.parent):
-        below = {item.series for item in series if PurePosixPath(item.files[0]).is_relative_to(place)}
-        if len(below) == 1:
-            return below.pop()
-    return None
-
-
-def _ordered(series: list[SeriesSource]) -> list[SeriesSource]:
-    """Number each subject's studies in the order of their names, which begin with the date where there is one."""
-    studies: dict[str, set[str]] = defaultdict(set)
-    for item in series:
-        studies[item.subject].add(item.study)
-    order = {subject: sorted(names) for subject, names in studies.items()}
-    numbered = [replace(item, time_point=order[item.subject].index(item.study)) for item in series]
-    return sorted(numbered, key=lambda item: (item.subject, item.time_point, item.series))
-
-
-def _matches(path: str, glob: str) -> bool:
-    return fnmatch.fnmatch(path, glob) or fnmatch.fnmatch(PurePosixPath(path).name, glob)
-
-
-def _stem(path: str) -> str:
-    return PurePosixPath(path).name.removesuffix(".gz").removesuffix(".nii")

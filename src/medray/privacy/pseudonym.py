@@ -9,23 +9,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+from medray import config
 from medray.errors import ConfigError
 from medray.privacy.profile import Profile
 
-__all__ = ["Kind", "Naming", "Plain", "Pseudonyms", "naming", "read_key"]
+__all__ = ["Kind", "Naming", "Plain", "Pseudonyms", "naming"]
 
-Kind = Literal["subject", "study", "series", "source"]
-KEY_BYTES = 32
+Kind = Literal["subject", "study", "series", "instance", "source"]
 MAX_SHIFT_DAYS = 3650
 LETTERS = 16
 """Letters kept of the base-32 hash: 80 bits, so that ten million series collide with odds below 1e-10."""
-HOW_TO_MAKE = "make one: (umask 077; openssl rand -hex 32 > medray.key) and export MEDRAY_KEY_FILE=medray.key"
 
 
 class Naming(Protocol):
@@ -41,6 +40,14 @@ class Naming(Protocol):
 
     def shift_days(self, patient: str) -> int:
         """Return by how many days a patient's dates move."""
+        ...
+
+    def seal(self, text: str) -> str:
+        """Return a text that only the key's holder can open: what ordering needs and readers must not see."""
+        ...
+
+    def unseal(self, sealed: str) -> str:
+        """Undo `seal`."""
         ...
 
 
@@ -67,6 +74,24 @@ class Pseudonyms:
     def shift_days(self, patient: str) -> int:
         """Return 1 to 3,650 days back, the same for all dates of a patient."""
         return -1 - int.from_bytes(self._digest("shift", self._here(patient))[:8], "big") % MAX_SHIFT_DAYS
+
+    def seal(self, text: str) -> str:
+        """Encrypt (AES-SIV, RFC 5297): equal texts give equal words, so that a cohort's id stays the same."""
+        return base64.b32encode(self._cipher().encrypt(text.encode(), None)).decode() if text else ""
+
+    def unseal(self, sealed: str) -> str:
+        """Decrypt.
+
+        Raises:
+            ConfigError: If another key sealed it.
+        """
+        try:
+            return self._cipher().decrypt(base64.b32decode(sealed), None).decode() if sealed else ""
+        except (InvalidTag, ValueError):
+            raise ConfigError("the cohort was made with another pseudonym key: use the same one") from None
+
+    def _cipher(self) -> AESSIV:
+        return AESSIV(hmac.new(self.key, b"seal", hashlib.sha512).digest())
 
     def _here(self, identifier: str) -> str:
         return f"{self.site}\0{identifier}" if self.site else identifier
@@ -97,6 +122,14 @@ class Plain:
         """Return 0: dates stay."""
         return 0
 
+    def seal(self, text: str) -> str:
+        """Return the text itself."""
+        return text
+
+    def unseal(self, sealed: str) -> str:
+        """Return the text itself."""
+        return sealed
+
 
 def naming(profile: Profile, *, site: str = "") -> Naming:
     """Return how a profile names things.
@@ -108,33 +141,4 @@ def naming(profile: Profile, *, site: str = "") -> Naming:
     Raises:
         ConfigError: If the key is missing or unusable.
     """
-    return Plain(site) if profile.identified else Pseudonyms(read_key(), site)
-
-
-def read_key() -> bytes:
-    """Read the key from ``MEDRAY_KEY`` (hex) or from the file that ``MEDRAY_KEY_FILE`` names.
-
-    Raises:
-        ConfigError: If there is none, it isn't 32 bytes of hex, or others may read the file.
-    """
-    text, path = os.environ.get("MEDRAY_KEY", ""), os.environ.get("MEDRAY_KEY_FILE", "")
-    if not text and not path:
-        raise ConfigError(f"pseudonyms need a key and neither MEDRAY_KEY nor MEDRAY_KEY_FILE is set; {HOW_TO_MAKE}")
-    where = "MEDRAY_KEY" if text else path
-    if not text:
-        text = _read_key_file(Path(path))
-    try:
-        key = bytes.fromhex(text.strip())
-    except ValueError:
-        key = b""
-    if len(key) < KEY_BYTES:
-        raise ConfigError(f"the key in {where} isn't {KEY_BYTES} bytes of hex; {HOW_TO_MAKE}")
-    return key
-
-
-def _read_key_file(path: Path) -> str:
-    if not path.is_file():
-        raise ConfigError(f"there is no key file {path}; {HOW_TO_MAKE}")
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"others may read the key file {path}: chmod 600 {path}")
-    return path.read_text(encoding="ascii", errors="replace")
+    return Plain(site) if profile.identified else Pseudonyms(config.read_key(), site)

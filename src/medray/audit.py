@@ -1,0 +1,242 @@
+"""Who did what, when, and how it ended: an append-only trail whose events are chained by hashes.
+
+Each event's hash covers its own fields and the hash of the event before it, and a head row counts them, so that an edited, removed
+or reordered event is found. With ``MEDRAY_KEY`` the hashes are keyed (HMAC-SHA-256): whoever can write the database but has no
+key can't make the chain whole again. SQLite in `MEDRAY_HOME` by default, any database by ``MEDRAY_DATABASE_URL``.
+No patient data: targets are pseudonyms.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import hmac
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from medray import config
+from medray.errors import ConfigError, StorageError
+
+__all__ = ["Event", "Recorded", "Trail", "Verdict", "open_trail"]
+
+GENESIS = "0" * 64
+VERIFIED_AT_ONCE = 10_000
+
+_tables = sa.MetaData()
+EVENTS = sa.Table(
+    "audit_events", _tables,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.String(32), nullable=False),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(300), nullable=False),
+    sa.Column("outcome", sa.String(64), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("key_id", sa.String(16), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+)  # fmt: skip
+HEAD = sa.Table(
+    "audit_head", _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        action: A verb with its room: ``ingest.read``, ``cohort.commit``, ``pacs.store``.
+        target: What it was done to: a pseudonym, a cohort id, a model version.
+        outcome: ``ok``, or a reason such as ``missing-slices``.
+        detail: More, without patient data.
+        actor: Who; the operating system's user and host by default.
+    """
+
+    action: str
+    target: str
+    outcome: str = "ok"
+    detail: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event in the trail."""
+
+    number: int
+    at: str
+    actor: str
+    action: str
+    target: str
+    outcome: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verification found.
+
+    Attributes:
+        events: How many there are.
+        keyed: How many of them are bound by the key.
+        head: Number and digest of the last one; note it elsewhere to be able to tell when the whole trail is replaced.
+        problems: One line each; empty when the trail is whole.
+    """
+
+    events: int
+    keyed: int
+    head: str
+    problems: tuple[str, ...]
+
+
+class Trail:
+    """An audit trail, open for appending and reading.
+
+    Args:
+        engine: Of its database.
+        key: Binds the hashes; empty for plain ones.
+    """
+
+    def __init__(self, engine: sa.Engine, key: bytes) -> None:
+        self._engine = engine
+        self._key = key
+
+    def record(self, events: Iterable[Event]) -> None:
+        """Append events in one transaction.
+
+        Raises:
+            StorageError: If the database can't be written; what isn't recorded must not go on.
+        """
+        new = list(events)
+        if not new:
+            return
+        try:
+            with self._engine.begin() as connection:
+                self._append(connection, new)
+        except sa.exc.SQLAlchemyError as error:
+            raise StorageError(f"the audit trail can't be written ({type(error).__name__}): check MEDRAY_DATABASE_URL") from None
+
+    def head(self) -> str:
+        """Return number and digest of the last event, ``0:…`` for an empty trail."""
+        with self._engine.begin() as connection:
+            row = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest)).first()
+        return f"{row.number}:{row.digest}" if row else f"0:{GENESIS}"
+
+    def events(self, *, action: str = "") -> Iterator[Recorded]:
+        """Yield events in order, those of one action or all."""
+        names = [name for name in Recorded.__dataclass_fields__]
+        query = sa.select(*(EVENTS.c[name] for name in names)).order_by(EVENTS.c.number)
+        if action:
+            query = query.where(EVENTS.c.action == action)
+        with self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
+                yield Recorded(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+
+    def verify(self, *, anchor: str = "") -> Verdict:
+        """Recompute every hash.
+
+        Args:
+            anchor: A head that was noted earlier, as ``number:digest``; it must still be in the trail.
+        """
+        problems: list[str] = []
+        previous, expected, keyed, anchored = GENESIS, 1, 0, not anchor or anchor.startswith("0:")
+        with self._engine.connect() as connection:
+            query = sa.select(EVENTS).order_by(EVENTS.c.number)
+            for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
+                fields = dict(row._mapping)  # noqa: SLF001
+                digest, key_id = fields.pop("digest"), fields["key_id"]
+                keyed += bool(key_id)
+                if fields["number"] != expected:
+                    problems.append(f"events {expected} to {fields['number'] - 1} are missing")
+                if key_id and key_id != _key_id(self._key):
+                    problems.append(f"event {fields['number']} is bound by another key ({key_id}): verify with that one")
+                elif _digest(fields, previous, self._key if key_id else b"") != digest:
+                    problems.append(f"event {fields['number']} was changed, moved, or follows one that was removed")
+                anchored = anchored or anchor == f"{fields['number']}:{digest}"
+                previous, expected = digest, fields["number"] + 1
+            head = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest)).first()
+        last = (head.number, head.digest) if head else (0, GENESIS)
+        if last != (expected - 1, previous):
+            problems.append(f"the trail ends at event {expected - 1} and should end at {last[0]}")
+        if not anchored:
+            problems.append("the anchor is not in the trail: it was replaced or cut")
+        return Verdict(expected - 1, keyed, f"{expected - 1}:{previous}", tuple(problems))
+
+    def _append(self, connection: sa.Connection, events: list[Event]) -> None:
+        head = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest).with_for_update()).first()
+        number, digest = (head.number, head.digest) if head else (0, GENESIS)
+        rows = []
+        for event in events:
+            number += 1
+            fields: dict[str, Any] = {
+                "number": number,
+                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                **asdict(event),
+                "actor": event.actor or _me(),
+                "key_id": _key_id(self._key),
+            }
+            digest = _digest(fields, digest, self._key)
+            rows.append({**fields, "digest": digest})
+        connection.execute(EVENTS.insert(), rows)
+        if head:
+            connection.execute(HEAD.update().values(number=number, digest=digest))
+        else:
+            connection.execute(HEAD.insert().values(id=1, number=number, digest=digest))
+
+
+def open_trail() -> Trail:
+    """Open the trail that the environment names, and make it if it isn't there.
+
+    Raises:
+        ConfigError: If ``MEDRAY_DATABASE_URL`` can't be used.
+    """
+    url = os.environ.get("MEDRAY_DATABASE_URL") or f"sqlite:///{config.home() / 'medray.db'}"
+    return Trail(_engine(url), config.derived_key("audit"))
+
+
+@lru_cache(maxsize=8)
+def _engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        lite = parsed.get_backend_name() == "sqlite"
+        if lite:
+            config.home().mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(parsed, connect_args={"timeout": 60, "isolation_level": None} if lite else {})
+        if lite:
+            sa.event.listen(engine, "begin", _begin_immediate)
+        with engine.begin() as connection:
+            _tables.create_all(connection)
+    except (sa.exc.SQLAlchemyError, ImportError) as error:
+        raise ConfigError(f"MEDRAY_DATABASE_URL can't be used ({type(error).__name__}): check its form, server and driver") from None
+    return engine
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    """Take SQLite's write lock at once, so that two processes can't chain to the same event."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _me() -> str:
+    return f"{getpass.getuser()}@{platform.node()}"
+
+
+def _key_id(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()[:16] if key else ""
+
+
+def _digest(fields: dict[str, Any], previous: str, key: bytes) -> str:
+    text = json.dumps([previous, *sorted(fields.items())], ensure_ascii=True).encode()
+    return hmac.new(key, text, hashlib.sha256).hexdigest() if key else hashlib.sha256(text).hexdigest()

@@ -1,0 +1,38 @@
+"""The factor that turns PET activity into standardized uptake values (PS3.3 C.8.9; QIBA's vendor-neutral recipe for SUVbw).
+
+It follows from weight, dose, half-life and times, which de-identification may take away; the factor itself identifies nobody.
+"""
+
+from __future__ import annotations
+
+from pydicom import Dataset
+
+from medray.formats.dicom_frames import text
+
+__all__ = ["suv_factor"]
+
+
+def suv_factor(header: Dataset) -> float | None:
+    """Return the factor from Bq/ml to SUV by body weight in g/ml; None where the header doesn't say enough.
+
+    Only images decay-corrected to the series' start are covered.
+    """
+    infos = header.get("RadiopharmaceuticalInformationSequence") or []
+    if text(header, "Units") != "BQML" or text(header, "DecayCorrection") != "START" or len(infos) != 1:
+        return None
+    try:
+        weight_g = float(header.PatientWeight) * 1000.0
+        dose_bq, half_life_s = float(infos[0].RadionuclideTotalDose), float(infos[0].RadionuclideHalfLife)
+        started = text(infos[0], "RadiopharmaceuticalStartDateTime")[8:] or text(infos[0], "RadiopharmaceuticalStartTime")
+        waited_s = (_seconds(text(header, "SeriesTime")) - _seconds(started)) % 86_400
+    except (AttributeError, TypeError, ValueError):
+        return None
+    if min(weight_g, dose_bq, half_life_s) <= 0:
+        return None
+    return weight_g / (dose_bq * 2.0 ** (-waited_s / half_life_s))
+
+
+def _seconds(time: str) -> float:
+    """Return the seconds since midnight of a DICOM time, ``HHMMSS.FFFFFF``."""
+    digits = time.partition("+")[0].partition("-")[0]
+    return int(digits[:2]) * 3600 + int(digits[2:4] or 0) * 60 + float(digits[4:] or 0)

@@ -1,0 +1,229 @@
+"""Which files belong together: records of files in, sources of series out. Grouping is by geometry and identifiers, never by name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from medray.ingestion.intake import fingerprint_of
+from medray.ingestion.layouts import Layout, named_as, stem
+from medray.ingestion.scan import FileRecord, SeriesHeader
+from medray.privacy.pseudonym import Naming
+
+__all__ = ["Problem", "SeriesSource", "assemble"]
+
+ORIENTATION_DIGITS = 2
+"""Decimals to which orientations must agree to make one stack; the reader then asks for more."""
+FEW_SLICES = 3
+"""A part of a mixed series with no more slices than this, beside a larger one, is a localizer."""
+PART_LETTERS = 9
+"""Letters that a part of a series has after the series' name."""
+FOREIGN_ENTITIES = ("desc", "space", "label", "seg", "res", "atlas", "den")
+"""BIDS entities that a derived label map has and its image doesn't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that goes to quarantine; ``source`` is still the real path."""
+
+    source: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesSource:
+    """The files of one series. Its paths may hold identifiers: keep it inside the ingesting process.
+
+    Attributes:
+        kind: DICOM objects, or one file.
+        files: Paths relative to the source; DICOM slices in the order of their positions.
+        stamps: Of files and label maps together.
+        subject: Pseudonym.
+        study: Pseudonym.
+        series: Pseudonym.
+        when: Sealed date and time of the study, or what stands for it.
+        modality: DICOM modality.
+        labels: Paths of label maps.
+        findings: What a table says of it.
+    """
+
+    kind: Literal["dicom", "file"]
+    files: tuple[str, ...]
+    stamps: tuple[str, ...]
+    subject: str
+    study: str
+    series: str
+    when: str
+    modality: str
+    labels: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+
+    def key(self, settings: str) -> str:
+        """Return what tells this work, on these very files, from any other."""
+        return fingerprint_of(settings, self.series, *sorted(self.stamps), "|".join(self.findings))
+
+
+def assemble(records: Iterable[FileRecord], layout: Layout, naming: Naming) -> tuple[list[SeriesSource], list[Problem]]:
+    """Group files into series and give each its label maps.
+
+    DICOM files group by series, size and orientation; the same object twice counts once; localizers are split off; an image
+    without a place in the patient, or with frames of its own, is a series of its own. A label map belongs to the image that
+    the source lists for it, or refers to, or that its name and place tell.
+
+    Args:
+        records: Of every file.
+        layout: What the source says of itself.
+        naming: For what is named by its path.
+
+    Returns:
+        Series sorted by subject and name, and problems.
+    """
+    known = list(records)
+    problems = [Problem(record.path, record.reason, record.detail) for record in known if record.kind == "bad"]
+    files = [record for record in known if record.kind == "file" or (record.kind == "picture" and layout.findings is not None)]
+    maps = [record for record in files if layout.is_label(record.path)]
+    mapped = {record.path for record in maps}
+    series = [*_dicom(known, problems), *(_file(record, layout, naming) for record in files if record.path not in mapped)]
+    owned: dict[str, list[FileRecord]] = defaultdict(list)
+    for record in maps:
+        _give(owned, record, _owner(record.path, series, layout), problems)
+    for record in known:
+        if record.header and record.header.kind in {"segmentation", "structures"}:
+            _give(owned, record, _referenced(record.header, series), problems)
+    complete = [_with_labels(item, owned[item.series], layout) for item in series]
+    return sorted(complete, key=lambda item: (item.subject, item.series)), problems
+
+
+def _give(owned: dict[str, list[FileRecord]], record: FileRecord, owner: str | None, problems: list[Problem]) -> None:
+    if owner is None:
+        problems.append(Problem(record.path, "label-without-image", "no single image goes with this label map"))
+    else:
+        owned[owner].append(record)
+
+
+def _with_labels(item: SeriesSource, maps: Sequence[FileRecord], layout: Layout) -> SeriesSource:
+    ordered = sorted(maps, key=lambda record: record.path)
+    return replace(
+        item,
+        labels=tuple(record.path for record in ordered),
+        stamps=(*item.stamps, *(record.stamp for record in ordered)),
+        findings=layout.findings_of(item.files[0]),
+    )
+
+
+def _dicom(records: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesSource]:
+    groups: dict[str, dict[str, FileRecord]] = defaultdict(dict)
+    for record in records:
+        if record.header is None or record.header.kind in {"segmentation", "structures"}:
+            continue
+        if record.header.kind == "other":
+            problems.append(Problem(record.path, "no-pixels", "the object holds no image"))
+        else:
+            groups[record.header.series].setdefault(record.header.instance or record.path, record)
+    return [item for group in groups.values() for item in _parts(list(group.values()), problems)]
+
+
+def _parts(group: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesSource]:
+    """Split one series into stacks of one size and orientation, and images that stand for themselves."""
+    stacks: dict[str, list[FileRecord]] = defaultdict(list)
+    alone: list[SeriesSource] = []
+    for record in group:
+        header = _header(record)
+        if header.position and header.orientation and header.frames == 1:
+            turned = np.round(header.orientation, ORIENTATION_DIGITS) + 0.0
+            stacks[f"{header.size} {turned.tolist()}"].append(record)
+        else:
+            alone.append(_series([record], f"{header.series}-{header.instance[:8]}"))
+    largest = max((len(stack) for stack in stacks.values()), default=0)
+    found = []
+    for place, stack in sorted(stacks.items(), key=lambda pair: (-len(pair[1]), pair[0])):
+        header = _header(stack[0])
+        if header.localizer or (len(stack) <= FEW_SLICES < largest):
+            problems.append(Problem(stack[0].path, "localizer", f"{len(stack)} slices that only show where others lie"))
+            continue
+        name = header.series if not found else f"{header.series}-{fingerprint_of(place)[:8]}"
+        found.append(_series(sorted(stack, key=_height), name))
+    return [*found, *alone]
+
+
+def _series(stack: Sequence[FileRecord], name: str) -> SeriesSource:
+    header = _header(stack[0])
+    return SeriesSource(
+        kind="dicom",
+        files=tuple(record.path for record in stack),
+        stamps=tuple(record.stamp for record in stack),
+        subject=header.subject,
+        study=header.study,
+        series=name,
+        when=header.when,
+        modality=header.modality or "OT",
+    )
+
+
+def _header(record: FileRecord) -> SeriesHeader:
+    assert record.header is not None  # noqa: S101 - only DICOM records come here
+    return record.header
+
+
+def _height(record: FileRecord) -> float:
+    header = _header(record)
+    return float(np.dot(np.cross(header.orientation[:3], header.orientation[3:]), header.position))
+
+
+def _file(record: FileRecord, layout: Layout, naming: Naming) -> SeriesSource:
+    named = named_as(record.path, layout)
+    return SeriesSource(
+        kind="file",
+        files=(record.path,),
+        stamps=(record.stamp,),
+        subject=naming.name("subject", named.subject),
+        study=naming.name("study", f"{named.subject}\0{named.study}"),
+        series=naming.name("series", record.path),
+        when=naming.seal(named.study),
+        modality=named.modality,
+    )
+
+
+def _referenced(header: SeriesHeader, series: Sequence[SeriesSource]) -> str | None:
+    """Return the series that a DICOM segmentation or structure set is about."""
+    wanted = set(header.references)
+    found = [item.series for item in series if item.kind == "dicom" and {item.series, item.series[:-PART_LETTERS]} & wanted]
+    whole = [name for name in found if name in wanted]
+    return whole[0] if len(whole) == 1 else found[0] if len(found) == 1 else None
+
+
+def _owner(label: str, series: Sequence[SeriesSource], layout: Layout) -> str | None:
+    """Find the one series that a label map belongs to; None when there is none or more than one."""
+    if label in layout.pairs:
+        listed = [item.series for item in series if item.files[0] == layout.pairs[label]]
+        return listed[0] if listed else None
+    folder, prefix = PurePosixPath(label).parent, stem(label).rpartition("_")[0]
+    beside = [item for item in series if item.kind == "file" and PurePosixPath(item.files[0]).parent == folder]
+    named = [item.series for item in beside if prefix and prefix in (stem(item.files[0]), stem(item.files[0]).rpartition("_")[0])]
+    if named:
+        return named[0] if len(named) == 1 else None
+    for place in (folder, folder.parent):
+        below = {item.series for item in series if PurePosixPath(item.files[0]).is_relative_to(place)}
+        if len(below) == 1:
+            return below.pop()
+    return _by_entities(label, series)
+
+
+def _by_entities(label: str, series: Sequence[SeriesSource]) -> str | None:
+    """Match BIDS names across folders, for label maps below ``derivatives``: the image has all of the label's own entities."""
+    wanted = _entities(label)
+    if "sub" not in wanted:
+        return None
+    found = [item.series for item in series if item.kind == "file" and _entities(item.files[0]) == wanted]
+    return found[0] if len(found) == 1 else None
+
+
+def _entities(path: str) -> dict[str, str]:
+    pairs = [part.partition("-") for part in stem(path).split("_") if "-" in part]
+    return {name: value for name, _, value in pairs if name not in FOREIGN_ENTITIES}

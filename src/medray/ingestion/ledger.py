@@ -1,0 +1,80 @@
+"""What was done already: finished work outlives the process that did it, so that a rerun does none of it twice.
+
+::
+
+    ROOT/ledger/scan-<hash>.json.gz    what a chunk of files is, de-identified: kept for every later run
+    ROOT/ledger/done-<key>.json        what became of one series; folded into the manifest by the next commit, then deleted
+
+A worker writes a series' entry last, after its shards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+from medray.cohort.cohort import Cohort, QuarantineRow, SeriesRow
+from medray.errors import NotFoundError
+from medray.storage.location import Location
+
+__all__ = ["Outcome", "committed", "forget", "note", "pending"]
+
+PREFIX, SUFFIX = "done-", ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one series: a row or none, and what was quarantined."""
+
+    row: SeriesRow | None
+    quarantine: tuple[QuarantineRow, ...]
+
+
+_outcome = TypeAdapter(Outcome)
+
+
+def note(root: Location, key: str, outcome: Outcome) -> None:
+    """Write down that a piece of work is finished."""
+    root.join("ledger", f"{PREFIX}{key}{SUFFIX}").write(json.dumps(_outcome.dump_python(outcome, mode="json")).encode())
+
+
+def pending(root: Location) -> dict[str, Outcome]:
+    """Return what was finished and not yet committed, by key."""
+    found = {}
+    for name in _names(root):
+        key = name.removeprefix(PREFIX).removesuffix(SUFFIX)
+        try:
+            found[key] = _outcome.validate_json(root.join("ledger", name).read())
+        except ValueError:  # torn or of another version: the work is done again
+            continue
+    return found
+
+
+def committed(cohort: Cohort | None) -> dict[str, Outcome]:
+    """Return what a cohort's current version holds, by key."""
+    if cohort is None:
+        return {}
+    rows: Mapping[str, SeriesRow] = {row.intake: row for row in cohort.rows}
+    refused: dict[str, list[QuarantineRow]] = {}
+    for row in cohort.quarantine:
+        if row.intake:
+            refused.setdefault(row.intake, []).append(row)
+    return {key: Outcome(rows.get(key), tuple(refused.get(key, ()))) for key in {*rows, *refused}}
+
+
+def forget(root: Location, keys: Iterable[str]) -> None:
+    """Delete entries that a commit has folded in."""
+    for key in keys:
+        root.join("ledger", f"{PREFIX}{key}{SUFFIX}").remove()
+
+
+def _names(root: Location) -> list[str]:
+    try:
+        return [entry.name for entry in root.join("ledger").entries() if entry.name.startswith(PREFIX)]
+    except NotFoundError:
+        return []
+
+

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
+
+from medray.errors import ImageError
+from medray.formats.dicom_series import write_dicom_series
+from medray.formats.dicom_stack import rectified
+from medray.imaging.geometry import to_world
+from medray.imaging.volume import Volume
+from tests.formats.test_dicom import WHO, edited, read
+from tests.phantoms import grid, orientations
+
+AFFINE = grid(next(iter(orientations())), (1.0, 1.2, 2.0), (5, 10, -8))
+
+
+def smooth(points):
+    """A function of the world that linear interpolation follows well."""
+    return 1000 + 30 * points[..., 0] - 20 * points[..., 1] + 10 * points[..., 2]
+
+
+def tilted_files(slide, count=8):
+    """A series whose slices slide along J by ``slide`` mm each, as a tilted gantry writes it."""
+    shape = (20, 24, count)
+    affine = AFFINE.copy()
+    affine[:3, 2] += affine[:3, 1] / 1.2 * slide
+    indices = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), axis=-1)
+    voxels = np.rint(smooth(to_world(affine, indices)) + 2000).astype(np.int16)
+    files = write_dicom_series(Volume(voxels[None], AFFINE), WHO)
+    moved = []
+    for k, data in enumerate(files):
+        position = affine[:3, 3] + k * affine[:3, 2]
+        moved.append(edited(data, ImagePositionPatient=[f"{value:.8f}" for value in position]))
+    return moved
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(-1.5, 1.5).filter(lambda slide: abs(slide) > 0.05))
+def test_a_tilted_stack_becomes_rectangular_and_stays_where_it_was(slide):
+    image = read(tilted_files(slide))
+    assert image.meta["rectified"] == "gantry tilt"
+    axes = image.affine[:3, :3] / np.array(image.spacing_mm)
+    assert np.abs(axes.T @ axes - np.eye(3)).max() < 1e-6
+    indices = np.stack(np.meshgrid(*[np.arange(n) for n in image.shape], indexing="ij"), axis=-1)
+    expected = smooth(to_world(image.affine, indices)) + 2000
+    covered = image.voxels[0] > image.voxels.min()
+    inner = covered & np.roll(covered, 1, 1) & np.roll(covered, -1, 1) & np.roll(covered, 1, 0) & np.roll(covered, -1, 0)
+    assert inner.mean() > 0.3
+    assert np.abs(image.voxels[0] - expected)[inner].max() < 2.0
+
+
+def test_rectifying_equals_a_general_interpolator():
+    rng = np.random.default_rng(0)
+    voxels = rng.normal(size=(1, 9, 10, 5)).astype(np.float32)
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[:2, 2] = 0.3, -0.7
+    result, straight = rectified(voxels, affine)
+    indices = np.stack(np.meshgrid(*[np.arange(n) for n in result.shape[1:]], indexing="ij"), axis=0).reshape(3, -1)
+    world = to_world(straight, indices.T)
+    places = (world - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    expected = map_coordinates(voxels[0], places.T, order=1, mode="constant", cval=np.nan).reshape(result.shape[1:])
+    inside = np.isfinite(expected)
+    assert inside.mean() > 0.4
+    assert np.abs(result[0] - expected)[inside].max() < 1e-5
+
+
+def test_a_small_shift_is_no_tilt():
+    assert "rectified" not in read(tilted_files(0.001)).meta
+
+
+def test_duplicates_that_are_not_everywhere_are_refused():
+    files = write_dicom_series(Volume(np.zeros((1, 4, 4, 5), np.int16), AFFINE), WHO)
+    with pytest.raises(ImageError, match="1 slices lie where another one lies"):
+        read([*files, edited(files[2], SOPInstanceUID="1.2.3")])
+    assert read([*files, *[edited(data, SOPInstanceUID=f"1.2.{k}") for k, data in enumerate(files)]]).voxels.shape[0] == 2

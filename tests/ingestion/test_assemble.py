@@ -1,0 +1,141 @@
+from medray.imaging.labels import LabelSchema
+from medray.ingestion.assemble import assemble
+from medray.ingestion.layouts import Layout, named_as
+from medray.ingestion.scan import FileRecord, SeriesHeader
+from medray.privacy.pseudonym import Plain
+
+AXIAL, SAGITTAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+LAYOUT = Layout(LabelSchema({"x": 1}), "*_dseg.nii*")
+
+
+def nifti(path):
+    return FileRecord(path=path, kind="file", stamp=path)
+
+
+def dicom(path, series="1.1", instance=None, **changes):
+    facts = {
+        "subject": "P", "study": "9", "series": series, "instance": instance or path, "when": "2020", "modality": "MR",
+        "kind": "image", "size": (4, 4), "position": (0.0, 0.0, 0.0), "orientation": AXIAL, "localizer": False, "frames": 1,
+        "references": (),
+    }  # fmt: skip
+    return FileRecord(path=path, kind="dicom", stamp=path, header=SeriesHeader(**facts | changes))
+
+
+def pairs(records, layout=LAYOUT):
+    series, problems = assemble(records, layout, Plain())
+    return {item.series: "|".join(item.labels) for item in series}, [(p.source, p.reason) for p in problems]
+
+
+def test_dicom_groups_by_series_and_counts_an_object_once():
+    records = [dicom("a", "1", "x"), dicom("b", "1", "y"), dicom("copy of a", "1", "x"), dicom("c", "2", "z")]
+    series, _ = assemble(records, LAYOUT, Plain())
+    assert {item.series: len(item.files) for item in series} == {"1": 2, "2": 1}
+
+
+def test_slices_come_in_the_order_of_their_positions():
+    records = [dicom(f"{z}", position=(5.0, 0.0, z)) for z in (3.0, -1.0, 2.0, 0.5)]
+    series, _ = assemble(records, LAYOUT, Plain())
+    assert series[0].files == ("-1.0", "0.5", "2.0", "3.0")
+
+
+def test_objects_without_pixels_are_named():
+    assert pairs([dicom("sr.dcm", kind="other")]) == ({}, [("sr.dcm", "no-pixels")])
+
+
+def test_localizers_are_split_off():
+    main = [dicom(f"m{z}", position=(0.0, 0.0, float(z))) for z in range(9)]
+    mixed = [*main, dicom("s", orientation=SAGITTAL), dicom("o", size=(9, 9))]
+    series, problems = assemble(mixed, LAYOUT, Plain())
+    assert [len(item.files) for item in series] == [9]
+    assert sorted((p.source, p.reason) for p in problems) == [("o", "localizer"), ("s", "localizer")]
+    said_so = [dicom(f"l{z}", "2", position=(0.0, 0.0, float(z)), localizer=True) for z in range(9)]
+    assert pairs(said_so) == ({}, [("l0", "localizer")])
+
+
+def test_two_stacks_in_one_series_become_two():
+    axial = [dicom(f"a{z}", position=(0.0, 0.0, float(z))) for z in range(9)]
+    sagittal = [dicom(f"s{x}", position=(float(x), 0.0, 0.0), orientation=SAGITTAL) for x in range(7)]
+    series, problems = assemble([*sagittal, *axial], LAYOUT, Plain())
+    assert problems == []
+    assert sorted(len(item.files) for item in series) == [7, 9]
+    assert {item.series[:4] for item in series} == {"1.1", "1.1-"}
+
+
+def test_images_without_a_place_stand_for_themselves():
+    records = [dicom("pa", position=(), orientation=()), dicom("lateral", position=(), orientation=(), size=(9, 9))]
+    assert pairs(records) == ({"1.1-pa": "", "1.1-lateral": ""}, [])
+    assert len(pairs([dicom("e1", frames=20), dicom("e2", frames=20)])[0]) == 2
+
+
+def test_segmentations_go_with_the_series_that_they_refer_to():
+    seg = dicom("seg", "7", kind="segmentation", references=("1.1",), position=(), orientation=())
+    structures = dicom("rt", "8", kind="structures", references=("1.1",), position=(), orientation=())
+    lost = dicom("lost", "9", kind="segmentation", references=("5.5",))
+    found = pairs([dicom("a"), seg, structures, lost])
+    assert found == ({"1.1": "rt|seg"}, [("lost", "label-without-image")])
+
+
+def test_labels_go_with_the_image_of_their_name():
+    records = [nifti(f"s/{name}") for name in ("a_T1w.nii.gz", "b_T1w.nii.gz", "a_dseg.nii.gz", "b_dseg.nii.gz")]
+    assert pairs(records) == ({"s/a_T1w.nii.gz": "s/a_dseg.nii.gz", "s/b_T1w.nii.gz": "s/b_dseg.nii.gz"}, [])
+
+
+def test_a_label_that_two_images_could_own_goes_to_neither():
+    found = pairs([nifti("s/a_FLAIR.nii"), nifti("s/a_T1w.nii"), nifti("s/a_dseg.nii")])
+    assert found == ({"s/a_FLAIR.nii": "", "s/a_T1w.nii": ""}, [("s/a_dseg.nii", "label-without-image")])
+
+
+def test_plain_names_pair_too():
+    records = [nifti(f"s/{name}") for name in ("case1.nii.gz", "case2.nii.gz", "case1_dseg.nii.gz", "case2_dseg.nii.gz")]
+    assert pairs(records) == ({"s/case1.nii.gz": "s/case1_dseg.nii.gz", "s/case2.nii.gz": "s/case2_dseg.nii.gz"}, [])
+
+
+def test_labels_go_with_the_one_dicom_series_near_them():
+    records = [dicom("p1/ses/dicom/1"), nifti("p1/ses/anat/p1_dseg.nii.gz"), dicom("p2/dicom/1", "2.2")]
+    assert pairs(records) == ({"1.1": "p1/ses/anat/p1_dseg.nii.gz", "2.2": ""}, [])
+
+
+def test_labels_below_derivatives_are_found_by_their_entities():
+    images = [nifti(f"sub-{n}/anat/sub-{n}_T1w.nii.gz") for n in (1, 2)]
+    label = nifti("derivatives/me/sub-2/anat/sub-2_space-orig_desc-manual_dseg.nii.gz")
+    found, problems = pairs([*images, label])
+    assert problems == []
+    assert found["sub-2/anat/sub-2_T1w.nii.gz"] == label.path
+
+
+def test_a_label_map_that_fits_nothing_is_a_problem():
+    found = pairs([nifti("a/x_T1w.nii"), nifti("a/y_T1w.nii"), nifti("a/z_dseg.nii"), nifti("q/r/lonely_dseg.nii")])
+    assert found[1] == [("a/z_dseg.nii", "label-without-image"), ("q/r/lonely_dseg.nii", "label-without-image")]
+
+
+def test_listed_pairs_win_over_names():
+    layout = Layout(None, "*_dseg*", {"labelsTr/c1.nii.gz": "imagesTr/c1.nii.gz"}, "CT")
+    records = [nifti("imagesTr/c1.nii.gz"), nifti("imagesTr/c2.nii.gz"), nifti("labelsTr/c1.nii.gz")]
+    series, problems = assemble(records, layout, Plain())
+    assert problems == []
+    assert [(item.subject, item.modality, item.labels) for item in series] == [
+        ("c1", "CT", ("labelsTr/c1.nii.gz",)),
+        ("c2", "CT", ()),
+    ]
+
+
+def test_pictures_count_only_with_a_table():
+    picture = FileRecord(path="img/1.png", kind="picture", stamp="1")
+    assert pairs([picture]) == ({}, [])
+    series, _ = assemble([picture], Layout(None, "*_dseg*", findings={"1.png": ("effusion",)}), Plain())
+    assert series[0].findings == ("effusion",)
+
+
+def test_bids_names_give_subject_and_session():
+    named = named_as("sub-A/ses-2/anat/sub-A_ses-2_T1w.nii", LAYOUT)
+    assert (named.subject, named.study, named.modality) == ("sub-A", "ses-2", "MR")
+    named = named_as("patient7/scan.nii", LAYOUT)
+    assert (named.subject, named.modality) == ("patient7", "OT")
+
+
+def test_work_is_known_by_files_settings_and_labels():
+    first, _ = assemble([nifti("s/a.nii")], LAYOUT, Plain())
+    again, _ = assemble([nifti("s/a.nii")], LAYOUT, Plain())
+    labelled, _ = assemble([nifti("s/a.nii"), nifti("s/a_dseg.nii")], LAYOUT, Plain())
+    assert first[0].key("x") == again[0].key("x")
+    assert len({first[0].key("x"), first[0].key("y"), labelled[0].key("x")}) == 3
