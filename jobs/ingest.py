@@ -1,6 +1,6 @@
 """``ray job submit --working-dir . -- python jobs/ingest.py --config ingest.toml``: a folder into a cohort.
 
-Keys: source, root; optional profile, labels.
+Keys: source, root; optional profile, labels, site.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import medray
 from medray.cli.job import run_job
 
 
-def step(source: str, root: str, profile: str = "basic", labels: str = "*_dseg.nii*") -> dict[str, object]:
+def step(source: str, root: str, profile: str = "basic", labels: str = "*_dseg.nii*", site: str = "") -> dict[str, object]:
     """Ingest and report."""
-    cohort = medray.ingest(source, root, profile=profile, labels=labels)
+    cohort = medray.ingest(source, root, profile=profile, labels=labels, site=site)
     return {"cohort": cohort.index.id, "root": root, **cohort.index.counts}
 
 

@@ -69,7 +69,7 @@ def write_phantoms(root: Path, subjects: int) -> Path:
         affine = grid(every[(number * 11) % 48], (2.0, 2.0, 2.5), rng.uniform(-8, 8, 3))
         volume, mask = phantom(rng, affine)
         folder = root / f"sub-{number:02d}"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"sub-{number:02d}_dseg.nii.gz").write_bytes(write_nifti(volume.with_voxels(mask[None])))
         if number % 2:
             write_dicom(folder / "series", volume, f"sub-{number:02d}")

@@ -6,18 +6,23 @@ import logging
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
 import ray.data
 from ray import cloudpickle
+from ray.data import DataContext
+from ray.util.annotations import RayDeprecationWarning
 
 from medray.errors import MedrayError, ResourceError
 
 __all__ = ["join_ray", "require_cpus", "stream"]
 
 PATIENCE_S = 5.0
+MAX_RETRIES = 3
+"""Of a task whose worker or node died, before its item is taken to be the cause. Ray Data's own default is to try for ever."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -37,7 +42,7 @@ def join_ray() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints what is handled here, with tracebacks
 
 
 def require_cpus(count: float, *, what: str) -> float:
@@ -61,31 +66,58 @@ def require_cpus(count: float, *, what: str) -> float:
     return free
 
 
-def stream(items: Sequence[Item], function: Callable[[Item], Result]) -> Iterator[Result]:
+def stream(
+    items: Sequence[Item], function: Callable[[Item], Result], *, on_crash: Callable[[Item], Result] | None = None
+) -> Iterator[Result]:
     """Map a function over items with Ray Data, one item a block, and yield results as they come.
 
     Items and results are small: voxels are read and written inside ``function``, so that a worker holds one volume at
-    a time and the object store none. Ray retries a task whose worker died.
+    a time and the object store none. Ray retries a task whose worker or node died.
 
     Args:
         items: Picklable descriptions of work.
         function: Picklable. One of medray's errors ends the whole map and is raised here as it is.
+        on_crash: Called here for an item whose worker died at every attempt: what a library in C can't survive, or what is
+            larger than a worker's memory.
+
+    Raises:
+        ResourceError: If workers died over an item and there is no ``on_crash``.
     """
     if not items:
         return
     join_ray()
-    rows = [{"item": cloudpickle.dumps(item)} for item in items]
-    data = ray.data.from_items(rows, override_num_blocks=len(rows))
+    rows = [{"number": number, "item": cloudpickle.dumps(item)} for number, item in enumerate(items)]
 
     def call(row: dict[str, Any]) -> dict[str, Any]:
         try:
             result: Any = function(cloudpickle.loads(row["item"]))
         except MedrayError as error:  # as a value: Ray would wrap it and print its traceback
             result = error
-        return {"result": cloudpickle.dumps(result)}
+        return {"number": row["number"], "result": cloudpickle.dumps(result)}
 
-    for row in data.map(call).iter_rows():
+    left = dict(enumerate(items))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # max_retries has no other way in before Ray 2.64
+        results = _surviving(rows).map(call, max_retries=MAX_RETRIES)
+    for row in results.iter_rows():
+        del left[row["number"]]
         result = cloudpickle.loads(row["result"])
         if isinstance(result, MedrayError):
             raise result
         yield result
+    if left and on_crash is None:
+        raise ResourceError(f"workers died {MAX_RETRIES + 1} times over each of {len(left)} items: is there too little memory?")
+    for item in left.values():
+        assert on_crash is not None  # noqa: S101 - seen to above
+        yield on_crash(item)
+
+
+def _surviving(rows: list[dict[str, Any]]) -> ray.data.Dataset:
+    """Return a dataset, a row a block, that leaves out a block whose task failed for good instead of ending the whole."""
+    context = DataContext.get_current()
+    before = context.max_errored_blocks
+    context.max_errored_blocks = -1
+    try:
+        return ray.data.from_items(rows, override_num_blocks=len(rows))  # takes a copy of the context with it
+    finally:
+        context.max_errored_blocks = before

@@ -5,13 +5,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import medray
 from medray.cohort.cohort import open_cohort
 from medray.errors import ConfigError, ImageError, InputError, NotFoundError
 from medray.ingestion.pipeline import resolve_quarantine
-from tests.phantoms import write_phantoms
+from tests.phantoms import grid, orientations, phantom, write_dicom, write_phantoms
 
 pytestmark = pytest.mark.ray
 
@@ -107,3 +108,95 @@ def test_a_run_killed_in_the_middle_leaves_nothing_half_and_runs_again(local_ray
     assert not list(root.rglob("*.tmp-*"))
     for row in cohort.rows:
         cohort.volume(row)
+
+
+def test_a_series_that_kills_its_reader_costs_only_itself(local_ray, tmp_path, monkeypatch):
+    """A decoder in C may end its process: the worker dies, and the run goes on."""
+    source = write_phantoms(tmp_path / "s", subjects=3)
+    deadly = (source / "sub-01" / "series").glob("*.dcm")
+    victim = next(iter(deadly))
+
+    from medray.ingestion import pipeline
+
+    def take_in(intake, item):
+        if any(name.endswith(victim.name) for name in item.files):
+            os.abort()
+        return original(intake, item)
+
+    original = pipeline.take_in
+    monkeypatch.setattr(pipeline, "take_in", take_in)
+    cohort = medray.ingest(source, tmp_path / "c")
+    assert cohort.index.counts["series"] == 2
+    assert "crashed-reader" in {row.reason for row in cohort.quarantine}
+    assert medray.ingest(source, tmp_path / "c").index.id == cohort.index.id, "the next run doesn't try it again"
+
+
+def reads(action="ingest.read"):
+    from medray.audit import open_trail
+
+    return [event.target for event in open_trail().events(action=action)]
+
+
+def test_nothing_finished_is_done_twice(local_ray, tmp_path, monkeypatch):
+    source = write_phantoms(tmp_path / "s", subjects=4)
+    first = medray.ingest(source, tmp_path / "c")
+    assert len(reads()) == 4
+    assert medray.ingest(source, tmp_path / "c").index.id == first.index.id
+    assert len(reads()) == 4, "a rerun reads no series"
+    write_phantoms(source, subjects=6)
+    for number in range(4):  # written again, as the same bytes: their stamps are new, their content isn't
+        assert (source / f"sub-{number:02d}").exists()
+    second = medray.ingest(source, tmp_path / "c")
+    assert second.index.counts["series"] == 6
+    third = medray.ingest(source, tmp_path / "c")
+    assert third.index.id == second.index.id
+    assert len(reads()) == 10
+
+
+def test_follow_ups_that_come_later_are_later_time_points(local_ray, tmp_path):
+    """Also under the strict profile, whose cohort shows no date."""
+    from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
+
+    volume, _ = phantom(np.random.default_rng(0), grid(next(iter(orientations())), (2.0, 2.0, 2.5)))
+    for year in (2021, 2019, 2020):
+        folder = tmp_path / str(year)
+        folder.mkdir()
+        who = SeriesIdentity(patient="P", study=str(year), series=str(year), date=f"{year}0101")
+        for number, data in enumerate(write_dicom_series(volume, who)):
+            (folder / f"{number}.dcm").write_bytes(data)
+        cohort = medray.ingest(folder, tmp_path / "c")
+    from medray import config
+    from medray.privacy.pseudonym import Pseudonyms
+
+    names = Pseudonyms(config.read_key())
+    points = {names.unseal(row.when)[:4]: row.time_point for row in cohort.rows}
+    assert points == {"2019": 0, "2020": 1, "2021": 2}
+    assert len({row.subject for row in cohort.rows}) == 1
+
+
+def test_a_series_that_grows_is_read_again(local_ray, tmp_path):
+    volume, _ = phantom(np.random.default_rng(0), grid(next(iter(orientations())), (2.0, 2.0, 2.5)))
+    write_dicom(tmp_path / "all", volume, "p")
+    files = sorted((tmp_path / "all").iterdir(), key=lambda file: file.name.partition("-")[2])
+    (tmp_path / "s").mkdir()
+    for file in files[:12]:
+        shutil.copy(file, tmp_path / "s")
+    assert medray.ingest(tmp_path / "s", tmp_path / "c").rows[0].instances == 12
+    for file in files[12:]:
+        shutil.copy(file, tmp_path / "s")
+    grown = medray.ingest(tmp_path / "s", tmp_path / "c")
+    assert [row.instances for row in grown.rows] == [len(files)]
+
+
+def test_sites_may_use_the_same_names(local_ray, tmp_path):
+    write_phantoms(tmp_path / "a", subjects=3)
+    write_phantoms(tmp_path / "b", subjects=3)
+    volume, mask = phantom(np.random.default_rng(77), grid(next(iter(orientations())), (2.0, 2.0, 2.5)))
+    from medray.formats.nifti import write_nifti
+
+    (tmp_path / "b" / "sub-00" / "sub-00_T1w.nii.gz").write_bytes(write_nifti(volume))
+    (tmp_path / "b" / "sub-00" / "sub-00_dseg.nii.gz").write_bytes(write_nifti(volume.with_voxels(mask[None])))
+    medray.ingest(tmp_path / "a", tmp_path / "c", site="a")
+    with pytest.raises(InputError, match="--site"):
+        medray.ingest(tmp_path / "b", tmp_path / "c", site="a")
+    assert medray.ingest(tmp_path / "b", tmp_path / "c", site="b").index.counts["subjects"] == 6

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from medray import config
-from medray.cli.output import progress, show
+from medray.cli.output import Json, progress, show
 from medray.errors import InputError
 
 __all__ = ["cohort_app", "ingest", "plan", "prepare", "samples"]
@@ -17,21 +17,27 @@ __all__ = ["cohort_app", "ingest", "plan", "prepare", "samples"]
 cohort_app = typer.Typer(help="Look at a cohort.", no_args_is_help=True)
 
 Root = Annotated[str, typer.Argument(help="The cohort: a folder or a URI.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def ingest(
     source: Annotated[str, typer.Argument(help="A folder of NIfTI and DICOM files: a path or a URI.")],
     root: Root,
-    profile: Annotated[str, typer.Option(help="basic: pseudonyms, needs MEDRAY_KEY; none: identifiers kept.")] = "basic",
+    profile: Annotated[
+        str,
+        typer.Option(
+            help="basic: PS3.15's Basic Profile, needs MEDRAY_KEY; with options as in basic+dates+patient+device+institution"
+            "+uids+descriptors; none: identifiers kept."
+        ),
+    ] = "basic",
     labels: Annotated[str, typer.Option(help="Glob of the names of label maps.")] = "*_dseg.nii*",
+    site: Annotated[str, typer.Option(help="Tells apart sources that use the same identifiers for different people.")] = "",
     as_json: Json = False,
 ) -> None:
     """Take scans into a cohort; what can't be read is quarantined with its reason."""
     from medray.ingestion.pipeline import ingest as run
 
     with progress() as on_progress:
-        cohort = run(source, root, profile=profile, labels=labels, on_progress=on_progress)
+        cohort = run(source, root, profile=profile, labels=labels, site=site, on_progress=on_progress)
     reasons: dict[str, int] = {}
     for row in cohort.quarantine:
         reasons[row.reason] = reasons.get(row.reason, 0) + 1
@@ -48,6 +54,23 @@ def show_cohort(root: Root, as_json: Json = False) -> None:
     show(config.dump(open_cohort(root).index), as_json=as_json)
 
 
+@cohort_app.command("verify")
+def verify(
+    root: Root,
+    version: Annotated[str, typer.Option(help="A cohort id; the current one by default.")] = "",
+    quick: Annotated[bool, typer.Option(help="Compare the store's checksums; read no voxels.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hash everything again and name what was damaged."""
+    from medray.ingestion.verify import verify as run
+
+    with progress() as on_progress:
+        problems = run(root, version=version or None, quick=quick, on_progress=on_progress)
+    show({"root": root, "problems": problems}, as_json=as_json)
+    if problems:
+        raise InputError(f"{len(problems)} problems; ingest the sources again: {problems[0]}")
+
+
 @cohort_app.command("split")
 def split(root: Root, as_json: Json = False) -> None:
     """Show which subjects train, validate and test by default."""
@@ -62,6 +85,7 @@ def split(root: Root, as_json: Json = False) -> None:
 def quarantine(
     root: Root,
     source: Annotated[str, typer.Option(help="The folder that was ingested: names the files, for the key's holder.")] = "",
+    site: Annotated[str, typer.Option(help="As it was given to medray ingest.")] = "",
     as_json: Json = False,
 ) -> None:
     """List what could not be taken in, and why."""
@@ -69,7 +93,7 @@ def quarantine(
     from medray.ingestion.pipeline import resolve_quarantine
 
     cohort = open_cohort(root)
-    paths = resolve_quarantine(cohort, source) if source else {}
+    paths = resolve_quarantine(cohort, source, site=site) if source else {}
     rows = [
         {"source": paths.get(row.source, row.source), "reason": row.reason, "detail": row.detail} for row in cohort.quarantine
     ]

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from medray.cli import data, demo, models
+from medray.cli import audit, data, demo, models
 from medray.cli.output import error_console
 from medray.errors import MedrayError
 
@@ -33,6 +33,7 @@ app.command()(models.evaluate)
 app.command()(models.predict)
 app.command()(models.serve)
 app.add_typer(models.models_app, name="models")
+app.add_typer(audit.audit_app, name="audit")
 
 
 def main() -> None:

@@ -10,13 +10,12 @@ from typing import Annotated
 import typer
 
 from medray import config
-from medray.cli.output import error_console, progress, show
+from medray.cli.output import Json, error_console, progress, show
 
 __all__ = ["evaluate", "fit", "models_app", "predict", "serve"]
 
 models_app = typer.Typer(help="Look at registered models and move aliases.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Model = Annotated[str, typer.Argument(help="name, name@alias or name/version.")]
 
 

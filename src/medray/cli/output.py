@@ -6,13 +6,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-__all__ = ["error_console", "progress", "show"]
+__all__ = ["Json", "error_console", "progress", "show"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 error_console = Console(stderr=True, highlight=False)
 

@@ -35,7 +35,7 @@ from medray.imaging.volume import Volume
 from medray.storage.location import Location, locate
 from medray.types import Mask
 
-__all__ = ["Cohort", "CohortIndex", "Contents", "QuarantineRow", "SeriesRow", "commit_cohort", "open_cohort"]
+__all__ = ["Cohort", "CohortIndex", "Contents", "QuarantineRow", "SeriesRow", "commit_cohort", "content_id", "open_cohort"]
 
 SCHEMA_VERSION = 2
 ID_LETTERS = 16
@@ -220,7 +220,7 @@ def commit_cohort(root: Location, contents: Contents, lineage: Mapping[str, str]
     """
     rows = sorted(contents.rows, key=lambda row: (row.subject, row.time_point, row.series))
     quarantine = sorted(contents.quarantine, key=lambda row: (row.source, row.reason))
-    digest = _cohort_id(rows, quarantine, contents.labels)
+    digest = content_id(rows, quarantine, contents.labels)
     index = CohortIndex(
         schema_version=SCHEMA_VERSION,
         id=digest,
@@ -246,6 +246,19 @@ def commit_cohort(root: Location, contents: Contents, lineage: Mapping[str, str]
     known.write(data)
     root.join("cohort.json").write(data)
     return Cohort(root, index)
+
+
+def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], labels: LabelSchema | None) -> str:
+    """Return the hash of a version's content, its id. ``rows`` and ``quarantine`` are sorted as `commit_cohort` does."""
+    facts = [
+        [
+            [row.subject, row.study, row.series, row.time_point, row.modality, row.volume, row.label, *row.findings]
+            for row in rows
+        ],
+        [[row.source, row.reason] for row in quarantine],
+        sorted(labels.names.items()) if labels else [],
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:ID_LETTERS]
 
 
 STATISTICS = pa.struct(
@@ -279,18 +292,6 @@ SERIES_SCHEMA = pa.schema(
     ]
 )
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "intake")])
-
-
-def _cohort_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], labels: LabelSchema | None) -> str:
-    facts = [
-        [
-            [row.subject, row.study, row.series, row.time_point, row.modality, row.volume, row.label, *row.findings]
-            for row in rows
-        ],
-        [[row.source, row.reason] for row in quarantine],
-        sorted(labels.names.items()) if labels else [],
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:ID_LETTERS]
 
 
 def _write_table(target: Location, rows: Iterable[Any], schema: pa.Schema) -> None:

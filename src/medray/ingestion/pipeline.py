@@ -20,7 +20,7 @@ from medray.ingestion.assemble import Problem, SeriesSource, assemble
 from medray.ingestion.intake import Intake
 from medray.ingestion.layouts import read_layout
 from medray.ingestion.ledger import Outcome, committed, forget, pending
-from medray.ingestion.read import quarantine_row, take_in
+from medray.ingestion.read import crashed, quarantine_row, take_in
 from medray.ingestion.scan import FileRecord, chunks, scan_chunk
 from medray.privacy.profile import parse_profile
 from medray.privacy.pseudonym import Naming, naming
@@ -76,6 +76,7 @@ def ingest(
     if old is not None:
         _require_same(old, intake, lineage)
         lineage["parent"] = old.index.id
+    target.sweep()
     trail.record([Event("ingest.start", names.name("source", str(source)), detail=f"{len(entries)} files, profile {chosen}")])
     records = list(_scan(intake, entries, on_progress))
     series, problems = assemble(records, layout, names)
@@ -131,7 +132,13 @@ def _finish(
     outcomes |= recovered
     work = [item for key, item in wanted.items() if key not in outcomes]
     events: list[Event] = []
-    for key, outcome in stream(work, lambda item: (item.key(intake.settings), take_in(intake, item))):
+    def do(item: SeriesSource) -> tuple[str, Outcome]:
+        return item.key(intake.settings), take_in(intake, item)
+
+    def give_up(item: SeriesSource) -> tuple[str, Outcome]:
+        return item.key(intake.settings), crashed(intake, item)
+
+    for key, outcome in stream(work, do, on_crash=give_up):
         outcomes[key] = outcome
         events.append(_event(wanted[key], outcome, "ingest.read"))
         on_progress("read", len(outcomes), len(series))

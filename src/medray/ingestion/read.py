@@ -28,7 +28,7 @@ from medray.privacy.pixels import at_risk, redacted
 from medray.storage.location import Location
 from medray.types import Mask
 
-__all__ = ["quarantine_row", "take_in"]
+__all__ = ["crashed", "quarantine_row", "take_in"]
 
 
 def take_in(intake: Intake, item: SeriesSource) -> Outcome:
@@ -53,6 +53,15 @@ def take_in(intake: Intake, item: SeriesSource) -> Outcome:
     except Exception as error:  # noqa: BLE001 - one series must not stop a run of ten million; its kind is recorded
         refuse(item.files[0], "unreadable", f"the files can't be read ({type(error).__name__})")
     outcome = Outcome(row, tuple(refused))
+    note(intake.root, key, outcome)
+    return outcome
+
+
+def crashed(intake: Intake, item: SeriesSource) -> Outcome:
+    """Note a series over which workers died: it is quarantined, so that it can't stop this run or the next one."""
+    key = item.key(intake.settings)
+    detail = "reading it ended its process each time: it is damaged in a way that a decoder can't survive, or too large for a worker"
+    outcome = Outcome(None, (quarantine_row(intake, Problem(item.files[0], "crashed-reader", detail), key),))
     note(intake.root, key, outcome)
     return outcome
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pyarrow import fs
 
@@ -129,6 +129,17 @@ class Location:
         files = [info for info in found if info.type == fs.FileType.File]
         named = [Entry(info.path[start:], int(info.size), int(info.mtime_ns or 0)) for info in files]
         return sorted((entry for entry in named if not _hidden(entry.name)), key=lambda entry: entry.name)
+
+    def sweep(self, *, older_s: float = 3600.0) -> None:
+        """Delete what writes that were killed have left on a local disk; young ones may still be at work."""
+        if not self.is_local:
+            return
+        for path in Path(self.path).rglob(f"{TEMPORARY_PREFIX}*"):
+            try:
+                if time.time() - path.stat().st_mtime > older_s:
+                    path.unlink(missing_ok=True)
+            except OSError:
+                continue
 
     @contextmanager
     def _told_plainly(self, verb: str) -> Iterator[None]:

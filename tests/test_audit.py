@@ -1,0 +1,126 @@
+import multiprocessing
+import sqlite3
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medray.audit import Event, open_trail
+from medray.errors import ConfigError
+
+
+@pytest.fixture
+def database(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDRAY_DATABASE_URL", f"sqlite:///{tmp_path / 'audit.db'}")
+    return tmp_path / "audit.db"
+
+
+def fill(count=6):
+    trail = open_trail()
+    trail.record([Event("ingest.read", f"s{number}", "ok") for number in range(count)])
+    return trail
+
+
+def change(database, statement):
+    with sqlite3.connect(database) as connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def test_a_whole_trail_verifies_and_says_who(database):
+    trail = fill()
+    verdict = trail.verify()
+    assert (verdict.events, verdict.keyed, verdict.problems) == (6, 6, ())
+    assert verdict.head == trail.head()
+    event = next(trail.events(action="ingest.read"))
+    assert "@" in event.actor
+    assert event.at.endswith("+00:00")
+    assert list(trail.events(action="none")) == []
+
+
+TAMPERING = {
+    "edited": ("UPDATE audit_events SET outcome = 'fine' WHERE number = 3", "event 3 was changed"),
+    "backdated": ("UPDATE audit_events SET at = '2020-01-01' WHERE number = 2", "event 2 was changed"),
+    "removed": ("DELETE FROM audit_events WHERE number = 4", "events 4 to 4 are missing"),
+    "last removed": ("DELETE FROM audit_events WHERE number = 6", "ends at event 5 and should end at 6"),
+    "first removed": ("DELETE FROM audit_events WHERE number = 1", "events 1 to 1 are missing"),
+    "emptied": ("DELETE FROM audit_events", "ends at event 0 and should end at 6"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERING)
+def test_tampering_is_found(database, what):
+    trail = fill()
+    statement, message = TAMPERING[what]
+    change(database, statement)
+    problems = trail.verify().problems
+    assert any(message in problem for problem in problems), problems
+
+
+def test_reordering_is_found(database):
+    trail = fill()
+    for statement in ("SET number = 99 WHERE number = 2", "SET number = 2 WHERE number = 3", "SET number = 3 WHERE number = 99"):
+        change(database, f"UPDATE audit_events {statement}")
+    assert any("event 2 was changed, moved" in problem for problem in trail.verify().problems)
+
+
+def test_a_chain_made_again_without_the_key_is_found(database, monkeypatch):
+    """Whoever can write the database can hash; without the key it isn't the same hash."""
+    trail = fill()
+    anchor = trail.head()
+    for table in ("audit_events", "audit_head"):
+        change(database, f"DELETE FROM {table}")
+    monkeypatch.delenv("MEDRAY_KEY")
+    open_trail().record([Event("ingest.read", "forged")])
+    monkeypatch.setenv("MEDRAY_KEY", "5a" * 32)
+    verdict = open_trail().verify(anchor=anchor)
+    assert verdict.keyed < verdict.events
+    assert any("anchor" in problem for problem in verdict.problems)
+
+
+def test_another_key_is_named(database, monkeypatch):
+    fill()
+    monkeypatch.setenv("MEDRAY_KEY", "6b" * 32)
+    assert "bound by another key" in open_trail().verify().problems[0]
+
+
+def test_trails_work_without_a_key(database, monkeypatch):
+    monkeypatch.delenv("MEDRAY_KEY")
+    trail = fill()
+    assert (trail.verify().keyed, trail.verify().problems) == (0, ())
+
+
+def _append(url, number):
+    import os
+
+    os.environ["MEDRAY_DATABASE_URL"] = url
+    from medray.audit import Event, open_trail
+
+    for turn in range(20):
+        open_trail().record([Event("x", f"{number}-{turn}"), Event("y", f"{number}-{turn}")])
+
+
+def test_processes_chain_to_one_trail(database):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_append, args=(f"sqlite:///{database}", number)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    verdict = open_trail().verify()
+    assert (verdict.events, verdict.problems) == (120, ())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
+def test_any_text_survives(database, texts):
+    trail = open_trail()
+    trail.record([Event("x", text[:100], detail=text) for text in texts])
+    assert trail.verify().problems == ()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://x/y", "sqlite:////no/such/folder/x.db"])
+def test_a_bad_url_is_told(url, monkeypatch):
+    monkeypatch.setenv("MEDRAY_DATABASE_URL", url)
+    with pytest.raises(ConfigError, match="MEDRAY_DATABASE_URL"):
+        open_trail()
