@@ -146,9 +146,19 @@ def _clean(intake: Intake, item: SeriesSource, series: DicomSeries) -> Volume:
 
 
 def _json(dataset: Any) -> dict[str, Any]:
-    """Return a header as DICOM JSON. Binary values are left out, and so is what can't be written as JSON."""
-    plain: dict[str, Any] = dataset.to_json_dict(bulk_data_threshold=0, bulk_data_element_handler=lambda _: "", suppress_invalid_tags=True)
-    return {tag: value for tag, value in plain.items() if "BulkDataURI" not in value}
+    """Return a header as DICOM JSON, without binary values and what can't be written as JSON."""
+    plain: dict[str, Any] = dataset.to_json_dict(
+        bulk_data_threshold=0, bulk_data_element_handler=lambda _: "", suppress_invalid_tags=True
+    )
+    return _without_bulk(plain)
+
+
+def _without_bulk(plain: dict[str, Any]) -> dict[str, Any]:
+    kept = {tag: element for tag, element in plain.items() if "BulkDataURI" not in element}
+    return {
+        tag: {**element, "Value": [_without_bulk(item) for item in element.get("Value", [])]} if element["vr"] == "SQ" else element
+        for tag, element in kept.items()
+    }
 
 
 def _labels(intake: Intake, item: SeriesSource, volume: Volume, refuse: Callable[[str, str, str], None]) -> Mask | None:
