@@ -1,6 +1,7 @@
 """Servers of other projects, started for a test and ended with it."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -60,6 +61,48 @@ def s3_server(folder: Path):
     finally:
         end(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+ORTHANC_PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
+
+
+@dataclass(frozen=True)
+class Orthanc:
+    """A running PACS."""
+
+    dimse: int
+    http: int
+
+    @property
+    def web(self):
+        return f"127.0.0.1:{self.http}/dicom-web"
+
+    def store(self, files, *options):
+        """Send files by C-STORE as they are."""
+        subprocess.run(["storescu", "-xs", *options, "-aec", "ORTHANC", "127.0.0.1", str(self.dimse), *map(str, files)], check=True)
+
+
+@contextlib.contextmanager
+def orthanc_server(folder: Path):
+    """Run Orthanc with its DICOMweb plugin on free ports; the caller MEDRAY may query and get."""
+    dimse, http = free_port(), free_port()
+    settings = {
+        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "TemporaryDirectory": str(folder),
+        "Plugins": [ORTHANC_PLUGIN], "HttpPort": http, "RemoteAccessAllowed": True, "AuthenticationEnabled": False,
+        "OrthancExplorerEnabled": False, "DicomAet": "ORTHANC", "DicomPort": dimse, "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True, "TranscodeDicomProtocol": False, "UnknownSopClassAccepted": True,
+        "DicomModalities": {"medray": {"AET": "MEDRAY", "Host": "127.0.0.1", "Port": 104, "AllowGet": True, "AllowFind": True}},
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }  # fmt: skip
+    (folder / "db").mkdir()
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["/usr/sbin/Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=log, cwd=folder)
+    try:
+        wait_for(f"http://127.0.0.1:{http}/system", process)
+        yield Orthanc(dimse, http)
+    finally:
+        end(process)
 
 
 def wait_for(url, process, seconds=30):

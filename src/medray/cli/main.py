@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from medray.cli import audit, data, demo, models
+from medray.cli import audit, data, demo, models, receive
 from medray.cli.output import error_console
 from medray.errors import MedrayError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(data.ingest)
+app.command()(receive.receive)
 app.add_typer(data.cohort_app, name="cohort")
 app.command()(data.plan)
 app.command()(data.prepare)

@@ -35,6 +35,7 @@ class DicomHeader:
         study: StudyInstanceUID.
         series: SeriesInstanceUID.
         instance: SOPInstanceUID.
+        sop_class: SOPClassUID.
         modality: Modality, such as ``"MR"``.
         acquired: StudyDate and StudyTime as digits, for ordering time points.
         kind: Image, segmentation, structure set, or something without pixels.
@@ -50,6 +51,7 @@ class DicomHeader:
     study: str
     series: str
     instance: str
+    sop_class: str
     modality: str
     acquired: str
     kind: ObjectKind
@@ -146,6 +148,7 @@ def _header(item: _Lookup, references: tuple[str, ...]) -> DicomHeader:
         study=item.text(STUDY),
         series=series,
         instance=item.text(INSTANCE),
+        sop_class=item.text(SOP_CLASS),
         modality=item.text(MODALITY),
         acquired=f"{item.text(STUDY_DATE)}{item.text(STUDY_TIME)}",
         kind=_kind(item.text(SOP_CLASS), size),

@@ -20,6 +20,7 @@ from medray.ingestion.assemble import Problem, SeriesSource, assemble
 from medray.ingestion.intake import Intake
 from medray.ingestion.layouts import read_layout
 from medray.ingestion.ledger import Outcome, committed, forget, pending
+from medray.ingestion.pacs import is_pacs, pull
 from medray.ingestion.read import crashed, quarantine_row, take_in
 from medray.ingestion.scan import FileRecord, chunks, scan_chunk
 from medray.privacy.profile import parse_profile
@@ -43,19 +44,19 @@ def ingest(
     site: str = "",
     on_progress: Progress = lambda stage, done, total: None,
 ) -> Cohort:
-    """Take a folder of scans into a cohort.
+    """Take a folder of scans, or what a PACS has, into a cohort.
 
     What is in the cohort already stays: the result is a new version that holds both. A run that was killed is finished by the
     same call; nothing that was done is done again.
 
     Args:
-        source: A folder, a path or a URI.
+        source: A folder, a path or a URI; or a PACS, as ``dicomweb://host/path?PatientID=…`` or ``dimse://AET@host:port/?StudyDate=…``.
         root: The cohort's folder, a path or a URI.
         profile: ``"basic"``: PS3.15's Basic Profile, with options as in ``"basic+dates+patient"``; needs ``MEDRAY_KEY`` or
             ``MEDRAY_KEY_FILE``. ``"none"``: identifiers kept.
         labels: Glob of the names of files that are label maps.
         site: Tells apart sources that use the same identifiers for different people.
-        on_progress: Called with ``("scan" | "read", done, total)``.
+        on_progress: Called with ``("pull" | "scan" | "read", done, total)``.
 
     Returns:
         The committed cohort; `Cohort.quarantine` tells what was refused.
@@ -67,6 +68,12 @@ def ingest(
         StorageError: If the source or the cohort can't be reached; what was done so far is kept.
     """
     chosen = parse_profile(profile)
+    if is_pacs(str(source)):
+
+        def take(folder: Path) -> Cohort:
+            return ingest(folder, root, profile=profile, labels=labels, site=site, on_progress=on_progress)
+
+        return pull(str(source), str(root), take, naming(chosen, site=site), on_progress)
     place, target, names = locate(source), locate(root), naming(chosen, site=site)
     entries, trail = place.entries(), open_trail()
     layout = read_layout(place, [entry.name for entry in entries], labels)
@@ -202,6 +209,12 @@ def _merged(
                 f"series {changed[0]} (and {len(changed) - 1} more) is in the cohort with other voxels: if the sources use the same "
                 "names for different people, tell them apart with --site; if the files were mended, take them into a new cohort"
             )
+        for row in old.rows:
+            new = rows.get(row.series)
+            if new is not None and new.instances < row.instances:
+                detail = f"{new.instances} objects came and the cohort's were made from {row.instances}: the fuller one stays"
+                refused.append(quarantine_row(intake, Problem(row.series, "partial", detail), new.intake))
+                rows[row.series] = row
         kept = [row for row in old.rows if row.series not in rows]
         refused += _still_refused(old, intake, series, refused)
     every = numbered([*kept, *rows.values()], intake.naming)

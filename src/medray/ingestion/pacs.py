@@ -1,0 +1,187 @@
+"""From a PACS to a cohort: pull what a query matches, or receive what is sent, through a spool that survives a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medray import config
+from medray.audit import Event, Trail, open_trail
+from medray.cohort.cohort import Cohort, open_cohort
+from medray.errors import MedrayError, NotFoundError, StorageError
+from medray.formats.dicom_header import DicomHeader
+from medray.pacs.dicomweb import DicomwebPacs
+from medray.pacs.dimse import DimsePacs
+from medray.pacs.remote import Pacs, RemoteSeries, parse_address
+from medray.pacs.scp import Arrival, Listening, StoreScp
+from medray.pacs.spool import Spool
+from medray.pacs.stow import StowServer, stow_app
+from medray.privacy.pseudonym import Naming
+
+__all__ = ["Receiving", "is_pacs", "pull", "receive"]
+
+SERIES_AT_ONCE = 200
+"""Series that are pulled before they are taken in and deleted again."""
+CHECK_S = 1.0
+
+Ingest = Callable[[Path], Cohort]
+
+
+def is_pacs(source: str) -> bool:
+    """Tell whether a source is a PACS and not a folder."""
+    return source.startswith(("dicomweb:", "dicomweb+", "dimse:", "dimse+"))
+
+
+def pull(source: str, root: str, ingest: Ingest, naming: Naming, on_progress: Callable[[str, int, int], None]) -> Cohort:
+    """Pull what a query matches and isn't in the cohort yet, some series at a time.
+
+    Args:
+        source: See `medray.pacs.remote.parse_address`.
+        root: The cohort.
+        ingest: Takes a folder in.
+        naming: Tells which series the cohort holds.
+        on_progress: Called with ``("pull", done, total)``.
+
+    Raises:
+        StorageError: If the PACS fails, or handed out a series in part; what came whole is in the cohort then.
+        NotFoundError: If nothing matches.
+    """
+    address, trail = parse_address(source), open_trail()
+    pacs: Pacs = DimsePacs(address) if address.scheme.startswith("dimse") else DicomwebPacs(address)
+    spool = Spool(config.home() / "spool" / f"pull-{hashlib.sha256(source.encode()).hexdigest()[:16]}")
+    spool.sweep()
+    matching = list(pacs.find())
+    trail.record([Event("pacs.query", address.host, detail=f"{len(matching)} series match")])
+    held = _held(root)
+    wanted = [item for item in matching if not _whole(item, held, naming)]
+    incomplete, cohort = 0, None
+    for start in range(0, len(wanted), SERIES_AT_ONCE):
+        for number, item in enumerate(wanted[start : start + SERIES_AT_ONCE], start=start + 1):
+            incomplete += not _retrieved(pacs, item, spool, naming, trail)
+            on_progress("pull", number, len(wanted))
+        if spool.settle(quiet_s=0.0) or any(spool.settled.iterdir()):
+            cohort = ingest(spool.settled)
+        shutil.rmtree(spool.settled)
+        spool.settled.mkdir(mode=0o700)
+    shutil.rmtree(spool.folder, ignore_errors=True)
+    if incomplete:
+        raise StorageError(f"{incomplete} of {len(wanted)} series could not be retrieved whole: run the same command again")
+    if cohort is None and not matching:
+        raise NotFoundError(f"the PACS at {address.host} has no series that matches")
+    return cohort or open_cohort(root)
+
+
+def _held(root: str) -> dict[str, int]:
+    """Return how many objects of each series the cohort was made from."""
+    try:
+        rows = open_cohort(root).rows
+    except NotFoundError:
+        return {}
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.series] = row.instances
+    return counts
+
+
+def _whole(item: RemoteSeries, held: dict[str, int], naming: Naming) -> bool:
+    name = naming.name("series", item.series)
+    return item.instances > 0 and sum(count for series, count in held.items() if series.startswith(name)) >= item.instances
+
+
+def _retrieved(pacs: Pacs, item: RemoteSeries, spool: Spool, naming: Naming, trail: Trail) -> bool:
+    target = naming.name("series", item.series)
+    arrived = 0
+    try:
+        for _ in range(2):
+            arrived = pacs.retrieve(item, spool)
+            if arrived >= item.instances:
+                break
+    except StorageError as error:
+        trail.record([Event("pacs.retrieve", target, "failed", str(error))])
+        return False
+    ended = "ok" if arrived >= item.instances else "incomplete"
+    trail.record([Event("pacs.retrieve", target, ended, f"{arrived} of {item.instances} objects")])
+    return ended == "ok"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiving:
+    """How to receive.
+
+    Attributes:
+        listening: For C-STORE.
+        stow_port: For STOW-RS; None for no such server, 0 for any free port.
+        token: Bearer token that STOW-RS asks for.
+        spool: Folder of the spool.
+        quiet_s: A study to which nothing was added for so long is taken in.
+        keep_s: How long a study stays in the spool after it was taken in, for slices that come late.
+        stop: Set from outside to end.
+        on_ready: Called with the ports of C-STORE and STOW-RS.
+    """
+
+    listening: Listening
+    stow_port: int | None = None
+    token: str = ""
+    spool: Path = field(default_factory=lambda: config.home() / "spool" / "receive")
+    quiet_s: float = 30.0
+    keep_s: float = 7 * 86_400.0
+    stop: threading.Event = field(default_factory=threading.Event)
+    on_ready: Callable[[int, int | None], None] = lambda dimse, stow: None
+
+
+def receive(receiving: Receiving, ingest: Ingest, naming: Naming) -> None:
+    """Receive objects until told to stop, and take in each study when it has been quiet for a while.
+
+    Args:
+        receiving: How.
+        ingest: Takes a folder in. An error of its own is recorded, and the study tried again with the next one.
+        naming: Pseudonyms for the audit trail.
+    """
+    trail, spool = open_trail(), Spool(receiving.spool)
+    spool.sweep()
+
+    def on_arrival(arrival: Arrival) -> None:
+        trail.record(_events(arrival, naming))
+
+    scp = StoreScp(spool, receiving.listening, on_arrival)
+    stow = None
+    if receiving.stow_port is not None:
+        app = stow_app(spool, on_arrival, token=receiving.token)
+        stow = StowServer(app, host=receiving.listening.host, port=receiving.stow_port)
+    try:
+        receiving.on_ready(scp.port, stow.port if stow else None)
+        left = any(spool.settled.iterdir())  # an earlier receiver may have died before it took them in
+        while not receiving.stop.wait(CHECK_S):
+            if spool.settle(quiet_s=receiving.quiet_s) or left:
+                left = not _taken_in(ingest, spool, trail)
+            spool.expire(older_s=receiving.keep_s)
+    finally:
+        scp.stop()
+        if stow:
+            stow.stop()
+
+
+def _taken_in(ingest: Ingest, spool: Spool, trail: Trail) -> bool:
+    try:
+        ingest(spool.settled)
+    except MedrayError as error:
+        trail.record([Event("pacs.ingest", "spool", "failed", type(error).__name__)])
+        time.sleep(CHECK_S)
+        return False
+    return True
+
+
+def _events(arrival: Arrival, naming: Naming) -> Iterator[Event]:
+    for header, count in arrival.series:
+        yield Event("pacs.store", _series(header, naming), "ok", f"{count} new objects", arrival.caller)
+    for reason, count in arrival.refused:
+        yield Event("pacs.store", "objects", reason, f"{count} refused", arrival.caller)
+
+
+def _series(header: DicomHeader, naming: Naming) -> str:
+    return naming.name("series", header.series)

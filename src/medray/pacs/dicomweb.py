@@ -1,0 +1,114 @@
+"""QIDO-RS and WADO-RS (PS3.18 10.6, 10.4): queries by dicomweb-client, objects as the bytes that the server has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+from dicomweb_client.api import DICOMwebClient
+
+from medray.errors import ImageError, StorageError
+from medray.pacs.multipart import PartWriter, boundary_of
+from medray.pacs.remote import PacsAddress, RemoteSeries
+from medray.pacs.spool import Spool
+
+__all__ = ["DicomwebPacs"]
+
+PAGE = 200
+TIMEOUT_S = (10, 120)
+CHUNK_BYTES = 1 << 18
+AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+STUDY, SERIES, COUNT = "0020000D", "0020000E", "00201209"
+
+
+class DicomwebPacs:
+    """A DICOMweb service. ``MEDRAY_DICOMWEB_TOKEN`` is sent as a bearer token; user and password come from ``~/.netrc``.
+
+    Args:
+        address: Where it is and what is wanted.
+    """
+
+    def __init__(self, address: PacsAddress) -> None:
+        self._address = address
+        protocol = "http" if address.scheme == "dicomweb+http" else "https"
+        port = f":{address.port}" if address.port else ""
+        self._url = f"{protocol}://{address.host}{port}{address.path}"
+        self._session = requests.Session()
+        if os.environ.get("MEDRAY_DICOMWEB_TOKEN"):
+            self._session.headers["Authorization"] = f"Bearer {os.environ['MEDRAY_DICOMWEB_TOKEN']}"
+        self._client = DICOMwebClient(self._url, session=self._session, timeout=TIMEOUT_S)
+
+    def find(self) -> Iterator[RemoteSeries]:
+        """Yield the series that match.
+
+        Raises:
+            StorageError: If the service can't be reached, or refuses.
+        """
+        offset = 0
+        while True:
+            page = self._search_studies(offset)
+            for study in page:
+                yield from self._series_of(_value(study, STUDY))
+            if len(page) < PAGE:
+                return
+            offset += PAGE
+
+    def retrieve(self, series: RemoteSeries, spool: Spool) -> int:
+        """Fetch a series.
+
+        Raises:
+            StorageError: If the service fails, or sends something that isn't the series.
+        """
+        arrived = 0
+
+        def take(path: Path) -> None:
+            nonlocal arrived
+            try:
+                spool.accept(path)
+                arrived += 1
+            finally:
+                path.unlink(missing_ok=True)
+
+        url = f"{self._url}/studies/{series.study}/series/{series.series}"
+        try:
+            with self._session.get(url, headers={"Accept": AS_STORED}, stream=True, timeout=TIMEOUT_S) as reply:
+                reply.raise_for_status()
+                writer = PartWriter(boundary_of(reply.headers.get("Content-Type", "")), spool.new_file, take)
+                for piece in reply.iter_content(CHUNK_BYTES):
+                    writer.feed(piece)
+                writer.close()
+        except (requests.RequestException, ImageError) as error:
+            raise self._error(error) from None
+        return arrived
+
+    def _search_studies(self, offset: int) -> list[dict[str, Any]]:
+        try:
+            return self._client.search_for_studies(
+                limit=PAGE, offset=offset, search_filters=dict(self._address.study), fields=["StudyInstanceUID"]
+            )
+        except requests.RequestException as error:
+            raise self._error(error) from None
+
+    def _series_of(self, study: str) -> list[RemoteSeries]:
+        try:
+            found = self._client.search_for_series(
+                study, search_filters=dict(self._address.series), fields=["NumberOfSeriesRelatedInstances"]
+            )
+        except requests.RequestException as error:
+            raise self._error(error) from None
+        return [RemoteSeries(study, _value(item, SERIES), int(_value(item, COUNT) or 0)) for item in found]
+
+    def _error(self, error: Exception) -> StorageError:
+        """Say what failed without the URL, whose query may name a patient."""
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        what = f"HTTP {status}" if status else getattr(error, "reason", "") or type(error).__name__
+        hint = ": check MEDRAY_DICOMWEB_TOKEN or ~/.netrc" if status in {401, 403} else ""
+        return StorageError(f"the DICOMweb service at {self._address.host} fails ({what}){hint}", status in {401, 403})
+
+
+def _value(item: dict[str, Any], tag: str) -> str:
+    values = item.get(tag, {}).get("Value") or [""]
+    return str(values[0])

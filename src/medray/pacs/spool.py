@@ -1,0 +1,164 @@
+"""A folder of DICOM objects that were acknowledged: each one whole, on the disk, and there once.
+
+::
+
+    SPOOL/incoming/             half-written; swept at the start, for nobody was told that it had arrived
+    SPOOL/arriving/STUDY/SERIES/OBJECT-CONTENT.dcm
+    SPOOL/settled/STUDY/...     studies that nothing was added to for a while: what an ingestion reads
+
+Objects hold their identifiers, so that the folder is for its owner alone; its names are hashes of UIDs. An object that comes again
+as the same bytes is stored once; one that comes with the same UID and other bytes is kept beside it, and the ingestion chooses.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from medray.errors import ImageError, StorageError
+from medray.formats.dicom_header import DicomHeader, read_dicom_file_header
+
+__all__ = ["Received", "Spool"]
+
+NAME_LETTERS = 32
+MIN_FREE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An object in the spool.
+
+    Attributes:
+        header: Its identifiers.
+        new: False when the same bytes were there already.
+    """
+
+    header: DicomHeader
+    new: bool
+
+
+class Spool:
+    """A spool folder. Safe for many threads; for one receiving process at a time.
+
+    Args:
+        folder: Made with mode 0700 if it isn't there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.incoming, self.arriving, self.settled = (folder / name for name in ("incoming", "arriving", "settled"))
+        for place in (folder, self.incoming, self.arriving, self.settled):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = threading.Lock()
+
+    def sweep(self) -> None:
+        """Delete what was half-written when a receiver died."""
+        for path in self.incoming.iterdir():
+            path.unlink(missing_ok=True)
+
+    def new_file(self) -> Path:
+        """Return a fresh path for an object on its way in."""
+        return self.incoming / secrets.token_hex(16)
+
+    def has_room(self) -> bool:
+        """Tell whether there is disk left for another object."""
+        return shutil.disk_usage(self.folder).free > MIN_FREE_BYTES
+
+    def accept(self, path: Path) -> Received:
+        """Take a written file in: when this returns, the object outlives a crash of the machine.
+
+        Args:
+            path: A whole DICOM file, on this disk or another one; it is moved or, when refused, left.
+
+        Raises:
+            ImageError: If it isn't a DICOM object with its three UIDs.
+            StorageError: If it can't be stored.
+        """
+        data = path.read_bytes()
+        header = read_dicom_file_header(data)
+        if not header.instance or not header.study:
+            raise ImageError("no-identity", "the object has no SOPInstanceUID or no StudyInstanceUID")
+        name = f"{_name(header.instance)}-{hashlib.sha256(_dataset(data)).hexdigest()[:NAME_LETTERS]}.dcm"
+        relative = Path(_name(header.study), _name(header.series), name)
+        try:
+            with self._lock:
+                if any((place / relative).exists() for place in (self.arriving, self.settled)):
+                    path.unlink()
+                    return Received(header, new=False)
+                _move_durably(path, self.arriving / relative, self.incoming)
+        except OSError as error:
+            raise StorageError(f"the spool can't store an object: {os.strerror(error.errno or 5).lower()}") from None
+        return Received(header, new=True)
+
+    def settle(self, *, quiet_s: float) -> int:
+        """Hand over the studies that nothing was added to for ``quiet_s`` seconds, and return how many objects that were."""
+        moved = 0
+        for study in sorted(self.arriving.iterdir()):
+            files = [file for file in study.rglob("*.dcm") if file.is_file()]
+            newest = max((file.stat().st_ctime for file in files), default=0.0)
+            if time.time() - newest < quiet_s:
+                continue
+            with self._lock:
+                for file in files:
+                    target = self.settled / file.relative_to(self.arriving)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    file.rename(target)
+                    moved += 1
+                shutil.rmtree(study, ignore_errors=True)
+        return moved
+
+    def expire(self, *, older_s: float) -> int:
+        """Delete settled studies whose newest object is older, and return how many."""
+        gone = 0
+        for study in sorted(self.settled.iterdir()):
+            newest = max((file.stat().st_mtime for file in study.rglob("*.dcm")), default=0.0)
+            if time.time() - newest > older_s:
+                shutil.rmtree(study, ignore_errors=True)
+                gone += 1
+        return gone
+
+
+def _name(uid: str) -> str:
+    """Return a hash of a peer's text: a UID never becomes a path."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:NAME_LETTERS]
+
+
+def _dataset(data: bytes) -> bytes:
+    """Return what follows the file meta group, which each sender writes its own way (PS3.10 7.1)."""
+    if data[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+        return data
+    return data[144 + int.from_bytes(data[140:144], "little") :]
+
+
+def _move_durably(path: Path, target: Path, incoming: Path) -> None:
+    """Flush a file, rename it into place, and flush the folders that name it."""
+    made = [parent for parent in (target.parent, target.parent.parent) if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _flush(path)
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        here = incoming / secrets.token_hex(16)
+        shutil.copyfile(path, here)
+        _flush(here)
+        here.rename(target)
+        path.unlink()
+    for folder in (target.parent, *(parent.parent for parent in made)):
+        _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

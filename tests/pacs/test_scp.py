@@ -1,0 +1,208 @@
+"""The receiver against dcmtk's sender and a DICOMweb client: what was acknowledged is on the disk."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from dicomweb_client.api import DICOMwebClient
+from pydicom import dcmread
+
+from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
+from medray.pacs.scp import Listening, StoreScp
+from medray.pacs.spool import Spool
+from medray.pacs.stow import StowServer, stow_app
+from tests.formats.test_dicom import volume
+from tests.pacs.test_spool import objects
+
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.skipif(shutil.which("storescu") is None, reason="dcmtk is not installed"),
+]
+
+
+def write_series(folder, name="s", shape=(40, 30, 12)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, data in enumerate(write_dicom_series(volume(shape=shape), SeriesIdentity(patient="P", study=name, series=name))):
+        (folder / f"{number:03d}.dcm").write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def receiver(tmp_path):
+    arrivals = []
+    spool = Spool(tmp_path / "spool")
+    scp = StoreScp(spool, Listening("MEDRAY"), arrivals.append)
+    yield scp, spool, arrivals
+    scp.stop()
+
+
+def send(port, folder, *options, title="MEDRAY"):
+    command = ["storescu", "-aec", title, *options, "127.0.0.1", str(port), "+sd", str(folder)]
+    return subprocess.run(command, capture_output=True, timeout=60).returncode
+
+
+def datasets(folder):
+    return sorted(dcmread(file).SOPInstanceUID for file in objects(folder))
+
+
+def test_what_storescu_sends_is_stored_as_it_was(receiver, tmp_path):
+    scp, spool, arrivals = receiver
+    sent = write_series(tmp_path / "s")
+    assert send(scp.port, sent) == 0
+    assert send(scp.port, sent) == 0
+    assert datasets(spool.arriving) == datasets(sent)
+    pixels = {dcmread(file).SOPInstanceUID: dcmread(file).PixelData for file in objects(sent)}
+    for file in objects(spool.arriving):
+        item = dcmread(file)
+        assert item.PixelData == pixels[item.SOPInstanceUID]
+        assert item.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+    wait_until(lambda: len(arrivals) == 2)
+    assert [dict((h.series, n) for h, n in arrival.series) for arrival in arrivals] == [
+        {item.SeriesInstanceUID: 12},
+        {item.SeriesInstanceUID: 0},
+    ]
+    assert arrivals[0].caller.startswith("STORESCU@127.0.0.1")
+    assert list(spool.incoming.iterdir()) == []
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_compressed_objects_stay_compressed(receiver, tmp_path):
+    scp, spool, _ = receiver
+    sent = write_series(tmp_path / "s")
+    for file in objects(sent):
+        subprocess.run(["dcmcjpeg", "+e1", file, file], check=True)
+    assert send(scp.port, sent, "-xs") == 0
+    assert {dcmread(file).file_meta.TransferSyntaxUID for file in objects(spool.arriving)} == {"1.2.840.10008.1.2.4.70"}
+
+
+def test_strangers_and_wrong_titles_are_turned_away(tmp_path):
+    scp = StoreScp(Spool(tmp_path / "spool"), Listening("MEDRAY", callers=("MODALITY",)), lambda arrival: None)
+    sent = write_series(tmp_path / "s")
+    try:
+        assert send(scp.port, sent) != 0
+        assert send(scp.port, sent, "-aet", "MODALITY", title="OTHER") != 0
+        assert send(scp.port, sent, "-aet", "MODALITY") == 0
+    finally:
+        scp.stop()
+
+
+def test_no_room_is_answered_and_nothing_is_lost(receiver, tmp_path, monkeypatch):
+    scp, spool, arrivals = receiver
+    monkeypatch.setattr(Spool, "has_room", lambda self: False)
+    assert send(scp.port, write_series(tmp_path / "s")) == 0xA7
+    wait_until(lambda: arrivals)
+    assert arrivals[0].refused == (("no-room", 1),)
+    assert objects(spool.folder) == []
+
+
+def test_a_sender_that_goes_away_leaves_nothing_half(receiver, tmp_path):
+    scp, spool, _ = receiver
+    big = write_series(tmp_path / "s", shape=(1500, 1500, 1))
+    sender = subprocess.Popen(["storescu", "-aec", "MEDRAY", "127.0.0.1", str(scp.port), "+sd", str(big), "-pdu", "4096"])
+    time.sleep(0.05)
+    sender.kill()
+    sender.wait()
+    small = write_series(tmp_path / "t", "t")
+    assert send(scp.port, small) == 0
+    wait_until(lambda: list(spool.incoming.iterdir()) == [])
+    assert set(datasets(small)) <= set(datasets(spool.arriving))
+
+
+def test_an_absurd_length_costs_no_memory(receiver, tmp_path):
+    scp, _, _ = receiver
+    with socket.create_connection(("127.0.0.1", scp.port)) as peer:
+        peer.sendall(struct.pack(">BBL", 1, 0, 300_000_000))
+        peer.settimeout(10)
+        with contextlib.suppress(OSError):
+            assert peer.recv(10) == b"" or True
+    assert send(scp.port, write_series(tmp_path / "s")) == 0
+
+
+RECEIVER = """
+import sys
+from pathlib import Path
+from medray.pacs.scp import Listening, StoreScp
+from medray.pacs.spool import Spool
+import threading
+scp = StoreScp(Spool(Path(sys.argv[1])), Listening("MEDRAY"), lambda arrival: None)
+print(scp.port, flush=True)
+threading.Event().wait()
+"""
+
+
+def test_what_was_acknowledged_survives_a_kill(tmp_path):
+    sent = write_series(tmp_path / "s", shape=(200, 200, 150))
+    process = subprocess.Popen([sys.executable, "-c", RECEIVER, str(tmp_path / "spool")], stdout=subprocess.PIPE, text=True)
+    port = int(process.stdout.readline())
+    sender = subprocess.Popen(
+        ["storescu", "-v", "-aec", "MEDRAY", "127.0.0.1", str(port), "+sd", str(sent)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    spool = tmp_path / "spool" / "arriving"
+    wait_until(lambda: len(objects(spool)) > 30)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    output = sender.communicate(timeout=30)[0]
+    acknowledged = output.count("Received Store Response (Success)")
+    assert 0 < acknowledged < 150
+    kept = {dcmread(file).SOPInstanceUID for file in objects(spool)}
+    assert len(kept) >= acknowledged
+    Spool(tmp_path / "spool").sweep()
+    assert list((tmp_path / "spool" / "incoming").iterdir()) == []
+
+
+@pytest.fixture
+def stow(tmp_path):
+    arrivals, spool = [], Spool(tmp_path / "spool")
+    server = StowServer(stow_app(spool, arrivals.append, token="secret"))
+    yield f"http://127.0.0.1:{server.port}", spool, arrivals
+    server.stop()
+
+
+def test_a_dicomweb_client_stores(stow, tmp_path):
+    url, spool, arrivals = stow
+    sent = write_series(tmp_path / "s")
+    client = DICOMwebClient(url, headers={"Authorization": "Bearer secret"})
+    answer = client.store_instances([dcmread(file) for file in objects(sent)])
+    assert len(answer.ReferencedSOPSequence) == 12
+    assert datasets(spool.arriving) == datasets(sent)
+    assert sum(count for _, count in arrivals[0].series) == 12
+
+
+def body_of(files, boundary=b"xyz"):
+    parts = b"".join(b"--" + boundary + b"\r\nContent-Type: application/dicom\r\n\r\n" + data + b"\r\n" for data in files)
+    return parts + b"--" + boundary + b"--\r\n"
+
+
+def test_answers_are_the_standards(stow, tmp_path):
+    url, spool, _ = stow
+    files = [file.read_bytes() for file in objects(write_series(tmp_path / "s"))]
+    item = dcmread(objects(tmp_path / "s")[0])
+    headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=xyz', "Authorization": "Bearer secret"}
+    mixed = httpx.post(f"{url}/studies", content=body_of([files[0], b"not dicom"]), headers=headers)
+    assert mixed.status_code == 202
+    assert mixed.headers["content-type"] == "application/dicom+json"
+    assert mixed.json()["00081199"]["Value"][0]["00081155"]["Value"] == [item.SOPInstanceUID]
+    assert mixed.json()["00081198"]["Value"][0]["00081197"]["Value"] == [0xC000]
+    wrong = httpx.post(f"{url}/studies/1.2.3", content=body_of([files[1]]), headers=headers)
+    assert (wrong.status_code, wrong.json()["00081198"]["Value"][0]["00081197"]["Value"]) == (409, [0x0110])
+    assert httpx.post(f"{url}/studies/{item.StudyInstanceUID}", content=body_of([files[1]]), headers=headers).status_code == 200
+    assert httpx.post(f"{url}/studies", content=body_of([b"x"]), headers=headers).status_code == 409
+    assert httpx.post(f"{url}/studies", content=body_of(files)[:-20], headers=headers).status_code == 202, "what came whole is kept"
+    assert httpx.post(f"{url}/studies", content=b"x", headers={**headers, "Content-Type": "application/dicom"}).status_code == 415
+    assert httpx.post(f"{url}/studies", content=b"x", headers={**headers, "Authorization": "Bearer wrong"}).status_code == 401
+    assert httpx.get(f"{url}/studies", headers=headers).status_code == 405
+    assert len(objects(spool.arriving)) == 11, "all but the one that was cut"
