@@ -79,7 +79,9 @@ class Orthanc:
 
     def store(self, files, *options):
         """Send files by C-STORE as they are."""
-        subprocess.run(["storescu", "-xs", *options, "-aec", "ORTHANC", "127.0.0.1", str(self.dimse), *map(str, files)], check=True)
+        subprocess.run(
+            ["storescu", "-xs", *options, "-aec", "ORTHANC", "127.0.0.1", str(self.dimse), *map(str, files)], check=True
+        )
 
 
 @contextlib.contextmanager

@@ -59,7 +59,11 @@ def test_tampering_is_found(database, what):
 
 def test_reordering_is_found(database):
     trail = fill()
-    for statement in ("SET number = 99 WHERE number = 2", "SET number = 2 WHERE number = 3", "SET number = 3 WHERE number = 99"):
+    for statement in (
+        "SET number = 99 WHERE number = 2",
+        "SET number = 2 WHERE number = 3",
+        "SET number = 3 WHERE number = 99",
+    ):
         change(database, f"UPDATE audit_events {statement}")
     assert any("event 2 was changed, moved" in problem for problem in trail.verify().problems)
 

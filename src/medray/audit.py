@@ -1,8 +1,8 @@
 """Who did what, when, and how it ended: an append-only trail whose events are chained by hashes.
 
-Each event's hash covers its own fields and the hash of the event before it, and a head row counts them, so that an edited, removed
-or reordered event is found. With ``MEDRAY_KEY`` the hashes are keyed (HMAC-SHA-256): whoever can write the database but has no
-key can't make the chain whole again. SQLite in `MEDRAY_HOME` by default, any database by ``MEDRAY_DATABASE_URL``.
+Each event's hash covers its own fields and the hash of the event before it, and a head row counts them, so that an edited,
+removed or reordered event is found. With ``MEDRAY_KEY`` the hashes are keyed (HMAC-SHA-256): whoever can write the database but
+has no key can't make the chain whole again. SQLite in `MEDRAY_HOME` by default, any database by ``MEDRAY_DATABASE_URL``.
 No patient data: targets are pseudonyms.
 """
 
@@ -125,7 +125,9 @@ class Trail:
             with self._engine.begin() as connection:
                 self._append(connection, new)
         except sa.exc.SQLAlchemyError as error:
-            raise StorageError(f"the audit trail can't be written ({type(error).__name__}): check MEDRAY_DATABASE_URL") from None
+            raise StorageError(
+                f"the audit trail can't be written ({type(error).__name__}): check MEDRAY_DATABASE_URL"
+            ) from None
 
     def head(self) -> str:
         """Return number and digest of the last event, ``0:…`` for an empty trail."""
@@ -135,7 +137,7 @@ class Trail:
 
     def events(self, *, action: str = "") -> Iterator[Recorded]:
         """Yield events in order, those of one action or all."""
-        names = [name for name in Recorded.__dataclass_fields__]
+        names = list(Recorded.__dataclass_fields__)
         query = sa.select(*(EVENTS.c[name] for name in names)).order_by(EVENTS.c.number)
         if action:
             query = query.where(EVENTS.c.action == action)
@@ -220,7 +222,9 @@ def _engine(url: str) -> sa.Engine:
         with engine.begin() as connection:
             _tables.create_all(connection)
     except (sa.exc.SQLAlchemyError, ImportError) as error:
-        raise ConfigError(f"MEDRAY_DATABASE_URL can't be used ({type(error).__name__}): check its form, server and driver") from None
+        raise ConfigError(
+            f"MEDRAY_DATABASE_URL can't be used ({type(error).__name__}): check its form, server and driver"
+        ) from None
     return engine
 
 

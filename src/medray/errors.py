@@ -72,7 +72,7 @@ class StorageError(MedrayError, RuntimeError):
         refused: Whether the store answered and said no.
     """
 
-    def __init__(self, message: str, refused: bool = False) -> None:  # noqa: FBT001, FBT002 - positional, to survive pickling
+    def __init__(self, message: str, refused: bool = False) -> None:
         super().__init__(message, refused)
         self.refused = refused
 

@@ -17,6 +17,7 @@ from medray.imaging.geometry import same_grid
 from medray.imaging.volume import Volume
 from tests.phantoms import grid, orientations
 
+
 def read(files):
     return read_dicom_series([partial(bytes, data) for data in files]).volume
 

@@ -46,10 +46,9 @@ def segmentation(slices, mask, labels=("ball", "core"), kind="BINARY"):
         )
         for number, label in enumerate(labels, start=1)
     ]
-    made = highdicom.seg.Segmentation(
-        by_height, pixels.astype(np.uint8 if kind == "BINARY" else np.float32), kind, described, highdicom.UID(), 9, highdicom.UID(), 1,
-        "maker", "model", "1", "2",
-    )  # fmt: skip
+    stored = pixels.astype(np.uint8 if kind == "BINARY" else np.float32)
+    maker = ("maker", "model", "1", "2")
+    made = highdicom.seg.Segmentation(by_height, stored, kind, described, highdicom.UID(), 9, highdicom.UID(), 1, *maker)
     out = BytesIO()
     made.save_as(out)
     return out.getvalue()
@@ -59,7 +58,9 @@ def segmentation(slices, mask, labels=("ball", "core"), kind="BINARY"):
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL"])
 def test_a_segmentation_lands_where_it_was_drawn(turn, kind):
     slices, image, mask = scene(turn)
-    order = np.argsort([np.dot(np.cross(s.ImageOrientationPatient[:3], s.ImageOrientationPatient[3:]), s.ImagePositionPatient) for s in slices])
+    order = np.argsort(
+        [np.dot(np.cross(s.ImageOrientationPatient[:3], s.ImageOrientationPatient[3:]), s.ImagePositionPatient) for s in slices]
+    )
     slices = [slices[index] for index in order]
     for number, item in enumerate(slices):
         item.InstanceNumber = number

@@ -2,7 +2,7 @@ import gzip
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,11 +14,15 @@ from tests.formats.test_dicom import volume
 from tests.phantoms import orientations
 
 ALL = list(orientations())
+HEAD = (
+    "NRRD0004\ntype: uchar\ndimension: 3\nspace: {space}\nsizes: 2 2 2\nspace directions: {directions}\n"
+    "encoding: {encoding}\nspace origin: {origin}\n\n"
+)
 
 
 def as_itk(scan):
     """The same image in another program's hands."""
-    image = sitk.GetImageFromArray(scan.voxels[0].transpose(2, 1, 0))
+    image = SimpleITK.GetImageFromArray(scan.voxels[0].transpose(2, 1, 0))
     image.SetSpacing(scan.spacing_mm)
     image.SetOrigin(scan.affine[:3, 3].tolist())
     image.SetDirection((scan.affine[:3, :3] / np.array(scan.spacing_mm)).ravel().tolist())
@@ -30,7 +34,7 @@ def as_itk(scan):
 def test_what_itk_writes_is_read_as_it_was(tmp_path_factory, orientation, rotation, suffix, compress):
     scan = volume(orientation, rotation)
     path = tmp_path_factory.mktemp("itk") / f"x{suffix}"
-    sitk.WriteImage(as_itk(scan), str(path), useCompression=compress)
+    SimpleITK.WriteImage(as_itk(scan), str(path), useCompression=compress)
     back = read_file(path.read_bytes())
     assert sniff(path.read_bytes()) == {".nrrd": "nrrd", ".mha": "metaimage"}[suffix]
     assert np.array_equal(back.voxels, scan.voxels)
@@ -42,8 +46,8 @@ def test_what_is_written_itk_reads(tmp_path, dtype):
     scan = volume(ALL[11], (3, 4, 5))
     scan = scan.with_voxels(scan.voxels.astype(dtype))
     (tmp_path / "x.nrrd").write_bytes(write_nrrd(scan))
-    image = sitk.ReadImage(str(tmp_path / "x.nrrd"))
-    assert np.array_equal(sitk.GetArrayFromImage(image).transpose(2, 1, 0), scan.voxels[0])
+    image = SimpleITK.ReadImage(str(tmp_path / "x.nrrd"))
+    assert np.array_equal(SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), scan.voxels[0])
     assert np.allclose(image.GetOrigin(), scan.affine[:3, 3])
     back = read_nrrd(write_nrrd(scan))
     assert back.voxels.dtype == scan.voxels.dtype
@@ -57,14 +61,17 @@ def test_channels_come_and_go():
 
 
 def test_ras_spaces_become_lps():
-    text = b"NRRD0004\ntype: uchar\ndimension: 3\nspace: RAS\nsizes: 2 2 2\nspace directions: (1,0,0) (0,2,0) (0,0,3)\nencoding: raw\nspace origin: (5,6,7)\n\n"
+    text = HEAD.format(space="RAS", directions="(1,0,0) (0,2,0) (0,0,3)", encoding="raw", origin="(5,6,7)").encode()
     image = read_nrrd(text + bytes(range(8)))
     assert np.array_equal(image.affine, [[-1, 0, 0, -5], [0, -2, 0, -6], [0, 0, 3, 7], [0, 0, 0, 1]])
     assert image.voxels[0, 1, 0, 0] == 1
 
 
 def bad_files():
-    head = "NRRD0004\ntype: {type}\ndimension: 3\nspace: {space}\nsizes: {sizes}\nspace directions: {directions}\nencoding: {encoding}\nendian: little\nspace origin: {origin}\n{more}\n"
+    head = (
+        "NRRD0004\ntype: {type}\ndimension: 3\nspace: {space}\nsizes: {sizes}\nspace directions: {directions}\n"
+        "encoding: {encoding}\nendian: little\nspace origin: {origin}\n{more}\n"
+    )
     fine = {"type": "short", "space": "LPS", "sizes": "2 2 2", "directions": "(1,0,0) (0,1,0) (0,0,1)", "encoding": "raw",
             "origin": "(0,0,0)", "more": ""}  # fmt: skip
     changes = {
@@ -91,7 +98,7 @@ def test_bad_files_are_refused_with_a_reason(reason):
 
 
 def test_a_bomb_inflates_no_further_than_its_header_promises():
-    head = b"NRRD0004\ntype: uchar\ndimension: 3\nspace: LPS\nsizes: 2 2 2\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nencoding: gzip\nspace origin: (0,0,0)\n\n"
+    head = HEAD.format(space="LPS", directions="(1,0,0) (0,1,0) (0,0,1)", encoding="gzip", origin="(0,0,0)").encode()
     assert read_nrrd(head + gzip.compress(bytes(100 << 20))).voxels.size == 8
 
 

@@ -20,7 +20,7 @@ def test_dseg_tsv(tmp_path):
 @pytest.mark.parametrize("text", ["", "index,name\n1,x\n", "index\tname\none\tx\n", "index\tname\n300\tx\n"])
 def test_a_bad_dseg_tsv_is_told(tmp_path, text):
     (tmp_path / "dseg.tsv").write_text(text)
-    with pytest.raises(ConfigError, match="dseg.tsv"):
+    with pytest.raises(ConfigError, match=r"dseg\.tsv"):
         layout(tmp_path)
 
 

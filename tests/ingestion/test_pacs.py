@@ -25,7 +25,9 @@ from tests.services import ORTHANC_PLUGIN, orthanc_server
 pytestmark = [
     pytest.mark.services,
     pytest.mark.ray,
-    pytest.mark.skipif(not Path(ORTHANC_PLUGIN).exists() or shutil.which("storescu") is None, reason="orthanc and dcmtk are not installed"),
+    pytest.mark.skipif(
+        not Path(ORTHANC_PLUGIN).exists() or shutil.which("storescu") is None, reason="orthanc and dcmtk are not installed"
+    ),
 ]
 
 PATIENTS = ("DOE1", "DOE2", "DOE3")
@@ -104,7 +106,9 @@ def test_what_the_pacs_does_wrong_is_told_in_one_line(local_ray, pacs, kind, tmp
             medray.ingest(source(pacs, kind, "calling=STRANGER"), tmp_path / "c")
 
 
-@pytest.mark.parametrize("uri", ["dimse://127.0.0.1:104/", "dimse://A@127.0.0.1/", "dicomweb:///x", "dicomweb://h/x?Secret=1", "dimse://A@h:x/"])
+@pytest.mark.parametrize(
+    "uri", ["dimse://127.0.0.1:104/", "dimse://A@127.0.0.1/", "dicomweb:///x", "dicomweb://h/x?Secret=1", "dimse://A@h:x/"]
+)
 def test_bad_addresses_are_told(uri):
     with pytest.raises(ConfigError):
         parse_address(uri)
@@ -123,7 +127,9 @@ def test_what_is_pushed_becomes_a_cohort(local_ray, tmp_path):
         for number, patient in enumerate(PATIENTS[:2]):
             files = write(tmp_path / "files", patient, number)
             subprocess.run(["storescu", "-aec", "MEDRAY", "127.0.0.1", str(ports[0]), *map(str, files)], check=True)
-        wait_until(lambda: (tmp_path / "c" / "cohort.json").exists() and medray.open_cohort(tmp_path / "c").index.counts["series"] == 2)
+        wait_until(
+            lambda: (tmp_path / "c" / "cohort.json").exists() and medray.open_cohort(tmp_path / "c").index.counts["series"] == 2
+        )
         late = write(tmp_path / "late", PATIENTS[0], 5, date="20210101")
         subprocess.run(["storescu", "-aec", "MEDRAY", "127.0.0.1", str(ports[0]), *map(str, late)], check=True)
         wait_until(lambda: medray.open_cohort(tmp_path / "c").index.counts["series"] == 3)
@@ -133,7 +139,7 @@ def test_what_is_pushed_becomes_a_cohort(local_ray, tmp_path):
     rows = medray.open_cohort(tmp_path / "c").rows
     points = sorted((row.subject == names.name("subject", PATIENTS[0]), row.time_point) for row in rows)
     assert points == [(False, 0), (True, 0), (True, 1)]
-    stored = [event for event in open_trail().events(action="pacs.store")]
+    stored = list(open_trail().events(action="pacs.store"))
     assert len(stored) == 3
     assert all(event.actor.startswith("STORESCU@127.0.0.1") for event in stored)
     assert open_trail().verify().problems == ()

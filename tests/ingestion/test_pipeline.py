@@ -1,3 +1,4 @@
+import importlib
 import os
 import shutil
 import signal
@@ -116,7 +117,7 @@ def test_a_series_that_kills_its_reader_costs_only_itself(local_ray, tmp_path, m
     deadly = (source / "sub-01" / "series").glob("*.dcm")
     victim = next(iter(deadly))
 
-    from medray.ingestion import pipeline
+    pipeline = importlib.import_module("medray.ingestion.pipeline")
 
     def take_in(intake, item):
         if any(name.endswith(victim.name) for name in item.files):

@@ -35,7 +35,10 @@ def structured_report(tokens):
     report.Modality, report.PatientID, report.ContentSequence = "SR", tokens.value("LO"), Sequence([item])
     report.file_meta = FileMetaDataset()
     report.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
-    report.file_meta.MediaStorageSOPClassUID, report.file_meta.MediaStorageSOPInstanceUID = report.SOPClassUID, report.SOPInstanceUID
+    report.file_meta.MediaStorageSOPClassUID, report.file_meta.MediaStorageSOPInstanceUID = (
+        report.SOPClassUID,
+        report.SOPInstanceUID,
+    )
     return dicom_bytes(report)
 
 

@@ -20,7 +20,10 @@ def encoded(parts, boundary=b"b"):
     return b"".join(pieces) + b"--" + boundary + b"--\r\n"
 
 
-@given(st.lists(st.binary(max_size=80).filter(lambda part: b"\r\n--b" not in b"\r\n" + part), min_size=1, max_size=4), st.integers(1, 60))
+@given(
+    st.lists(st.binary(max_size=80).filter(lambda part: b"\r\n--b" not in b"\r\n" + part), min_size=1, max_size=4),
+    st.integers(1, 60),
+)
 def test_parts_come_out_as_they_went_in(tmp_path_factory, parts, step):
     assert written(tmp_path_factory.mktemp("parts"), encoded(parts), step=step) == parts
 
@@ -47,7 +50,13 @@ def test_nonsense_is_told(tmp_path):
 def test_boundaries():
     assert boundary_of('multipart/related; type="application/dicom"; boundary="a b"') == b"a b"
     assert boundary_of("multipart/related; type=application/dicom; boundary=xyz") == b"xyz"
-    for bad in ("", "application/dicom", "multipart/form-data; boundary=x", 'multipart/related; type="application/dicom+json"; boundary=x',
-                "multipart/related; type=application/dicom"):  # fmt: skip
+    bad = [
+        "",
+        "application/dicom",
+        "multipart/form-data; boundary=x",
+        'multipart/related; type="application/dicom+json"; boundary=x',
+        "multipart/related; type=application/dicom",
+    ]
+    for header in bad:
         with pytest.raises(ImageError, match="media-type"):
-            boundary_of(bad)
+            boundary_of(header)

@@ -30,14 +30,16 @@ pytestmark = [
 
 def write_series(folder, name="s", shape=(40, 30, 12)):
     folder.mkdir(parents=True, exist_ok=True)
-    for number, data in enumerate(write_dicom_series(volume(shape=shape), SeriesIdentity(patient="P", study=name, series=name))):
+    for number, data in enumerate(
+        write_dicom_series(volume(shape=shape), SeriesIdentity(patient="P", study=name, series=name))
+    ):
         (folder / f"{number:03d}.dcm").write_bytes(data)
     return folder
 
 
 @pytest.fixture
 def receiver(tmp_path):
-    arrivals = []
+    arrivals: list = []
     spool = Spool(tmp_path / "spool")
     scp = StoreScp(spool, Listening("MEDRAY"), arrivals.append)
     yield scp, spool, arrivals
@@ -46,7 +48,7 @@ def receiver(tmp_path):
 
 def send(port, folder, *options, title="MEDRAY"):
     command = ["storescu", "-aec", title, *options, "127.0.0.1", str(port), "+sd", str(folder)]
-    return subprocess.run(command, capture_output=True, timeout=60).returncode
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
 
 
 def datasets(folder):
@@ -65,7 +67,7 @@ def test_what_storescu_sends_is_stored_as_it_was(receiver, tmp_path):
         assert item.PixelData == pixels[item.SOPInstanceUID]
         assert item.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
     wait_until(lambda: len(arrivals) == 2)
-    assert [dict((h.series, n) for h, n in arrival.series) for arrival in arrivals] == [
+    assert [{h.series: n for h, n in arrival.series} for arrival in arrivals] == [
         {item.SeriesInstanceUID: 12},
         {item.SeriesInstanceUID: 0},
     ]
@@ -147,9 +149,13 @@ threading.Event().wait()
 def test_what_was_acknowledged_survives_a_kill(tmp_path):
     sent = write_series(tmp_path / "s", shape=(200, 200, 150))
     process = subprocess.Popen([sys.executable, "-c", RECEIVER, str(tmp_path / "spool")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     port = int(process.stdout.readline())
     sender = subprocess.Popen(
-        ["storescu", "-v", "-aec", "MEDRAY", "127.0.0.1", str(port), "+sd", str(sent)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["storescu", "-v", "-aec", "MEDRAY", "127.0.0.1", str(port), "+sd", str(sent)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     spool = tmp_path / "spool" / "arriving"
     wait_until(lambda: len(objects(spool)) > 30)
@@ -166,7 +172,8 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path):
 
 @pytest.fixture
 def stow(tmp_path):
-    arrivals, spool = [], Spool(tmp_path / "spool")
+    arrivals: list = []
+    spool = Spool(tmp_path / "spool")
     server = StowServer(stow_app(spool, arrivals.append, token="secret"))
     yield f"http://127.0.0.1:{server.port}", spool, arrivals
     server.stop()
@@ -201,8 +208,12 @@ def test_answers_are_the_standards(stow, tmp_path):
     assert (wrong.status_code, wrong.json()["00081198"]["Value"][0]["00081197"]["Value"]) == (409, [0x0110])
     assert httpx.post(f"{url}/studies/{item.StudyInstanceUID}", content=body_of([files[1]]), headers=headers).status_code == 200
     assert httpx.post(f"{url}/studies", content=body_of([b"x"]), headers=headers).status_code == 409
-    assert httpx.post(f"{url}/studies", content=body_of(files)[:-20], headers=headers).status_code == 202, "what came whole is kept"
-    assert httpx.post(f"{url}/studies", content=b"x", headers={**headers, "Content-Type": "application/dicom"}).status_code == 415
+    assert httpx.post(f"{url}/studies", content=body_of(files)[:-20], headers=headers).status_code == 202, (
+        "what came whole is kept"
+    )
+    assert (
+        httpx.post(f"{url}/studies", content=b"x", headers={**headers, "Content-Type": "application/dicom"}).status_code == 415
+    )
     assert httpx.post(f"{url}/studies", content=b"x", headers={**headers, "Authorization": "Bearer wrong"}).status_code == 401
     assert httpx.get(f"{url}/studies", headers=headers).status_code == 405
     assert len(objects(spool.arriving)) == 11, "all but the one that was cut"

@@ -12,7 +12,10 @@ def test_the_table_agrees_with_a_second_source_on_every_basic_action():
     names = ("D", "Z", "X", "U", "Z_D", "X_Z", "X_D", "X_Z_D", "X_Z_U_STAR")
     other = {tuple(tag[:2]): name for name in names for tag in getattr(theirs, f"{name}_TAGS")}
     exact = [row for row in table() if "X" not in row["tag"]]
-    found = {(int(row["tag"][:4], 16), int(row["tag"][4:], 16)): row["basic"].replace("/", "_").replace("*", "_STAR") for row in exact}
+    found = {
+        (int(row["tag"][:4], 16), int(row["tag"][4:], 16)): row["basic"].replace("/", "_").replace("*", "_STAR")
+        for row in exact
+    }
     shared = found.keys() & other.keys()
     assert len(shared) > 640
     assert {tag: found[tag] for tag in shared} == {tag: other[tag] for tag in shared}

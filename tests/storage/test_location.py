@@ -98,7 +98,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("uri", ["gopher://x/y", "s3:///", "abfs://"])
 def test_bad_uris_are_config_errors(uri):
-    with pytest.raises(ConfigError, match="unknown|names no bucket|can't be opened"):
+    with pytest.raises(ConfigError, match=r"unknown|names no bucket|can't be opened"):
         locate(uri)
 
 
@@ -118,7 +118,7 @@ def test_a_wrong_secret_is_refused_in_one_line_without_names(on_s3, monkeypatch)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     place = locate(uri).join("DOE^JOHN")
     for attempt in (lambda: place.write(b"1"), place.read, place.entries, place.exists):
-        with pytest.raises(StorageError, match="refuses .*check the credentials") as caught:
+        with pytest.raises(StorageError, match=r"refuses .*check the credentials") as caught:
             attempt()
         assert "DOE" not in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -148,7 +148,7 @@ def test_a_server_that_is_down_is_a_storage_error(tmp_path, monkeypatch):
             monkeypatch.setenv(name, value)
         uri = server.make_bucket("gone")
         locate(uri).join("f").write(b"1")
-    with pytest.raises(StorageError, match="network_connection|run again"):
+    with pytest.raises(StorageError, match=r"network_connection|run again"):
         locate(uri).join("f").read()
 
 

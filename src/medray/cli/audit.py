@@ -24,7 +24,8 @@ def verify(
 
     verdict = open_trail().verify(anchor=anchor)
     show(
-        {"events": verdict.events, "keyed": verdict.keyed, "head": verdict.head, "problems": list(verdict.problems)}, as_json=as_json
+        {"events": verdict.events, "keyed": verdict.keyed, "head": verdict.head, "problems": list(verdict.problems)},
+        as_json=as_json,
     )
     if verdict.problems:
         raise InputError(f"the audit trail is not whole: {verdict.problems[0]} ({len(verdict.problems)} problems)")

@@ -15,13 +15,15 @@ from medray.errors import ConfigError
 __all__ = ["receive"]
 
 
-def receive(
+def receive(  # noqa: PLR0913, PLR0917 - a command's options
     root: Annotated[str, typer.Argument(help="The cohort: a folder or a URI.")],
     aet: Annotated[str, typer.Option(help="Own application entity title.")] = "MEDRAY",
     port: Annotated[int, typer.Option(help="For C-STORE.")] = 11112,
     stow_port: Annotated[int, typer.Option(help="For STOW-RS (POST /studies); 0 for none.")] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    caller: Annotated[list[str] | None, typer.Option(help="A title that may call; give it for each. All may by default.")] = None,
+    caller: Annotated[
+        list[str] | None, typer.Option(help="A title that may call; give it for each. All may by default.")
+    ] = None,
     tls: Annotated[str, typer.Option(help="certificate.pem,key.pem,authority.pem: mutual TLS for C-STORE.")] = "",
     quiet: Annotated[float, typer.Option(help="Seconds without a new object after which a study is taken in.")] = 30.0,
     keep_days: Annotated[float, typer.Option(help="Days that a study stays in the spool, for slices that come late.")] = 7.0,

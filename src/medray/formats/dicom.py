@@ -56,7 +56,7 @@ class DicomSeries:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Tell from a file's first 132 bytes whether it is a DICOM file (PS3.10 7.1), or a data set that was stored without a preamble."""
+    """Tell from 132 bytes whether a file is DICOM (PS3.10 7.1), or a data set that was stored without a preamble."""
     return head[128:132] == b"DICM" or starts_bare(head)
 
 
@@ -69,7 +69,8 @@ def read_dicom_series(files: Sequence[Source]) -> DicomSeries:
     Returns:
         ``(C, I, J, K)``: I along a row's columns, J down the rows, K by position along the normal; frames at one position, and
         colour samples, are channels. A tilted stack is resampled to a rectangular grid. Integers when rescaling keeps them
-        so, else float32. Images without a place in the patient (radiographs, ultrasound) have K = 1 and cines' frames as channels.
+        so, else float32. Images without a place in the patient (radiographs, ultrasound) have K = 1; a cine's frames are
+        channels.
 
     Raises:
         ImageError: If a file can't be parsed, or its slices don't make one grid.
@@ -102,7 +103,7 @@ def _assembled(channels: Voxels, stack: Stack, header: Dataset, instances: Seque
     if stack.tilted:
         voxels, affine = rectified(voxels, affine)
         meta["rectified"] = "gantry tilt"
-    by_place = dict.fromkeys(instances[number] for number in stack.order.ravel() if instances[number])
+    by_place = dict.fromkeys(instances[number] for number in stack.order.ravel().tolist() if instances[number])
     return DicomSeries(Volume(voxels, affine, meta).checked_finite(), header, tuple(by_place))
 
 
@@ -146,7 +147,7 @@ def _rescaled(stored: Voxels, frames: Sequence[Frame]) -> Voxels:
 
 def _narrow(values: Voxels) -> Voxels:
     """Return uint8 as it is, int16 where all values fit, else int32 or what it was."""
-    if values.dtype == np.uint8 or values.dtype == np.int16:
+    if values.dtype in (np.uint8, np.int16):
         return values
     if values.dtype.itemsize == 8:
         return values.astype(np.float32)
@@ -219,7 +220,7 @@ def _read_plain(plain: _Plain, files: Sequence[Source]) -> Found | None:
 
 
 def _copy_pixels(item: Elements, plain: _Plain, target: NDArray[np.int16]) -> bool:
-    """Copy one slice, its unused high bits cleared and its intercept added, while it is in the cache; False if that overflows."""
+    """Copy one slice, unused high bits cleared and intercept added, while it is in the cache; False if that overflows."""
     assert item.pixels is not None  # noqa: S101 - `_described` has seen to it
     stored = np.frombuffer(item.data, plain.dtype, plain.rows * plain.columns, item.pixels[0]).reshape(target.shape)
     spare = 16 - plain.stored

@@ -1,8 +1,8 @@
 """Where each element of a DICOM file lies, found without building a dataset.
 
-A CT series is hundreds of files of which a handful of elements matter. Walking over an explicit- or implicit-VR little-endian file
-and noting offsets (PS3.5 sections 7.1 and 7.5) takes a fifth of the time that a full parser needs. What this walk does not
-understand (big endian, deflated, damaged) it leaves to pydicom.
+A CT series is hundreds of files of which a handful of elements matter. Walking over an explicit- or implicit-VR little-endian
+file and noting offsets (PS3.5 sections 7.1 and 7.5) takes a fifth of the time that a full parser needs. What this walk does
+not understand (big endian, deflated, damaged) it leaves to pydicom.
 """
 
 from __future__ import annotations

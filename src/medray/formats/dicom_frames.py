@@ -71,7 +71,9 @@ def starts_bare(data: bytes) -> bool:
     """Tell whether bytes begin as a data set without a preamble: an element of group 2 or 8, in little endian."""
     group, element, length = data[:2], int.from_bytes(data[2:4], "little"), int.from_bytes(data[4:8], "little")
     explicit = data[4:6] in {b"UL", b"CS", b"UI", b"OB", b"DA", b"SH"}
-    return group in {b"\x02\x00", b"\x08\x00"} and element <= 0x0020 and (explicit or (group == b"\x08\x00" and 0 < length <= 64))
+    return (
+        group in {b"\x02\x00", b"\x08\x00"} and element <= 0x0020 and (explicit or (group == b"\x08\x00" and 0 < length <= 64))
+    )
 
 
 def parse(data: bytes, **options: Any) -> Dataset:
@@ -202,7 +204,9 @@ def _declared(dataset: Dataset) -> tuple[int, int, int, int]:
     except (AttributeError, TypeError, ValueError):
         raise ImageError("no-pixels", "the object has no rows, columns or bits") from None
     frames = frame_count(dataset)
-    pixels = next((dataset.get(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in dataset), None)
+    pixels = next(
+        (dataset.get(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in dataset), None
+    )
     if min(rows, columns, samples) < 1 or not pixels:
         raise ImageError("no-pixels", "the object holds no pixels")
     size = frames * rows * columns * samples * bits // 8
@@ -225,12 +229,12 @@ def _decoded(dataset: Dataset, frames: int) -> Voxels:
         return _decoded_by_itk(dataset)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of padding and such; a warning's text may hold values
-        return pixel_array(dataset, raw=False)
+        return np.asarray(pixel_array(dataset, raw=False))
 
 
 def _decoded_by_itk(dataset: Dataset) -> Voxels:
-    """Decode JPEG processes for which pydicom has no decoder that is safe to ship: SimpleITK takes a file, and gets the pixels alone."""
-    import SimpleITK as sitk  # noqa: PLC0415 - a third of a second to load, for old archives only
+    """Decode JPEG processes for which pydicom has no decoder that may be shipped; SimpleITK takes a file, with pixels alone."""
+    import SimpleITK  # noqa: PLC0415 - a third of a second to load, for old archives only
 
     bare = Dataset()
     for keyword in (*PIXEL_KEYWORDS, "SOPClassUID"):
@@ -243,7 +247,7 @@ def _decoded_by_itk(dataset: Dataset) -> Voxels:
     with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
         bare.save_as(file, enforce_file_format=True)
         file.flush()
-        return sitk.GetArrayFromImage(sitk.ReadImage(file.name, imageIO="GDCMImageIO"))
+        return np.asarray(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(file.name, imageIO="GDCMImageIO")))
 
 
 def _packed12(dataset: Dataset, frames: int) -> Voxels:
@@ -264,8 +268,8 @@ def _stored_bits(shaped: Voxels, dataset: Dataset) -> Voxels:
     if shaped.dtype.kind == "u" and dataset.get("PixelRepresentation"):
         shaped = shaped.view(shaped.dtype.str.replace("u", "i"))
     if shaped.dtype.kind == "i":
-        return shaped << (allocated - stored) >> (allocated - stored)
-    return shaped & shaped.dtype.type((1 << stored) - 1)
+        return np.asarray(np.right_shift(np.left_shift(shaped, allocated - stored), allocated - stored))
+    return np.asarray(np.bitwise_and(shaped, shaped.dtype.type((1 << stored) - 1)))
 
 
 def _upright(shaped: Voxels, dataset: Dataset) -> Voxels:
@@ -273,7 +277,8 @@ def _upright(shaped: Voxels, dataset: Dataset) -> Voxels:
         return shaped
     if shaped.dtype.kind == "i":
         return np.invert(shaped)
-    return shaped.dtype.type((1 << int(dataset.get("BitsStored") or shaped.dtype.itemsize * 8)) - 1) - shaped
+    most = (1 << int(dataset.get("BitsStored") or shaped.dtype.itemsize * 8)) - 1
+    return np.asarray(np.subtract(shaped.dtype.type(most), shaped))
 
 
 def _plain_frame(dataset: Dataset) -> Frame:
@@ -289,7 +294,8 @@ def _plain_frame(dataset: Dataset) -> Frame:
         order=tuple(
             _number(dataset, keyword)
             for keyword in (
-                "EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber", "InstanceNumber",
+                "EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber",
+                "InstanceNumber",
             )
         ),
     )  # fmt: skip
@@ -343,7 +349,9 @@ def _rescale(item: Dataset, otherwise: Dataset | None = None) -> tuple[float, fl
     if "ModalityLUTSequence" in source:
         return 1.0, 0.0
     try:
-        slope, intercept = (float(source.get(key) or default) for key, default in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
+        slope, intercept = (
+            float(source.get(key) or default) for key, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+        )
     except (TypeError, ValueError):
         slope = intercept = float("nan")
     if not np.isfinite([slope, intercept]).all():

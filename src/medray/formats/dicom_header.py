@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from pydicom import Dataset
 
 from medray.errors import ImageError
-from medray.formats.dicom_elements import Elements, walk
+from medray.formats.dicom_elements import walk
 from medray.formats.dicom_frames import parse
 
 __all__ = ["DicomHeader", "ObjectKind", "header_of", "read_dicom_file_header", "read_dicom_header"]
@@ -121,7 +121,11 @@ class _Parsed:
             return ""
         if value is None:
             return ""
-        return "\\".join(str(part) for part in value) if isinstance(value, list | tuple) or hasattr(value, "append") else str(value)
+        return (
+            "\\".join(str(part) for part in value)
+            if isinstance(value, list | tuple) or hasattr(value, "append")
+            else str(value)
+        )
 
     def numbers(self, tag: int) -> tuple[float, ...]:
         try:

@@ -58,7 +58,7 @@ def _plain(name: str) -> str:
 
 
 def _draw_segments(dataset: Dataset, image: Volume, wanted: Mapping[str, int], mask: Mask) -> bool:
-    values = {}
+    values: dict[int, int] = {}
     for segment in dataset.get("SegmentSequence") or []:
         coded = (segment.get("SegmentedPropertyTypeCodeSequence") or [Dataset()])[0]
         for name in (text(segment, "SegmentLabel"), text(coded, "CodeMeaning")):
@@ -71,7 +71,7 @@ def _draw_segments(dataset: Dataset, image: Volume, wanted: Mapping[str, int], m
     if text(dataset, "SegmentationType") == "FRACTIONAL":
         threshold = (int(dataset.get("MaximumFractionalValue") or 255) + 1) // 2
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    inverse = np.linalg.inv(image.affine)
+    inverse: NDArray[np.float64] = np.linalg.inv(image.affine).astype(np.float64)
     for number, (frame, group) in enumerate(zip(frames_of(dataset), groups, strict=True)):
         if frame.position is None:
             raise LabelError("label-grid", "a frame of the segmentation says nothing of where it lies")
@@ -134,7 +134,7 @@ def _draw_structures(dataset: Dataset, image: Volume, wanted: Mapping[str, int],
         for roi in dataset.get("StructureSetROISequence") or []
         if _plain(text(roi, "ROIName")) in wanted
     }
-    inverse = np.linalg.inv(image.affine)
+    inverse: NDArray[np.float64] = np.linalg.inv(image.affine).astype(np.float64)
     for contours in dataset.get("ROIContourSequence") or []:
         value = values.get(int(contours.ReferencedROINumber))
         if value is None:

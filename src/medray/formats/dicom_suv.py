@@ -29,7 +29,7 @@ def suv_factor(header: Dataset) -> float | None:
         return None
     if min(weight_g, dose_bq, half_life_s) <= 0:
         return None
-    return weight_g / (dose_bq * 2.0 ** (-waited_s / half_life_s))
+    return float(weight_g / (dose_bq * 2.0 ** (-waited_s / half_life_s)))
 
 
 def _seconds(time: str) -> float:

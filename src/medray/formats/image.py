@@ -1,9 +1,9 @@
-"""One image from bytes or a path, whatever its format: NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, or a zip or folder of DICOM."""
+"""One image from bytes or a path, whatever its format: NIfTI, NRRD, MetaImage, PNG, JPEG, or DICOM as file, zip or folder."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +24,7 @@ Format = Literal["nifti", "nrrd", "metaimage", "picture", "dicom", "zip"]
 HEAD_BYTES = 65536
 MAX_INFLATED_BYTES = 8 * 2**30
 
-FILE_FORMATS = {
+FILE_FORMATS: dict[Format, tuple[Callable[[bytes], bool], Callable[[bytes], Volume]]] = {
     "nifti": (is_nifti, read_nifti),
     "nrrd": (is_nrrd, read_nrrd),
     "metaimage": (is_metaimage, read_metaimage),
@@ -40,7 +40,7 @@ def sniff(data: bytes) -> Format | None:
     head = data[:HEAD_BYTES]
     if is_dicom(head):
         return "dicom"
-    return next((name for name, (known, _) in FILE_FORMATS.items() if known(head)), None)  # type: ignore[return-value]
+    return next((name for name, (known, _) in FILE_FORMATS.items() if known(head)), None)
 
 
 def read_file(data: bytes) -> Volume:
@@ -49,10 +49,10 @@ def read_file(data: bytes) -> Volume:
     Raises:
         ImageError: If it is of none of `FILE_FORMATS`, or can't be read.
     """
-    found = FILE_FORMATS.get(sniff(data) or "")
-    if found is None:
+    kind = sniff(data)
+    if kind is None or kind not in FILE_FORMATS:
         raise ImageError("unknown-format", f"the content is none of {', '.join(FILE_FORMATS)}")
-    return found[1](data)
+    return FILE_FORMATS[kind][1](data)
 
 
 def read_image(data: bytes) -> Volume:

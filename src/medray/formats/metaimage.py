@@ -1,4 +1,4 @@
-"""MetaImage with its data attached, ``.mha`` (https://itk.org/Wiki/MetaIO/Documentation), raw or zlib. Its world is LPS, as ITK's."""
+"""MetaImage with its data attached, ``.mha`` (https://itk.org/Wiki/MetaIO/Documentation), raw or zlib. Its world is LPS."""
 
 from __future__ import annotations
 

@@ -135,7 +135,9 @@ def _affine(header: Any) -> Affine:
         if usable and min(abs(np.linalg.det(affine[:3, :3])), abs(np.linalg.det(other[:3, :3]))) > 0:
             mirrored = np.linalg.det(affine[:3, :3]) * np.linalg.det(other[:3, :3]) < 0
             if mirrored or closest_lps(affine) != closest_lps(other):
-                raise ImageError("sform-qform", "sform and qform give the axes different directions: set one, or make them agree")
+                raise ImageError(
+                    "sform-qform", "sform and qform give the axes different directions: set one, or make them agree"
+                )
     return affine
 
 

@@ -131,9 +131,7 @@ def _vector(word: str) -> NDArray[np.float64]:
     return vector
 
 
-def _affine(
-    fields: dict[str, str], directions: list[NDArray[np.float64] | None], spatial: list[int]
-) -> NDArray[np.float64]:
+def _affine(fields: dict[str, str], directions: list[NDArray[np.float64] | None], spatial: list[int]) -> NDArray[np.float64]:
     signs = TO_LPS.get(fields.get("space", "").lower())
     if signs is None:
         raise ImageError("no-geometry", "the space is missing or none of LPS, RAS and LAS")

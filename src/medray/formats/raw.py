@@ -22,7 +22,7 @@ DEFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
 
 
 def inflated(data: bytes, limit: int) -> bytes:
-    """Inflate at most ``limit`` bytes of a gzip or zlib stream: what the header promises, so that a small file can't fill the memory.
+    """Inflate at most ``limit`` bytes of a gzip or zlib stream: what the header promises, so that no bomb fills the memory.
 
     Raises:
         ImageError: If the stream is damaged.

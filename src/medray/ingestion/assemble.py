@@ -1,4 +1,4 @@
-"""Which files belong together: records of files in, sources of series out. Grouping is by geometry and identifiers, never by name."""
+"""Which files belong together: records of files in, sources of series out, by geometry and identifiers and never by name."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _parts(group: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesS
         else:
             alone.append(_series([record], f"{header.series}-{header.instance[:8]}"))
     largest = max((len(stack) for stack in stacks.values()), default=0)
-    found = []
+    found: list[SeriesSource] = []
     for place, stack in sorted(stacks.items(), key=lambda pair: (-len(pair[1]), pair[0])):
         header = _header(stack[0])
         if header.localizer or (len(stack) <= FEW_SLICES < largest):
@@ -205,7 +205,9 @@ def _owner(label: str, series: Sequence[SeriesSource], layout: Layout) -> str | 
         return listed[0] if listed else None
     folder, prefix = PurePosixPath(label).parent, stem(label).rpartition("_")[0]
     beside = [item for item in series if item.kind == "file" and PurePosixPath(item.files[0]).parent == folder]
-    named = [item.series for item in beside if prefix and prefix in (stem(item.files[0]), stem(item.files[0]).rpartition("_")[0])]
+    named = [
+        item.series for item in beside if prefix and prefix in (stem(item.files[0]), stem(item.files[0]).rpartition("_")[0])
+    ]
     if named:
         return named[0] if len(named) == 1 else None
     for place in (folder, folder.parent):

@@ -133,7 +133,9 @@ def _msd(described: Mapping[str, Any], labels: LabelSchema | None, glob: str, fi
         names = {str(name): int(value) for value, name in described["labels"].items()}
         kinds = [str(kind).upper() for kind in dict(described.get("modality") or {}).values()]
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise ConfigError(f"{MSD} isn't as the Medical Segmentation Decathlon's: labels, training (image, label), modality") from None
+        raise ConfigError(
+            f"{MSD} isn't as the Medical Segmentation Decathlon's: labels, training (image, label), modality"
+        ) from None
     modality = "CT" if kinds == ["CT"] else "MR" if kinds and all(kind.startswith(MR_WORDS) for kind in kinds) else "OT"
     return Layout(labels or _schema(names, MSD), glob, pairs, modality, findings)
 

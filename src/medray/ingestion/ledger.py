@@ -76,5 +76,3 @@ def _names(root: Location) -> list[str]:
         return [entry.name for entry in root.join("ledger").entries() if entry.name.startswith(PREFIX)]
     except NotFoundError:
         return []
-
-

@@ -1,7 +1,7 @@
 """`ingest`: the Ray Data graph from a folder to a cohort.
 
-Two passes: heads of files, then series. Voxels never travel between tasks: each task writes its own shards and returns a manifest
-row, so that memory is one volume a worker however many there are. What an earlier run has finished is not done again.
+Two passes: heads of files, then series. Voxels never travel between tasks: each task writes its own shards and returns a
+manifest row, so that memory is one volume a worker however many there are. What an earlier run has finished is not done again.
 """
 
 from __future__ import annotations
@@ -139,6 +139,7 @@ def _finish(
     outcomes |= recovered
     work = [item for key, item in wanted.items() if key not in outcomes]
     events: list[Event] = []
+
     def do(item: SeriesSource) -> tuple[str, Outcome]:
         return item.key(intake.settings), take_in(intake, item)
 
@@ -206,8 +207,8 @@ def _merged(
         ]  # fmt: skip
         if changed:
             raise InputError(
-                f"series {changed[0]} (and {len(changed) - 1} more) is in the cohort with other voxels: if the sources use the same "
-                "names for different people, tell them apart with --site; if the files were mended, take them into a new cohort"
+                f"series {changed[0]} (and {len(changed) - 1} more) is in the cohort with other voxels: if the sources use the "
+                "same names for different people, use --site; if the files were mended, take them into a new cohort"
             )
         for row in old.rows:
             new = rows.get(row.series)

@@ -60,7 +60,9 @@ def take_in(intake: Intake, item: SeriesSource) -> Outcome:
 def crashed(intake: Intake, item: SeriesSource) -> Outcome:
     """Note a series over which workers died: it is quarantined, so that it can't stop this run or the next one."""
     key = item.key(intake.settings)
-    detail = "reading it ended its process each time: it is damaged in a way that a decoder can't survive, or too large for a worker"
+    detail = (
+        "reading it ended its process each time: it is damaged in a way that a decoder can't survive, or too large for a worker"
+    )
     outcome = Outcome(None, (quarantine_row(intake, Problem(item.files[0], "crashed-reader", detail), key),))
     note(intake.root, key, outcome)
     return outcome
@@ -156,7 +158,9 @@ def _json(dataset: Any) -> dict[str, Any]:
 def _without_bulk(plain: dict[str, Any]) -> dict[str, Any]:
     kept = {tag: element for tag, element in plain.items() if "BulkDataURI" not in element}
     return {
-        tag: {**element, "Value": [_without_bulk(item) for item in element.get("Value", [])]} if element["vr"] == "SQ" else element
+        tag: {**element, "Value": [_without_bulk(item) for item in element.get("Value", [])]}
+        if element["vr"] == "SQ"
+        else element
         for tag, element in kept.items()
     }
 

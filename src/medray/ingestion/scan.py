@@ -18,7 +18,7 @@ from medray import config
 from medray.errors import ImageError, MedrayError, NotFoundError, StorageError
 from medray.formats.dicom import is_dicom
 from medray.formats.dicom_header import DicomHeader, ObjectKind, read_dicom_file_header, read_dicom_header
-from medray.formats.image import sniff
+from medray.formats.image import FILE_FORMATS, sniff
 from medray.ingestion.intake import Intake, fingerprint_of
 from medray.privacy.pseudonym import Naming
 from medray.storage.location import Entry, Location
@@ -130,10 +130,8 @@ def identify(intake: Intake, entry: Entry) -> FileRecord:
         if is_dicom(head):
             return FileRecord(path=entry.name, kind="dicom", stamp=stamp, header=_header(place, head, intake.naming))
         kind = sniff(head)
-        if kind in {"nifti", "nrrd", "metaimage"}:
-            return FileRecord(path=entry.name, kind="file", stamp=stamp)
-        if kind == "picture":
-            return FileRecord(path=entry.name, kind="picture", stamp=stamp)
+        if kind in FILE_FORMATS:
+            return FileRecord(path=entry.name, kind="picture" if kind == "picture" else "file", stamp=stamp)
         if kind == "zip":
             raise ImageError("zip", "a zip isn't looked into: unpack it first")
         if entry.name.lower().endswith(IMAGE_SUFFIXES):

@@ -45,7 +45,9 @@ def verify(
         problems += found
         on_progress("verify", done, len(cohort.rows))
     outcome = "ok" if not problems else "damaged"
-    open_trail().record([Event("cohort.verify", cohort.index.id, outcome, f"{len(cohort.rows)} series, {len(problems)} problems")])
+    open_trail().record(
+        [Event("cohort.verify", cohort.index.id, outcome, f"{len(cohort.rows)} series, {len(problems)} problems")]
+    )
     return sorted(problems)
 
 

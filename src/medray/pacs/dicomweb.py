@@ -86,11 +86,13 @@ class DicomwebPacs:
 
     def _search_studies(self, offset: int) -> list[dict[str, Any]]:
         try:
-            return self._client.search_for_studies(
-                limit=PAGE, offset=offset, search_filters=dict(self._address.study), fields=["StudyInstanceUID"]
+            filters, fields = dict(self._address.study), ["StudyInstanceUID"]
+            page: list[dict[str, Any]] = self._client.search_for_studies(
+                limit=PAGE, offset=offset, search_filters=filters, fields=fields
             )
         except requests.RequestException as error:
             raise self._error(error) from None
+        return page
 
     def _series_of(self, study: str) -> list[RemoteSeries]:
         try:

@@ -12,7 +12,15 @@ from medray.pacs.spool import Spool
 
 __all__ = ["STUDY_KEYS", "Pacs", "PacsAddress", "RemoteSeries", "parse_address"]
 
-STUDY_KEYS = ("PatientID", "PatientName", "StudyDate", "StudyInstanceUID", "AccessionNumber", "ModalitiesInStudy", "StudyDescription")
+STUDY_KEYS = (
+    "PatientID",
+    "PatientName",
+    "StudyDate",
+    "StudyInstanceUID",
+    "AccessionNumber",
+    "ModalitiesInStudy",
+    "StudyDescription",
+)
 SERIES_KEYS = ("Modality", "SeriesInstanceUID", "SeriesDescription", "BodyPartExamined")
 SCHEMES = ("dicomweb", "dicomweb+http", "dimse", "dimse+tls")
 

@@ -81,7 +81,7 @@ class StoreScp:
         self._brought: dict[Any, tuple[dict[str, DicomHeader], Counter[str], Counter[str]]] = {}
         _config.STORE_RECV_CHUNKED_DATASET = True  # a large object goes to a file piece by piece
         _config.LOG_HANDLER_LEVEL = "none"
-        transport.AssociationSocket.recv = _bounded_recv  # type: ignore[method-assign]
+        transport.AssociationSocket.recv = _bounded_recv
         self._entity = AE(listening.aet)
         self._entity.maximum_pdu_size = MAX_PDU_BYTES
         self._entity.maximum_associations = listening.associations
@@ -105,12 +105,12 @@ class StoreScp:
             evt_handlers=list(handlers),
             ssl_context=_tls(*listening.tls) if listening.tls else None,
         )
-        self.port = int(self._server.server_address[1])  # type: ignore[union-attr]
+        self.port = int(self._server.server_address[1])
 
     def stop(self) -> None:
         """Take no new association, refuse further objects, let callers end, then abort what is left."""
-        associations = list(self._server.active_associations)  # type: ignore[union-attr]
-        self._server.shutdown()  # type: ignore[union-attr]
+        associations = list(self._server.active_associations)
+        self._server.shutdown()
         self._stopping = True
         deadline = time.monotonic() + GRACE_S
         for association in associations:
@@ -172,7 +172,7 @@ def _delete_half_written(association: Any) -> None:
 
 
 def _limit_waiting(event: Any) -> None:
-    """Give an accepted socket a time limit; pynetdicom leaves it without, and a peer that stalls in a PDU would hold its slot."""
+    """Give an accepted socket a time limit: without, a peer that stalls in the middle of a PDU would hold its slot."""
     event.assoc.dul.socket.socket.settimeout(IDLE_S)
 
 
@@ -182,13 +182,14 @@ _recv = transport.AssociationSocket.recv
 def _bounded_recv(self: Any, size: int) -> bytearray:
     if size > MAX_RECEIVED_PDU_BYTES:
         raise OSError(os.strerror(90))  # "message too long": the association ends
-    return _recv(self, size)
+    received: bytearray = _recv(self, size)
+    return received
 
 
 class _PatientTls(ssl.SSLContext):
     """Leaves the handshake to the association's own thread: in the accept loop, one silent caller would block all others."""
 
-    def wrap_socket(self, sock: Any, server_side: bool = False, **options: Any) -> ssl.SSLSocket:  # type: ignore[override]  # noqa: FBT001, FBT002
+    def wrap_socket(self, sock: Any, server_side: bool = False, **options: Any) -> ssl.SSLSocket:  # type: ignore[override]
         if server_side:
             sock.settimeout(GRACE_S)
         return super().wrap_socket(sock, server_side=server_side, do_handshake_on_connect=not server_side, **options)

@@ -6,8 +6,8 @@
     SPOOL/arriving/STUDY/SERIES/OBJECT-CONTENT.dcm
     SPOOL/settled/STUDY/...     studies that nothing was added to for a while: what an ingestion reads
 
-Objects hold their identifiers, so that the folder is for its owner alone; its names are hashes of UIDs. An object that comes again
-as the same bytes is stored once; one that comes with the same UID and other bytes is kept beside it, and the ingestion chooses.
+Objects hold their identifiers, so that the folder is for its owner alone; its names are hashes of UIDs. An object that comes
+again as the same bytes is stored once; one with the same UID and other bytes is kept beside it, and the ingestion chooses.
 """
 
 from __future__ import annotations

@@ -137,7 +137,9 @@ class _Taken:
         if self.failed:
             body["00081198"] = {
                 "vr": "SQ",
-                "Value": [{**_reference(header), "00081197": {"vr": "US", "Value": [reason]}} for header, reason in self.failed],
+                "Value": [
+                    {**_reference(header), "00081197": {"vr": "US", "Value": [reason]}} for header, reason in self.failed
+                ],
             }
         if self.stored:
             return body, 202 if self.failed else 200

@@ -1,8 +1,8 @@
 """De-identify one DICOM data set: a pure function, so that a thousand workers agree without talking.
 
-Follows PS3.15 E.2: listed attributes as `medray.privacy.profile` says, at every depth; unlisted ones are kept, sequences among them
-item by item. Three nets lie below the table, for what it can't name: attributes that no dictionary knows are removed, unlisted
-dates are treated as dates, and a kept text that repeats the patient's name or an identifier is emptied.
+Follows PS3.15 E.2: listed attributes as `medray.privacy.profile` says, at every depth; unlisted ones are kept, sequences among
+them item by item. Three nets lie below the table, for what it can't name: attributes that no dictionary knows are removed,
+unlisted dates are treated as dates, and a kept text that repeats the patient's name or an identifier is emptied.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def deidentify(dataset: Dataset, profile: Profile, naming: Naming, *, patient: s
             if meta is not None:
                 result.file_meta = _cleaned_meta(meta, work)
     except Exception as error:  # noqa: BLE001 - pydicom raises many kinds on damaged values
-        raise ImageError("unreadable-dicom", f"an attribute can't be read ({type(error).__name__}): nobody can vouch for it") from None
+        raise ImageError(
+            "unreadable-dicom", f"an attribute can't be read ({type(error).__name__}): nobody can vouch for it"
+        ) from None
     return Deidentified(result, dict(work.actions))
 
 
@@ -129,22 +131,25 @@ def _applied(element: DataElement, action: Action, work: _Work) -> DataElement |
     """Return the element after an action, or None where it goes."""
     if action == "X":
         return None
-    if action in {"K", "U", "C"} and element.VR == "SQ":
-        items = [_cleaned(item, work) for item in element.value or []]
-        return DataElement(element.tag, "SQ", Sequence(items))
+    if element.VR == "SQ":
+        inside = [_cleaned(item, work) for item in element.value or []] if action in {"K", "U", "C"} else []
+        return DataElement(element.tag, "SQ", Sequence(inside))
     if action == "K":
         return _kept(element, work)
-    if action == "U":
-        return DataElement(element.tag, "UI", _new_uid(element.value, work.naming)) if element.VR == "UI" else None
     if action == "C":
         return _cleaned_value(element, work)
+    return _replaced(element, action, work)
+
+
+def _replaced(element: DataElement, action: Action, work: _Work) -> DataElement | None:
+    """Return a pseudonym, a new UID, nothing, or a dummy in an element's place."""
     if int(element.tag) in {PATIENT_NAME, PATIENT_ID}:
         return DataElement(element.tag, element.VR, work.subject)
-    if action == "Z" or element.VR == "SQ":
-        return DataElement(element.tag, element.VR, Sequence() if element.VR == "SQ" else None)
+    if action == "Z":
+        return DataElement(element.tag, element.VR, None)
     if element.VR == "UI":
         return DataElement(element.tag, "UI", _new_uid(element.value, work.naming))
-    return DataElement(element.tag, element.VR, DUMMIES.get(element.VR, DUMMY_TEXT))
+    return DataElement(element.tag, element.VR, DUMMIES.get(element.VR, DUMMY_TEXT)) if action == "D" else None
 
 
 def _kept(element: DataElement, work: _Work) -> DataElement:
@@ -174,7 +179,7 @@ def _shifted(value: str, vr: str, work: _Work) -> str:
     if match is None or (vr == "DA" and match[2]):
         return ""
     try:
-        day = datetime.strptime(match[1], "%Y%m%d") + timedelta(days=work.naming.shift_days(work.patient))  # noqa: DTZ007
+        day = datetime.strptime(match[1], "%Y%m%d") + timedelta(days=work.naming.shift_days(work.patient))
     except (ValueError, OverflowError):
         return ""
     return f"{day:%Y%m%d}{match[2]}"

@@ -20,7 +20,9 @@ from medray.types import Voxels
 
 __all__ = ["at_risk", "redacted"]
 
-RISKY_MODALITIES = frozenset(("US", "IVUS", "SC", "OT", "RF", "XA", "ES", "XC", "GM", "RG", "DOC", "PX", "IO", "OP", "SM", "HC", "VA"))
+RISKY_MODALITIES = frozenset(
+    ("US", "IVUS", "SC", "OT", "RF", "XA", "ES", "XC", "GM", "RG", "DOC", "PX", "IO", "OP", "SM", "HC", "VA")
+)
 RISKY_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.7",  # secondary capture, all kinds
     "1.2.840.10008.5.1.4.1.1.3.1",  # ultrasound cines
@@ -53,8 +55,8 @@ def at_risk(header: Dataset) -> bool:
 def redacted(voxels: Voxels, header: Dataset, *, samples: int = 1) -> Voxels:
     """Blank what may name a patient in an image at risk.
 
-    Ultrasound keeps its scan regions alone (PS3.3 C.8.5.5); what text is left anywhere is found by an OCR detector and blanked, and
-    looked for again.
+    Ultrasound keeps its scan regions alone (PS3.3 C.8.5.5); what text is left anywhere is found by an OCR detector and blanked,
+    and looked for again.
 
     Args:
         voxels: ``(C, I, J, K)``; channels are frames x colour samples.

@@ -1,7 +1,7 @@
 """What is done to each attribute: DICOM PS3.15 Annex E's Basic Application Level Confidentiality Profile and its options.
 
-The table ``ps315.tsv`` holds the standard's own actions. Where the standard leaves a choice (``X/Z``, ``X/Z/D``, ``X/Z/U*``), the one
-that keeps an object valid wherever the attribute is required is taken: the last letter.
+The table ``ps315.tsv`` holds the standard's own actions. Where the standard leaves a choice (``X/Z``, ``X/Z/D``, ``X/Z/U*``),
+the one that keeps an object valid wherever the attribute is required is taken: the last letter.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ METHOD_CODES: Mapping[str, tuple[str, str]] = MappingProxyType(
 """PS3.16 CID 7050, for the De-identification Method Code Sequence (0012,0064)."""
 
 OVERLAY_OR_CURVE_GROUPS = (0x50, 0x60)
-"""First bytes of their groups. Of overlays the table names data and comments; without them the rest says nothing, and goes too."""
+"""First bytes of their groups. Of overlays the table names data and comments; the rest says nothing without, and goes too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ def parse_profile(text: str) -> Profile:
     unknown = [word for word in words if word not in known]
     if first != "basic" or unknown:
         raise ConfigError(
-            f"profile {text!r} is unknown: use none, basic, or basic with options such as basic+dates; options are {', '.join(known)}"
+            f"profile {text!r} is unknown: use none, basic, or basic with options such as basic+dates; "
+            f"options are {', '.join(known)}"
         )
     return Profile(identified=False, options=frozenset(words))  # type: ignore[arg-type]
 

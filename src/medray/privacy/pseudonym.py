@@ -110,7 +110,7 @@ class Plain:
 
     site: str = ""
 
-    def name(self, kind: Kind, identifier: str) -> str:  # noqa: ARG002 - the protocol's
+    def name(self, kind: Kind, identifier: str) -> str:
         """Return the identifier itself, after its site."""
         return f"{self.site}-{identifier}" if self.site else identifier
 
@@ -118,7 +118,7 @@ class Plain:
         """Return the UID itself."""
         return uid
 
-    def shift_days(self, patient: str) -> int:  # noqa: ARG002 - the protocol's
+    def shift_days(self, patient: str) -> int:
         """Return 0: dates stay."""
         return 0
 

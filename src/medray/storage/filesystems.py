@@ -1,7 +1,7 @@
 """A URI's filesystem: a path, ``s3://``, ``gs://`` or ``abfs://``, set up from the environment alone.
 
 S3 takes what the AWS tools take: ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY`` (or any other source of the SDK's chain: a
-profile, a container's or an instance's role), ``AWS_REGION``, and ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` for other servers.
+profile, a container's or an instance's role), ``AWS_REGION``, and ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` for others.
 Requests that a server throttles (503 SlowDown, 429) or that the network drops are sent again by the SDK, with growing pauses.
 """
 

@@ -106,7 +106,11 @@ class Location:
         if self.is_local:
             return ""
         with self._told_plainly("look at"), self.filesystem.open_input_stream(self.path, compression=None) as stream:
-            return bytes((stream.metadata() or {}).get(b"ETag") or (stream.metadata() or {}).get("ETag") or b"").decode().strip('"')
+            return (
+                bytes((stream.metadata() or {}).get(b"ETag") or (stream.metadata() or {}).get("ETag") or b"")
+                .decode()
+                .strip('"')
+            )
 
     def remove(self) -> None:
         """Delete a file; one that isn't there is fine."""
@@ -158,7 +162,9 @@ class Location:
     def _error(self, verb: str, error: OSError) -> StorageError:
         """Say what failed. An object's name stays out of it, and so does the library's own text, which holds it."""
         if self.is_local:
-            return StorageError(f"can't {verb} the disk: {os.strerror(error.errno or 5).lower()}", refused=error.errno in {1, 13})
+            return StorageError(
+                f"can't {verb} the disk: {os.strerror(error.errno or 5).lower()}", refused=error.errno in {1, 13}
+            )
         bucket = self.path.partition("/")[0]
         code, operation = (AWS_ERROR.search(str(error)) or re.search("()()", "")).groups()  # type: ignore[union-attr]
         if code == "NO_SUCH_BUCKET":
