@@ -17,7 +17,7 @@ from pydicom import Dataset
 
 from medray.errors import ImageError
 from medray.formats.dicom_elements import UNDEFINED, Elements, walk
-from medray.formats.dicom_frames import Frame, frames_of, parse, starts_bare, stored_pixels, text
+from medray.formats.dicom_frames import Frame, frames_of, parse, reading, starts_bare, stored_pixels, text
 from medray.formats.dicom_stack import Stack, rectified, stack_of
 from medray.imaging.volume import Volume
 from medray.types import Voxels
@@ -60,6 +60,7 @@ def is_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM" or starts_bare(head)
 
 
+@reading()
 def read_dicom_series(files: Sequence[Source]) -> DicomSeries:
     """Read the objects of one series.
 
@@ -142,16 +143,18 @@ def _rescaled(stored: Voxels, frames: Sequence[Frame]) -> Voxels:
         return stored.astype(np.float32) * scale + shift
     if not intercepts.any():
         return _narrow(stored)
-    return _narrow(stored.astype(np.int32) + intercepts.astype(np.int32)[:, None, None, None])
+    return _narrow(stored.astype(np.int64) + intercepts.astype(np.int64)[:, None, None, None])
 
 
 def _narrow(values: Voxels) -> Voxels:
-    """Return uint8 as it is, int16 where all values fit, else int32 or what it was."""
+    """Return uint8 as it is, else the first of int16, int32, uint32 and float32 that holds all values."""
     if values.dtype in (np.uint8, np.int16):
         return values
-    if values.dtype.itemsize == 8:
-        return values.astype(np.float32)
-    return values.astype(np.int16) if values.min() >= -(2**15) and values.max() < 2**15 else values.astype(np.int32)
+    low, high = int(values.min()), int(values.max())
+    for dtype in (np.int16, np.int32, np.uint32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return values.astype(dtype)
+    return values.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

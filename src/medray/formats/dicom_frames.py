@@ -6,8 +6,11 @@ offsets of RT Dose), C.11.1 (Modality LUT); PS3.5 8.1.1 and 8.2 (pixel encoding)
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -18,15 +21,19 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID
 
-from medray.errors import ImageError
+from medray.errors import ImageError, MedrayError
+from medray.formats.codestream import frame_size
 from medray.types import Voxels
 
-__all__ = ["Frame", "frames_of", "numbers", "parse", "starts_bare", "stored_pixels", "text"]
+__all__ = ["ITK_SYNTAXES", "Frame", "frames_of", "numbers", "parse", "reading", "starts_bare", "stored_pixels", "text"]
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # see `silence`
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 MAX_BYTES = 4 << 30
@@ -36,6 +43,7 @@ MAX_RATIO = 2000
 """Most that compressed pixels may grow, above the first `FREE_BYTES`: more is a header that lies."""
 ITK_SYNTAXES = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 """JPEG extended (12 bits) and lossless."""
+RLE = "1.2.840.10008.1.2.5"
 PIXEL_KEYWORDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PixelData",
@@ -67,6 +75,30 @@ class Frame:
     order: tuple[float, ...]
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep pydicom quiet: its warnings repeat the values that they are about, and those may be a patient's."""
+    with warnings.catch_warnings(), disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Read in silence.
+
+    Raises:
+        ImageError: For whatever pydicom stumbles over: it decodes a value when it is asked for, so that damage shows anywhere.
+    """
+    with silence():
+        try:
+            yield
+        except MedrayError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            raise ImageError("unreadable-dicom", f"the object is damaged ({type(error).__name__})") from None
+
+
 def starts_bare(data: bytes) -> bool:
     """Tell whether bytes begin as a data set without a preamble: an element of group 2 or 8, in little endian."""
     group, element, length = data[:2], int.from_bytes(data[2:4], "little"), int.from_bytes(data[4:8], "little")
@@ -77,13 +109,13 @@ def starts_bare(data: bytes) -> bool:
 
 
 def parse(data: bytes, **options: Any) -> Dataset:
-    """Parse one file. Values aren't validated: a warning would print them, and they may be a patient's.
+    """Parse one file.
 
     Raises:
         ImageError: If it isn't DICOM, is damaged, or inflates to more than it may.
     """
     try:
-        with disable_value_validation():
+        with silence():
             dataset = dcmread(BytesIO(_inflated(data)), force=starts_bare(data), **options)
             dataset.get("Modality")
             return dataset
@@ -108,7 +140,7 @@ def frames_of(dataset: Dataset) -> list[Frame]:
         if len(groups) != count:
             raise ImageError("bad-frames", f"{count} frames are declared and {len(groups)} described")
         return [_grouped_frame(dataset, shared, group, number) for number, group in enumerate(groups)]
-    if "GridFrameOffsetVector" in dataset and "ImagePositionPatient" in dataset:
+    if count > 1 and "GridFrameOffsetVector" in dataset and "ImagePositionPatient" in dataset:
         return _offset_frames(dataset, count)
     frame = _plain_frame(dataset)
     if count > 1 and frame.position is not None:
@@ -135,7 +167,7 @@ def stored_pixels(dataset: Dataset) -> Voxels:
     """
     frames, rows, columns, samples = _declared(dataset)
     try:
-        with disable_value_validation():
+        with silence():
             stored = _decoded(dataset, frames)
             if "PALETTE" in text(dataset, "PhotometricInterpretation"):
                 stored = apply_color_lut(stored, dataset)
@@ -225,11 +257,22 @@ def _declared(dataset: Dataset) -> tuple[int, int, int, int]:
 def _decoded(dataset: Dataset, frames: int) -> Voxels:
     if dataset.BitsAllocated == 12:
         return _packed12(dataset, frames)
-    if text(dataset.file_meta, "TransferSyntaxUID") in ITK_SYNTAXES:
+    syntax = text(dataset.file_meta, "TransferSyntaxUID")
+    _require_honest_frames(dataset, frames, UID(syntax))
+    if syntax in ITK_SYNTAXES:
         return _decoded_by_itk(dataset)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of padding and such; a warning's text may hold values
-        return np.asarray(pixel_array(dataset, raw=False))
+    plugin = "pydicom" if syntax == RLE else ""  # its own decoder raises on damaged data, where a faster one ends the process
+    return np.asarray(pixel_array(dataset, raw=False, decoding_plugin=plugin))
+
+
+def _require_honest_frames(dataset: Dataset, frames: int, syntax: UID) -> None:
+    """Refuse compressed frames of another size than the header's: a decoder would allocate for theirs."""
+    if not syntax.is_compressed or syntax in {RLE, DEFLATED}:
+        return
+    for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
+        size = frame_size(frame)
+        if size != (int(dataset.Rows), int(dataset.Columns)):
+            raise ImageError("unreadable-pixels", f"a compressed frame is {size or 'no image'}, and the header says otherwise")
 
 
 def _decoded_by_itk(dataset: Dataset) -> Voxels:
@@ -307,9 +350,8 @@ def _offset_frames(dataset: Dataset, count: int) -> list[Frame]:
     offsets = numbers(dataset, "GridFrameOffsetVector", count)
     normal = np.cross(first.orientation[:3], first.orientation[3:])
     origin = numbers(dataset, "ImagePositionPatient", 3)
-    scale = _number(dataset, "DoseGridScaling") or first.slope
     return [
-        Frame(origin + (offset - offsets[0]) * normal, first.orientation, first.spacing, 0.0, scale, first.intercept, (0.0,))
+        Frame(origin + (offset - offsets[0]) * normal, first.orientation, first.spacing, 0.0, first.slope, first.intercept, (0.0,))
         for offset in offsets
     ]
 
@@ -346,6 +388,8 @@ def _grouped_frame(dataset: Dataset, shared: Dataset, group: Dataset, number: in
 def _rescale(item: Dataset, otherwise: Dataset | None = None) -> tuple[float, float]:
     """Return slope and intercept; empty means the identity."""
     source = item if "RescaleSlope" in item or otherwise is None else otherwise
+    if "DoseGridScaling" in source:
+        return _number(source, "DoseGridScaling") or 1.0, 0.0
     if "ModalityLUTSequence" in source:
         return 1.0, 0.0
     try:

@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from medray.errors import ImageError
 from medray.formats.dicom_elements import walk
-from medray.formats.dicom_frames import parse
+from medray.formats.dicom_frames import parse, reading
 
 __all__ = ["DicomHeader", "ObjectKind", "header_of", "read_dicom_file_header", "read_dicom_header"]
 
@@ -33,7 +33,7 @@ class DicomHeader:
     Attributes:
         patient: PatientID and its issuer; empty where the file has none.
         study: StudyInstanceUID.
-        series: SeriesInstanceUID.
+        series: SeriesInstanceUID; the object's own UID where it has none.
         instance: SOPInstanceUID.
         sop_class: SOPClassUID.
         modality: Modality, such as ``"MR"``.
@@ -71,6 +71,7 @@ class _Lookup(Protocol):
     def integer(self, tag: int, default: int = 0) -> int: ...
 
 
+@reading()
 def read_dicom_header(data: bytes) -> DicomHeader | None:
     """Read one file's header.
 
@@ -91,6 +92,7 @@ def read_dicom_header(data: bytes) -> DicomHeader | None:
     return None
 
 
+@reading()
 def read_dicom_file_header(data: bytes) -> DicomHeader:
     """Read the header of a file that is whole, whatever its encoding.
 
@@ -103,6 +105,7 @@ def read_dicom_file_header(data: bytes) -> DicomHeader:
     return header_of(parse(data, stop_before_pixels=True, specific_tags=WANTED))
 
 
+@reading()
 def header_of(dataset: Dataset) -> DicomHeader:
     """Return the header of a data set that was parsed already; its references are left out."""
     return _header(_Parsed(dataset), ())
@@ -139,9 +142,9 @@ class _Parsed:
 
 
 def _header(item: _Lookup, references: tuple[str, ...]) -> DicomHeader:
-    series = item.text(SERIES)
+    series = item.text(SERIES) or item.text(INSTANCE)
     if not series:
-        raise ImageError("no-series", "the object has no SeriesInstanceUID and so belongs to no series")
+        raise ImageError("no-series", "the object has neither a SeriesInstanceUID nor a UID of its own")
     size = (item.integer(ROWS), item.integer(COLUMNS))
     issuer = item.text(ISSUER)
     patient = item.text(PATIENT)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medray.errors import LabelError
-from medray.formats.dicom_frames import frames_of, parse, stored_pixels, text
+from medray.formats.dicom_frames import frames_of, parse, reading, stored_pixels, text
 from medray.imaging.volume import Volume
 from medray.types import Mask
 
@@ -27,6 +27,7 @@ PLANE_TOLERANCE = 0.25
 """Slices: how far a contour may lie from the image's nearest slice."""
 
 
+@reading()
 def read_dicom_labels(data: bytes, image: Volume, names: Mapping[str, int]) -> Mask:
     """Read a segmentation or a structure set onto an image's grid.
 

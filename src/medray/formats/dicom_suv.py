@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pydicom import Dataset
 
-from medray.formats.dicom_frames import text
+from medray.formats.dicom_frames import reading, text
 
 __all__ = ["suv_factor"]
 
 
+@reading()
 def suv_factor(header: Dataset) -> float | None:
     """Return the factor from Bq/ml to SUV by body weight in g/ml; None where the header doesn't say enough.
 

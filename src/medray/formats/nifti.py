@@ -7,6 +7,7 @@ The affine is the sform where its code says so, else the qform, else the pixdim 
 from __future__ import annotations
 
 import struct
+import warnings
 from io import BytesIO
 from typing import Any
 
@@ -103,7 +104,9 @@ def _header(raw: bytes) -> Any:
     if kind is None:
         raise ImageError("not-nifti", "the first bytes are no NIfTI header")
     try:
-        header = kind.from_fileobj(BytesIO(raw), check=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of extensions, which nobody reads
+            header = kind.from_fileobj(BytesIO(raw), check=False)
     except (HeaderDataError, ImageFileError, WrapStructError, ValueError):
         raise ImageError("truncated", f"{len(raw)} bytes are fewer than the header announces") from None
     if bytes(header["magic"]).startswith((b"ni1", b"ni2")):

@@ -68,7 +68,9 @@ class Volume:
         Raises:
             ImageError: If a voxel is NaN or infinite.
         """
-        if self.voxels.dtype.kind == "f" and not np.isfinite(self.voxels.sum(dtype=np.float64)):
+        with np.errstate(all="ignore"):
+            suspect = self.voxels.dtype.kind == "f" and not np.isfinite(self.voxels.sum(dtype=np.float64))
+        if suspect:
             bad = int(np.count_nonzero(~np.isfinite(self.voxels)))
             if bad:
                 raise ImageError("non-finite-voxels", f"{bad} of {self.voxels.size} voxels are NaN or infinite")

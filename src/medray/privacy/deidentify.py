@@ -8,6 +8,7 @@ unlisted dates are treated as dates, and a kept text that repeats the patient's 
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ def deidentify(dataset: Dataset, profile: Profile, naming: Naming, *, patient: s
     identity = patient or str(dataset.get("PatientID") or dataset.get("StudyInstanceUID") or "")
     work = _Work(profile, naming, identity, naming.name("subject", identity), _identifiers(dataset), Counter())
     try:
-        with disable_value_validation():
+        with warnings.catch_warnings(), disable_value_validation():
+            warnings.simplefilter("ignore")  # they repeat the values that they are about
             result = _cleaned(dataset, work)
             _sign(result, profile)
             meta = getattr(dataset, "file_meta", None)
