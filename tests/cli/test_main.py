@@ -39,7 +39,7 @@ def test_help_names_every_command():
 
 def test_an_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(medray("ingest", tmp_path / "empty", tmp_path / "c"), "no NIfTI or DICOM file among 0 files")
+    refused(medray("ingest", tmp_path / "empty", tmp_path / "c"), "no image among 0 files")
 
 
 def test_a_missing_key(tmp_path, monkeypatch):

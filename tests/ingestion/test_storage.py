@@ -1,0 +1,106 @@
+"""The whole way on a real S3 server: source, cohort, plan and prepared cases live in a bucket."""
+
+import shutil
+
+import pyarrow.fs
+import pytest
+
+import medray
+from medray.errors import StorageError
+from medray.ingestion.verify import verify
+from medray.storage.location import locate
+from tests.phantoms import SMALL_PLAN, write_phantoms
+from tests.services import s3_server
+
+pytestmark = [pytest.mark.services, pytest.mark.ray]
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """A bucket whose credentials the workers have, too: a cluster of its own."""
+    import ray
+
+    folder = tmp_path_factory.mktemp("s3")
+    with s3_server(folder) as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        ray.shutdown()
+        ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=300 << 20)
+        yield server.make_bucket("hospital")
+        ray.shutdown()
+
+
+def upload(folder, uri):
+    place = locate(uri)
+    pyarrow.fs.copy_files(str(folder), place.path, destination_filesystem=place.filesystem)
+
+
+def test_a_bucket_is_a_source_and_a_home(bucket, phantom_source, phantom_cohort, tmp_path):
+    upload(phantom_source, f"{bucket}/scans")
+    cohort = medray.ingest(f"{bucket}/scans", f"{bucket}/cohort")
+    assert cohort.index.id == phantom_cohort.index.id
+    assert medray.open_cohort(f"{bucket}/cohort").rows == cohort.rows
+    for row in cohort.rows:
+        assert row.volume_checksum == cohort.root.join("volumes", f"part-{row.volume}.parquet").checksum() != ""
+        assert row.label_checksum
+    assert medray.ingest(f"{bucket}/scans", f"{bucket}/cohort").index.id == cohort.index.id
+    prepared = medray.prepare(cohort, medray.plan(cohort, changes=SMALL_PLAN), f"{bucket}/prepared")
+    assert len(prepared.cases) == 9
+    assert verify(f"{bucket}/cohort") == []
+
+
+def test_damage_in_the_bucket_is_named_by_the_store_s_own_checksum(bucket, phantom_source):
+    upload(phantom_source, f"{bucket}/scans2")
+    cohort = medray.ingest(f"{bucket}/scans2", f"{bucket}/cohort2")
+    assert verify(f"{bucket}/cohort2", quick=True) == []
+    victim = cohort.root.join("volumes", f"part-{cohort.rows[3].volume}.parquet")
+    data = bytearray(victim.read())
+    data[len(data) // 2] ^= 1
+    victim.write(bytes(data))
+    cohort.root.join("labels", f"part-{cohort.rows[5].label}.parquet").remove()
+    for quick in (True, False):
+        problems = verify(f"{bucket}/cohort2", quick=quick)
+        assert len(problems) == 2
+        assert any(cohort.rows[3].series in problem for problem in problems)
+        assert any("is missing" in problem for problem in problems)
+
+
+def test_a_wrong_secret_ends_a_run_and_quarantines_nothing(bucket, phantom_source, monkeypatch):
+    upload(phantom_source, f"{bucket}/scans3")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match="check the credentials"):
+        medray.ingest(f"{bucket}/scans3", f"{bucket}/cohort3")
+
+
+def test_local_damage_is_named(local_disk_cohort):
+    root, cohort = local_disk_cohort
+    assert verify(root) == []
+    victim = root / "volumes" / f"part-{cohort.rows[0].volume}.parquet"
+    victim.write_bytes(victim.read_bytes()[:-100])
+    other = root / "volumes" / f"part-{cohort.rows[1].volume}.parquet"
+    shutil.copy(root / "volumes" / f"part-{cohort.rows[2].volume}.parquet", other)
+    problems = verify(root)
+    assert {problem.rpartition(" series ")[2] for problem in problems} == {
+        f"{cohort.rows[0].series} can't be read",
+        f"{cohort.rows[1].series} was changed",
+    }
+
+
+def test_an_edited_manifest_is_named(local_disk_cohort):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root, cohort = local_disk_cohort
+    manifest = root / cohort.index.manifest
+    table = pq.read_table(manifest)
+    swapped = table.set_column(table.schema.get_field_index("subject"), "subject", pa.array(["x"] * table.num_rows))
+    pq.write_table(swapped, manifest)
+    assert any("is not what was committed" in problem for problem in verify(root))
+
+
+@pytest.fixture
+def local_disk_cohort(tmp_path):
+    from tests.phantoms import take_in_all
+
+    source = write_phantoms(tmp_path / "s", subjects=3)
+    return tmp_path / "c", take_in_all(source, tmp_path / "c")
