@@ -28,7 +28,8 @@ from report import bars, save
 
 import medray
 from medray.engine import join_ray, stream
-from medray.preprocessing.prepared import Prepared, open_prepared, read_case
+from medray.preprocessing.bricks import read_case
+from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.samples.brain import write_brain_cohort
 from medray.training.data import Batches
 from medray.training.loop import Learner, run_epochs

@@ -131,3 +131,31 @@ def end(process):
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def postgres_server(folder: Path, binaries: Path):
+    """Run PostgreSQL on a free port, its files below ``folder``; as another user, for it refuses to run as root."""
+    port, data = free_port(), folder / "pg"
+    data.mkdir()
+    prefix = []
+    if os.getuid() == 0:
+        for place in (data, *(parent for parent in folder.parents if parent != Path("/") and parent != Path("/tmp"))):
+            place.chmod(place.stat().st_mode | 0o011)
+        folder.chmod(0o755)
+        shutil.chown(data, "postgres", "postgres")
+        prefix = ["runuser", "-u", "postgres", "--"]
+    subprocess.run([*prefix, binaries / "initdb", "-D", data, "-A", "trust", "-U", "medray"], check=True, capture_output=True)
+    options = ["-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(data)]
+    with (folder / "pg.log").open("wb") as log:
+        process = subprocess.Popen([*prefix, str(binaries / "postgres"), *options], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 30
+        ready = [str(binaries / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
+        while subprocess.run(ready, capture_output=True, check=False).returncode:
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise TimeoutError((folder / "pg.log").read_text()[-2000:])
+            time.sleep(0.1)
+        yield f"postgresql://medray@127.0.0.1:{port}/postgres"
+    finally:
+        end(process)

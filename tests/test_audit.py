@@ -1,5 +1,6 @@
 import multiprocessing
 import sqlite3
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from medray.audit import Event, open_trail
 from medray.errors import ConfigError
+from tests.services import postgres_server
 
 
 @pytest.fixture
@@ -128,3 +130,27 @@ def test_a_bad_url_is_told(url, monkeypatch):
     monkeypatch.setenv("MEDRAY_DATABASE_URL", url)
     with pytest.raises(ConfigError, match="MEDRAY_DATABASE_URL"):
         open_trail()
+
+
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+@pytest.mark.services
+@pytest.mark.skipif(not POSTGRES, reason="postgresql is not installed")
+def test_a_trail_in_postgresql(tmp_path, monkeypatch):
+    """The same chain, with several processes at a time, in a real PostgreSQL."""
+    with postgres_server(tmp_path, POSTGRES[-1].parent) as url:
+        monkeypatch.setenv("MEDRAY_DATABASE_URL", url)
+        fill()
+        context = multiprocessing.get_context("spawn")
+        workers = [context.Process(target=_append, args=(url, number)) for number in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        trail = open_trail()
+        assert (trail.verify().events, trail.verify().problems) == (126, ())
+        with trail._engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE audit_events SET outcome = 'fine' WHERE number = 50")
+        assert "event 50 was changed" in trail.verify().problems[0]
+        trail._engine.dispose()

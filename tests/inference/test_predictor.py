@@ -53,6 +53,17 @@ def test_a_scan_stored_another_way_gets_the_same_answer(predictor, scan):
         assert (orientation.inverse.apply(found) == expected).mean() > 0.999
 
 
+def test_a_rim_of_one_value_changes_nothing_inside_it(predictor, scan):
+    """Padding is cropped before the network sees it, and the mask is put back where it belongs."""
+    core = Volume(np.maximum(scan.voxels, 1), scan.affine, scan.meta)
+    affine = scan.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [4, 3, 5]
+    padded = Volume(np.pad(core.voxels, ((0, 0), (4, 6), (3, 2), (5, 1))), affine, scan.meta)
+    expected, found = predictor.predict(core).mask.voxels[0], predictor.predict(padded).mask.voxels[0]
+    assert np.array_equal(found[4:-6, 3:-2, 5:-1], expected)
+    assert found.sum(dtype=int) == expected.sum(dtype=int)
+
+
 def test_the_same_scan_twice_is_the_same_mask(predictor, scan):
     assert np.array_equal(predictor.predict(scan).mask.voxels, predictor.predict(scan).mask.voxels)
 

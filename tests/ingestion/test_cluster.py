@@ -18,7 +18,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow]
 SERIES = 40
 
 
-
 @pytest.fixture
 def source(tmp_path):
     return write_phantoms(tmp_path / "s", subjects=SERIES)
@@ -89,7 +88,9 @@ def test_a_killed_worker_costs_one_series_a_second_try(source, tmp_path):
     root = tmp_path / "c"
     process = start(source, root)
     wait_for(root, 6, process)
-    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "ray::" in "".join(child.cmdline()[:1])]
+    workers = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "ray::" in "".join(child.cmdline()[:1])
+    ]
     busy = [worker for worker in workers if "Map" in "".join(worker.cmdline()[:1])] or workers
     busy[0].send_signal(signal.SIGKILL)
     assert process.wait(120) == 0

@@ -172,6 +172,9 @@ def test_burned_in_names_are_blanked_or_refused(local_ray, tmp_path, monkeypatch
     kept = cohort.volume(cohort.rows[0]).voxels[0, :, :, 0].T
     assert not pixels._readable(pixels._planes(kept.T[None, :, :, None], 1)[0])
     assert (kept[30:] == picture[30:]).mean() > 0.99, "the image below the banner stays"
+    header = Dataset.from_json(cohort.volume(cohort.rows[0]).meta["dicom"])
+    assert header.BurnedInAnnotation == "NO"
+    assert [item.CodeValue for item in header.DeidentificationMethodCodeSequence] == ["113100", "113101"]
     assert (kept[4:20, 8:120] != picture[4:20, 8:120]).any()
     plain, _ = ultrasound()
     (tmp_path / "s" / "us.dcm").write_bytes(plain)

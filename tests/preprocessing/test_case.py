@@ -3,7 +3,7 @@ import pytest
 
 from medray.errors import ImageError
 from medray.imaging.volume import Volume
-from medray.preprocessing.case import prepare_image, prepare_mask, sample_foreground
+from medray.preprocessing.case import prepare_image, prepare_mask
 from medray.preprocessing.plan import plan
 from tests.phantoms import grid, orientations, phantom
 
@@ -35,13 +35,3 @@ def test_another_modality_is_refused(recipe):
 def test_an_absurd_grid_is_refused_before_it_is_made(recipe):
     with pytest.raises(ImageError, match="too-large"):
         prepare_image(Volume(np.zeros((1, 30, 30, 30), np.int16), np.diag([900.0, 900.0, 900.0, 1.0])), recipe)
-
-
-def test_foreground_sample_is_sorted_and_true(rng):
-    mask = rng.integers(0, 3, (20, 20, 20)).astype(np.uint8)
-    rows = sample_foreground(mask, 3)
-    assert len(rows) == 4000
-    assert (np.diff(rows[:, 0]) >= 0).all()
-    assert all(mask[i, j, k] == channel for channel, i, j, k in rows)
-    assert np.array_equal(rows, sample_foreground(mask, 3))
-    assert sample_foreground(np.zeros((3, 3, 3), np.uint8), 0).shape == (0, 4)

@@ -72,3 +72,32 @@ def test_labels_survive_a_round_trip():
     back = resample_labels(resample_labels(mask, (32, 30, 35)), mask.shape)
     assert set(np.unique(back)) == {0, 3, 9}
     assert (back == mask).mean() > 0.97
+
+
+@settings(deadline=None, max_examples=30)
+@given(shapes, shapes, st.sampled_from([1, 3]))
+def test_antialiasing_equals_smoothing_first(shape, new_shape, order):
+    voxels = np.random.default_rng(3).uniform(-1, 1, shape).astype(np.float32)
+    sigma = [max(0.0, (n / m - 1) / 2) for n, m in zip(shape, new_shape, strict=True)]
+    smooth = ndimage.gaussian_filter(voxels.astype(np.float64), sigma, mode="nearest")
+    factors = [m / n for n, m in zip(shape, new_shape, strict=True)]
+    expected = ndimage.zoom(smooth, factors, order=order, mode="nearest", grid_mode=True)
+    assert np.abs(resample(voxels[None], new_shape, order=order, antialias=True)[0] - expected).max() < 3e-4
+
+
+def test_antialiasing_tames_what_the_new_grid_can_t_hold():
+    stripes = np.tile(np.array([0.0, 1.0], np.float32), (1, 60, 60, 30))
+    plain, smooth = (resample(stripes, (60, 60, 14), order=1, antialias=how) for how in (False, True))
+    assert smooth.std() < 0.3 * plain.std()
+    assert abs(smooth.mean() - 0.5) < 0.01
+
+
+def test_nearest_labels_are_labels(rng):
+    mask = rng.choice([0, 3, 200], (17, 18, 19)).astype(np.uint8)
+    found = resample_labels(mask, (30, 9, 25), method="nearest")
+    assert set(np.unique(found)) == {0, 3, 200}
+    i, j, k = (
+        np.clip(np.rint((np.arange(m) + 0.5) * n / m - 0.5), 0, n - 1).astype(int)
+        for n, m in zip(mask.shape, found.shape, strict=True)
+    )
+    assert np.array_equal(found, mask[np.ix_(i, j, k)])

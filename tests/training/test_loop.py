@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from medray.errors import InputError
+from medray.preprocessing.bricks import read_case, write_case
 from medray.preprocessing.plan import plan
 from medray.preprocessing.prepare import Preparation, prepare_case
-from medray.preprocessing.prepared import read_case
 from medray.storage.location import locate
 from medray.training.config import FitConfig
 from medray.training.data import Batches
@@ -81,9 +81,9 @@ def test_epochs_and_ranks_draw_different_patches_and_repeat_their_own(recipe, ca
     assert first[0].shape == (2, 1, 16, 16, 16)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(recipe, cases):
-    from dataclasses import replace
-
-    broken = [replace(case, image=np.full_like(case.image, np.nan)) for case in cases]
+def test_a_loss_that_is_no_number_stops_the_run(recipe, cases, tmp_path):
+    place = locate(tmp_path).join("broken.arrow")
+    write_case(place, "broken", np.full_like(cases[0].image, np.nan), cases[0].mask)
+    broken = [read_case(place)]
     with pytest.raises(InputError, match="the loss became nan at step 1"):
         train(recipe, broken, FitConfig(epochs=1, steps=3))

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 import medray
 from medray.errors import ConfigError, InputError, ResourceError
-from medray.preprocessing.prepared import commit_prepared, read_case
+from medray.preprocessing.bricks import read_case
+from medray.preprocessing.prepared import commit_prepared
 from medray.storage.location import locate
 from medray.training.data import Batches
 from medray.training.loop import Learner, run_epochs

@@ -100,6 +100,36 @@ def quarantine(
     show({"quarantine": rows}, as_json=as_json)
 
 
+@cohort_app.command("identities")
+def identities(
+    root: Root,
+    source: Annotated[str, typer.Argument(help="The folder that was ingested.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new file outside of the cohort; keep it safe.")],
+    site: Annotated[str, typer.Option(help="As it was given to medray ingest.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Write who is behind the cohort's pseudonyms: encrypted, and only because you ask."""
+    from medray.cohort.cohort import open_cohort
+    from medray.ingestion.identities import write_identities
+
+    found = write_identities(open_cohort(root), source, output, site=site)
+    show({"file": str(output), "subjects": found}, as_json=as_json)
+
+
+@cohort_app.command("reidentify")
+def reidentify(
+    file: Annotated[Path, typer.Argument(help="From medray cohort identities.")],
+    pseudonym: Annotated[str, typer.Argument(help="Of a subject or a study.")],
+    as_json: Json = False,
+) -> None:
+    """Say who a subject or a study is; needs the pseudonym key, and is recorded."""
+    from dataclasses import asdict
+
+    from medray.ingestion.identities import find_identity
+
+    show({"identities": [asdict(identity) for identity in find_identity(file, pseudonym)]}, as_json=as_json)
+
+
 def plan(
     root: Root,
     output: Annotated[str, typer.Option("-o", "--output", help="Where the plan goes.")] = "plan.json",

@@ -73,9 +73,11 @@ def evaluate(
 
 def predict(
     model: Model,
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI or DICOM file, zip or folder of DICOM.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="NIfTI, NRRD, MetaImage or DICOM file, zip or folder of DICOM.")
+    ],
     output: Annotated[str, typer.Argument(help="The file to write: a path or a URI.")],
-    form: Annotated[str, typer.Option("--format", help="nifti or json.")] = "nifti",
+    form: Annotated[str, typer.Option("--format", help="nifti, nrrd or json.")] = "nifti",
     as_json: Json = False,
 ) -> None:
     """Segment one image."""

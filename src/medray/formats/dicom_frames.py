@@ -351,7 +351,9 @@ def _offset_frames(dataset: Dataset, count: int) -> list[Frame]:
     normal = np.cross(first.orientation[:3], first.orientation[3:])
     origin = numbers(dataset, "ImagePositionPatient", 3)
     return [
-        Frame(origin + (offset - offsets[0]) * normal, first.orientation, first.spacing, 0.0, first.slope, first.intercept, (0.0,))
+        Frame(
+            origin + (offset - offsets[0]) * normal, first.orientation, first.spacing, 0.0, first.slope, first.intercept, (0.0,)
+        )
         for offset in offsets
     ]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medray.audit import Event, open_trail
 from medray.cohort.cohort import Cohort, SeriesRow
 from medray.cohort.splits import Split, split_subjects
 from medray.errors import InputError
@@ -70,6 +71,7 @@ def evaluate(
     if split == "test":
         seen = {*card.subjects.get("train", ()), *card.subjects.get("val", ())}
         rows = [row for row in rows if row.subject not in seen]
+    open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {card.name}")])
     return score_cases(Predictor.load(store.fetch(model)), cohort, rows, on_progress)
 
 

@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from medray.audit import Event, open_trail
 from medray.errors import ConfigError
 from medray.formats.image import read_image_path
 from medray.formats.nifti import write_nifti
+from medray.formats.nrrd import write_nrrd
 from medray.inference.predictor import Prediction, Predictor
 from medray.registry.registry import Registry
 from medray.storage.location import locate
 
 __all__ = ["Format", "predict"]
 
-Format = Literal["nifti", "json"]
+Format = Literal["nifti", "nrrd", "json"]
 
 
 def predict(
@@ -25,9 +27,9 @@ def predict(
 
     Args:
         model: ``name``, ``name@alias`` or ``name/version``.
-        source: A NIfTI or DICOM file, a zip of DICOM or a DICOM folder.
+        source: A NIfTI, NRRD, MetaImage or DICOM file, a zip of DICOM or a DICOM folder.
         output: The file to write.
-        form: ``"nifti"``: the mask on the source grid, gzip; ``"json"``: volumes in ml.
+        form: ``"nifti"`` or ``"nrrd"``: the mask on the source grid, gzip; ``"json"``: volumes in ml.
         registry: The default one when None.
 
     Raises:
@@ -35,15 +37,18 @@ def predict(
         ImageError: If the source can't be read.
         ConfigError: If the format is unknown.
     """
-    if form not in ("nifti", "json"):
-        raise ConfigError(f"format {form!r} is unknown: use nifti or json")
+    if form not in ("nifti", "nrrd", "json"):
+        raise ConfigError(f"format {form!r} is unknown: use nifti, nrrd or json")
     store = registry or Registry()
     version = store.resolve(model)
     volume = read_image_path(Path(source))
     prediction = Predictor.load(store.fetch(str(version))).predict(volume)
     if form == "nifti":
         data = write_nifti(prediction.mask)
+    elif form == "nrrd":
+        data = write_nrrd(prediction.mask)
     else:
         data = json.dumps({"model": str(version), "volumes_ml": dict(prediction.volumes_ml)}).encode()
     locate(output).write(data)
+    open_trail().record([Event("model.predict", str(version))])
     return prediction

@@ -19,7 +19,8 @@ from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
 from medray.inference.sliding_window import slide
 from medray.models.networks import build_model
-from medray.preprocessing.case import prepare_image
+from medray.preprocessing.case import frame_of, prepare_image
+from medray.preprocessing.foreground import shape_of
 from medray.preprocessing.plan import Plan, read_plan
 from medray.tasks.task import task_of
 from medray.types import Mask, Shape
@@ -109,6 +110,7 @@ class Predictor:
 
     def _onto_source(self, probabilities: NDArray[np.float32], volume: Volume) -> Mask:
         orientation = closest_lps(volume.affine)
-        upright = orientation.apply(volume.voxels).shape
-        mask = self._task.decode(probabilities, (upright[1], upright[2], upright[3]))
+        frame = frame_of(volume, self.plan)
+        mask = np.zeros(orientation.apply(volume.voxels).shape[1:], np.uint8)
+        mask[frame] = self._task.decode(probabilities, shape_of(frame))
         return np.ascontiguousarray(orientation.inverse.apply(mask))

@@ -133,10 +133,12 @@ def _clean(intake: Intake, item: SeriesSource, series: DicomSeries) -> Volume:
     """De-identify a series' header and pixels, and keep the header with the volume as DICOM JSON (PS3.18 F.2)."""
     volume, meta = series.volume, dict(series.volume.meta)
     voxels = volume.voxels
-    if not intake.profile.identified and at_risk(series.header):
+    risky = not intake.profile.identified and at_risk(series.header)
+    if risky:
         voxels = redacted(voxels, series.header, samples=int(meta.get("samples", "1")))
     identity = header_of(series.header)
-    made = deidentify(series.header, intake.profile, intake.naming, patient=identity.patient or identity.study)
+    patient = identity.patient or identity.study
+    made = deidentify(series.header, intake.profile, intake.naming, patient=patient, clean_pixels=risky)
     keep_uids = intake.profile.identified or "uids" in intake.profile.options
     instances = [uid if keep_uids else intake.naming.uid(uid) for uid in series.instances]
     meta["dicom"] = json.dumps(_json(made.dataset), sort_keys=True)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medray.errors import ImageError
 from medray.imaging.volume import Volume
+from medray.preprocessing.foreground import Box, cropped, foreground_box
 from medray.preprocessing.intensity import normalise
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import resample_labels, resampled_volume
 from medray.types import Mask
 
-__all__ = ["MAX_GRID_VOXELS", "prepare_image", "prepare_mask", "sample_foreground"]
+__all__ = ["MAX_GRID_VOXELS", "frame_of", "prepare_image", "prepare_mask"]
 
 MAX_GRID_VOXELS = 1_500_000_000
-FOREGROUND_VOXELS = 2000
 
 
 def prepare_image(volume: Volume, plan: Plan) -> Volume:
-    """Reorient to LPS, resample to the plan's spacing and normalise.
+    """Reorient to LPS, crop, resample to the plan's spacing and normalise.
 
     Args:
         volume: On its source grid.
@@ -35,28 +34,30 @@ def prepare_image(volume: Volume, plan: Plan) -> Volume:
     if modality and modality != "OT" and "OT" not in plan.modalities and modality not in plan.modalities:
         known = ", ".join(plan.modalities)
         raise ImageError("wrong-modality", f"the image is {modality}; the model was trained on {known}")
-    upright = volume.reoriented()
+    upright = framed(volume, plan)
     extent = np.multiply(upright.shape, upright.spacing_mm)
     if np.prod(extent / np.array(plan.spacing_mm)) > MAX_GRID_VOXELS:
         raise ImageError("too-large", f"the image spans {extent.round().tolist()} mm, too much for {plan.spacing_mm} mm voxels")
-    resampled = resampled_volume(upright, plan.spacing_mm, order=plan.order)
+    resampled = resampled_volume(upright, plan.spacing_mm, order=plan.order, antialias=plan.antialias)
     return resampled.with_voxels(normalise(resampled.voxels, plan.intensity))
 
 
 def prepare_mask(mask: Mask, volume: Volume, plan: Plan, prepared: Volume) -> Mask:
     """Bring a label map of the source grid onto the prepared grid, values replaced by channel numbers."""
-    upright = volume.with_voxels(mask[np.newaxis]).reoriented()
-    return resample_labels(plan.labels.channels(upright.voxels[0]), prepared.shape)
+    upright = cropped(volume.with_voxels(mask[np.newaxis]).reoriented(), frame_of(volume, plan))
+    return resample_labels(plan.labels.channels(upright.voxels[0]), prepared.shape, method=plan.labels_by)
 
 
-def sample_foreground(mask: Mask, seed: int) -> NDArray[np.int32]:
-    """Return up to 2,000 voxels of each channel as ``(N, 4)`` rows ``(channel, i, j, k)``, sorted by channel."""
-    rng = np.random.default_rng(seed)
-    found = []
-    flat = mask.ravel()
-    for channel in np.flatnonzero(np.bincount(flat))[1:]:
-        places = np.flatnonzero(flat == channel)
-        chosen = np.sort(rng.permutation(places)[:FOREGROUND_VOXELS])
-        indices = np.stack(np.unravel_index(chosen, mask.shape), axis=1)
-        found.append(np.concatenate([np.full((len(chosen), 1), channel), indices], axis=1))
-    return np.concatenate(found).astype(np.int32) if found else np.empty((0, 4), dtype=np.int32)
+def frame_of(volume: Volume, plan: Plan) -> Box:
+    """Return the box of the upright image that a plan looks at."""
+    upright = volume.reoriented()
+    return (
+        foreground_box(upright)
+        if plan.crop
+        else (slice(0, upright.shape[0]), slice(0, upright.shape[1]), slice(0, upright.shape[2]))
+    )
+
+
+def framed(volume: Volume, plan: Plan) -> Volume:
+    """Return the upright image inside its frame."""
+    return cropped(volume.reoriented(), frame_of(volume, plan))

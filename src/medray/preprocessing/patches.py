@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from medray.types import Shape, Voxels
 
-__all__ = ["Aggregator", "crop", "draw_centre", "importance", "tile_starts"]
+__all__ = ["Aggregator", "crop", "draw_start", "importance", "tile_starts"]
 
 Starts = tuple[int, int, int]
 
@@ -53,24 +52,28 @@ def crop(voxels: Voxels, start: Sequence[int], patch: Shape) -> Voxels:
     return np.pad(inner, [(0, 0)] * (voxels.ndim - 3) + pads, mode="edge")
 
 
-def draw_centre(rng: np.random.Generator, shape: Shape, patch: Shape, foreground: NDArray[np.int32], share: float) -> Starts:
+def draw_start(
+    rng: np.random.Generator,
+    shape: Shape,
+    patch: Shape,
+    labelled_voxel: Callable[[np.random.Generator], Starts | None],
+    share: float,
+) -> Starts:
     """Draw where a training patch starts.
 
-    With probability ``share`` it is centred on a voxel of a label drawn evenly among those present, so that a small
-    lesion is seen as often as a large tissue; else it lies anywhere inside the volume.
+    With probability ``share`` it is centred on a voxel of a label, give or take a little; else it lies anywhere inside the
+    volume.
 
     Args:
         rng: Source of randomness.
         shape: The volume's I, J, K.
         patch: The patch's I, J, K.
-        foreground: ``(N, 4)``: a sample of labelled voxels as ``(channel, i, j, k)``, sorted by channel.
+        labelled_voxel: Draws such a voxel, or None where there is no label: see `medray.preprocessing.bricks.Case`.
         share: 0 to 1.
     """
     room = [max(0, size - length) for size, length in zip(shape, patch, strict=True)]
-    if len(foreground) and rng.random() < share:
-        channels = np.unique(foreground[:, 0])
-        low, high = np.searchsorted(foreground[:, 0], channels[rng.integers(len(channels))] + np.array([0, 1]))
-        place = foreground[rng.integers(low, high), 1:]
+    place = labelled_voxel(rng) if rng.random() < share else None
+    if place is not None:
         middle = [int(p) - length // 2 + int(rng.integers(-4, 5)) for p, length in zip(place, patch, strict=True)]
         i, j, k = (min(max(0, start), most) for start, most in zip(middle, room, strict=True))
         return i, j, k

@@ -24,7 +24,7 @@ from medray.preprocessing.intensity import Intensity
 
 __all__ = ["Plan", "plan", "read_plan"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PATCH = 64
 MAX_PATCHES_A_VOLUME = 16
 """A volume of more voxels than this many patches is made coarser, so that a patch sees enough of its surroundings."""
@@ -43,6 +43,9 @@ class Plan:
         modalities: What the model has seen; another modality is refused.
         spacing_mm: Voxel spacing along L, P, S to which volumes are resampled.
         order: Spline order of image resampling: 0, 1 or 3.
+        antialias: Smooth before making an axis coarser.
+        labels_by: How label maps are resampled: each label's share linearly, or the nearest voxel.
+        crop: Leave out a rim of one value all round, as skull-stripped and padded images have it.
         intensity: Normalisation.
         patch: Voxels of a patch along L, P, S.
         batch: Patches a step and worker.
@@ -62,6 +65,9 @@ class Plan:
     modalities: tuple[str, ...]
     spacing_mm: tuple[float, float, float]
     order: Literal[0, 1, 3] = 3
+    antialias: bool = True
+    labels_by: Literal["linear", "nearest"] = "linear"
+    crop: bool = True
     intensity: Intensity
     patch: tuple[int, int, int] = (PATCH, PATCH, PATCH)
     batch: int = Field(default=2, ge=1)
@@ -95,6 +101,9 @@ def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, An
         ConfigError: If a change has an unknown key or an impossible value.
     """
     fingerprint, labels = cohort.index.fingerprint, cohort.index.labels
+    several = [row for row in cohort.rows if row.label and row.channels != 1]
+    if several:
+        raise InputError(f"{len(several)} labelled series have several channels, and segmentation takes one: leave them out")
     if fingerprint is None or labels is None or not fingerprint.label_share:
         raise InputError(f"cohort {cohort.index.id} has no labelled series: segmentation is learned from label maps")
     spacing, why_spacing = _spacing(fingerprint)
@@ -115,6 +124,8 @@ def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, An
             "label_weights": why_weights,
             "network": "a strided U-Net with batch norm learns fastest on CPUs and doesn't amplify noise in empty patches",
             "order": "cubic keeps fine structure; as matrix products it costs little more than linear",
+            "antialias": "structure finer than the new voxels would turn into noise",
+            "crop": "a rim of one value holds nothing to learn from",
             "patch": f"{PATCH} voxels a side hold the network's field of view and fit any machine's memory",
         },
     }

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from medray import config
+from medray.audit import Event, open_trail
 from medray.cohort.cohort import Cohort, SeriesRow
 from medray.cohort.splits import Split, split_subjects
 from medray.engine import stream
 from medray.errors import InputError
-from medray.preprocessing.case import prepare_image, prepare_mask, sample_foreground
+from medray.preprocessing.bricks import write_case
+from medray.preprocessing.case import prepare_image, prepare_mask
 from medray.preprocessing.plan import Plan
-from medray.preprocessing.prepared import Case, CaseRow, Prepared, commit_prepared, write_case
+from medray.preprocessing.prepared import CaseRow, Prepared, commit_prepared
 from medray.storage.location import Location, locate
 
 __all__ = ["Preparation", "prepare", "prepare_case"]
@@ -60,6 +62,7 @@ def prepare(
     if cohort.index.labels != plan.labels:
         raise InputError(f"the plan's labels {dict(plan.labels.names)} are not those of cohort {cohort.index.id}")
     rows = [row for row in cohort.rows if row.label]
+    open_trail().record([Event("cohort.prepare", cohort.index.id, detail=f"{len(rows)} series read")])
     splits = split_subjects((row.subject for row in rows), val=plan.val, test=plan.test)
     work = Preparation(cohort, plan, locate(target))
     files = {}
@@ -76,10 +79,8 @@ def prepare_case(work: Preparation, row: SeriesRow) -> tuple[str, str]:
     volume = work.cohort.volume(row)
     prepared = prepare_image(volume, work.plan)
     mask = prepare_mask(work.cohort.mask(row), volume, work.plan, prepared)
-    seed = int.from_bytes(row.volume.encode()[:4], "big")
-    case = Case(row.series, prepared.voxels.astype(np.float16), mask, sample_foreground(mask, seed))
     file = _case_file(work.plan, row)
-    write_case(work.target.join(file), case)
+    write_case(work.target.join(file), row.series, prepared.voxels.astype(np.float16), mask)
     return row.series, file
 
 

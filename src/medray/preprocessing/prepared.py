@@ -1,11 +1,9 @@
-"""Prepared cases on disk: what a training worker maps into memory.
+"""A prepared cohort on disk: which cases there are, of which split, made by which plan.
 
 ::
 
     PREPARED/prepared.json        plan, cohort id, splits; written last
-    PREPARED/cases/<name>.arrow   one row: image float16 (C, I, J, K), mask uint8 (I, J, K), foreground int32 (N, 4)
-
-Arrow IPC without compression: on a local disk the arrays are views of the page cache, shared by all workers of a host.
+    PREPARED/cases/<name>.arrow   see `medray.preprocessing.bricks`
 """
 
 from __future__ import annotations
@@ -16,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as strict_dataclass
 
 from medray import config
@@ -26,28 +21,10 @@ from medray.cohort.splits import Split
 from medray.errors import InputError, NotFoundError
 from medray.preprocessing.plan import Plan, read_plan
 from medray.storage.location import Location, locate
-from medray.types import Mask, Voxels
 
-__all__ = ["Case", "CaseRow", "Prepared", "commit_prepared", "open_prepared", "read_case", "write_case"]
+__all__ = ["CaseRow", "Prepared", "commit_prepared", "open_prepared"]
 
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Case:
-    """A training case.
-
-    Attributes:
-        series: Pseudonym.
-        image: ``(C, I, J, K)`` float16, normalised, read-only.
-        mask: ``(I, J, K)`` channel numbers, read-only.
-        foreground: ``(N, 4)``: see `medray.preprocessing.case.sample_foreground`.
-    """
-
-    series: str
-    image: NDArray[np.float16]
-    mask: Mask
-    foreground: NDArray[np.int32]
+SCHEMA_VERSION = 2
 
 
 @strict_dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -83,44 +60,6 @@ class Prepared:
     def subjects(self, split: Split) -> list[str]:
         """Return the subjects of a split, sorted."""
         return sorted({case.subject for case in self.of(split)})
-
-
-def write_case(target: Location, case: Case) -> None:
-    """Write one case."""
-    arrays: dict[str, Voxels] = {"image": case.image, "mask": case.mask, "foreground": case.foreground}
-    shapes = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
-    columns = [pa.array([np.ascontiguousarray(array).tobytes()], pa.large_binary()) for array in arrays.values()]
-    batch = pa.record_batch(columns, names=list(arrays))
-    batch = batch.replace_schema_metadata({"series": case.series, "arrays": json.dumps(shapes)})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    target.write(sink.getvalue())
-
-
-def read_case(source: Location) -> Case:
-    """Read one case: memory-mapped on a local disk, else fetched whole.
-
-    Raises:
-        NotFoundError: If it isn't there.
-        InputError: If it is damaged.
-    """
-    try:
-        opened = pa.memory_map(source.path) if source.is_local else pa.BufferReader(source.read())
-        reader = pa.ipc.open_file(opened)
-        batch, facts = reader.get_batch(0), reader.schema.metadata
-        shapes: dict[str, Any] = json.loads(facts[b"arrays"])
-        arrays = {
-            name: np.frombuffer(batch.column(name)[0].as_buffer(), dtype=dtype).reshape(shape)
-            for name, (dtype, shape) in shapes.items()
-        }
-    except FileNotFoundError:
-        raise NotFoundError(f"no prepared case {source.path}: run medray prepare again") from None
-    except (pa.ArrowInvalid, KeyError, ValueError, OSError) as error:
-        raise InputError(f"prepared case {source.path} is damaged ({error}): run medray prepare again") from None
-    for array in arrays.values():
-        array.flags.writeable = False
-    return Case(facts[b"series"].decode(), arrays["image"], arrays["mask"], arrays["foreground"])
 
 
 def commit_prepared(root: Location, cohort: str, plan: Plan, cases: tuple[CaseRow, ...]) -> Prepared:

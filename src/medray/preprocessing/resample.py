@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter1d, map_coordinates
 
 from medray.imaging.geometry import resampled_affine, resampled_shape
 from medray.imaging.volume import Volume
 from medray.types import Mask, Shape, Triple, Voxels
 
-__all__ = ["argmax_resampled", "resample", "resample_labels", "resampled_volume"]
+__all__ = ["Operator", "argmax_resampled", "operator", "resample", "resample_labels", "resampled_volume"]
 
 BAND_TOLERANCE = 1e-5
 """Matrix entries below this are dropped: at most about 1e-5 of the image's range in the result."""
@@ -48,31 +49,43 @@ class Operator:
         return float(rows / columns)
 
 
-def resample(voxels: Voxels, shape: Shape, *, order: int) -> Array:
+def resample(voxels: Voxels, shape: Shape, *, order: int, antialias: bool = False) -> Array:
     """Resample every channel to ``shape`` over the same field of view.
 
     Args:
         voxels: ``(C, I, J, K)`` of any real dtype and memory order, negative strides included.
         shape: Voxels along I, J, K of the result.
         order: Spline order 0, 1 or 3; outside the outermost centres the edge value goes on.
+        antialias: Smooth axes that get fewer voxels first, by a Gaussian of deviation (factor - 1) / 2 voxels, as
+            scikit-image's ``resize`` does.
 
     Returns:
         ``(C, *shape)`` float32.
     """
-    return np.stack([_resample_channel(channel, shape, order) for channel in voxels])
+    return np.stack([_resample_channel(channel, shape, order, antialias=antialias) for channel in voxels])
 
 
-def resampled_volume(volume: Volume, spacing: Triple, *, order: int) -> Volume:
+def resampled_volume(volume: Volume, spacing: Triple, *, order: int, antialias: bool = False) -> Volume:
     """Resample a volume to ``spacing`` in mm along its own axes."""
     shape = resampled_shape(volume.shape, volume.spacing_mm, spacing)
-    voxels = resample(volume.voxels, shape, order=order)
+    voxels = resample(volume.voxels, shape, order=order, antialias=antialias)
     return Volume(voxels, resampled_affine(volume.affine, volume.shape, shape), volume.meta)
 
 
-def resample_labels(mask: Mask, shape: Shape) -> Mask:
-    """Resample a label map: each label's indicator linearly, then the largest wins; ties go to the lower value."""
+def resample_labels(mask: Mask, shape: Shape, *, method: Literal["linear", "nearest"] = "linear") -> Mask:
+    """Resample a label map.
+
+    Args:
+        mask: ``(I, J, K)``.
+        shape: Voxels along I, J, K of the result.
+        method: ``"linear"``: each label's indicator linearly, then the largest wins; ties go to the lower value.
+            ``"nearest"``: the value of the nearest voxel.
+    """
     if mask.shape == shape:
         return mask
+    if method == "nearest":
+        nearest: Mask = _resample_channel(mask, shape, 0).astype(np.uint8)
+        return nearest
     best = np.full(shape, -1.0, dtype=np.float32)
     result = np.zeros(shape, dtype=np.uint8)
     for value in np.flatnonzero(np.bincount(mask.ravel(order="K"), minlength=1)):
@@ -96,7 +109,7 @@ def argmax_resampled(channels: Array, shape: Shape) -> Mask:
     if channels.shape[1:] == shape:
         largest: Mask = channels.argmax(axis=0).astype(np.uint8)
         return largest
-    along, *across = (_operator(n, m, 1, False) for n, m in zip(channels.shape[1:], shape, strict=True))
+    along, *across = (operator(n, m, 1) for n, m in zip(channels.shape[1:], shape, strict=True))
     result = np.empty(shape, dtype=np.uint8)
     for start in range(0, shape[0], SLAB_ROWS):
         rows = along.matrix[start : start + SLAB_ROWS]
@@ -106,22 +119,22 @@ def argmax_resampled(channels: Array, shape: Shape) -> Mask:
         for number, channel in enumerate(channels):
             inner = channel[low:high]
             slab = (rows[:, low:high] @ inner.reshape(high - low, -1)).reshape(len(rows), *inner.shape[1:])
-            for axis, operator in enumerate(across, start=1):
-                slab = _apply(operator, slab, axis)
+            for axis, one in enumerate(across, start=1):
+                slab = _apply(one, slab, axis)
             wins = slab > best
             np.copyto(best, slab, where=wins)
             np.copyto(result[start : start + SLAB_ROWS], np.uint8(number), where=wins)
     return result
 
 
-def _resample_channel(channel: Voxels, shape: Shape, order: int) -> Array:
+def _resample_channel(channel: Voxels, shape: Shape, order: int, *, antialias: bool = False) -> Array:
     if channel.shape == shape:
         return np.ascontiguousarray(channel, dtype=np.float32)
     operators, axes = [], sorted(range(3), key=lambda axis: -abs(channel.strides[axis]))
     for axis in range(3):
         flipped = channel.strides[axis] < 0
         channel = np.flip(channel, axis) if flipped else channel
-        operators.append(_operator(channel.shape[axis], shape[axis], order, flipped))
+        operators.append(operator(channel.shape[axis], shape[axis], order, flipped=flipped, antialias=antialias))
     line = np.ascontiguousarray(channel.transpose(axes), dtype=np.float32)
     ordered = [operators[axis] for axis in axes]
     for axis in sorted(range(3), key=lambda axis: ordered[axis].gain):
@@ -129,27 +142,28 @@ def _resample_channel(channel: Voxels, shape: Shape, order: int) -> Array:
     return line.transpose([axes.index(axis) for axis in range(3)])
 
 
-def _apply(operator: Operator, block: Array, axis: int) -> Array:
+def _apply(one: Operator, block: Array, axis: int) -> Array:
     """Multiply along one axis of a C-contiguous 3-D array."""
-    matrix, (rows, columns) = operator.matrix, operator.matrix.shape
-    if rows == columns and len(operator.blocks) == 0:
+    matrix, (rows, columns) = one.matrix, one.matrix.shape
+    if rows == columns and len(one.blocks) == 0:
         return block
     shape = (*block.shape[:axis], rows, *block.shape[axis + 1 :])
     result = np.empty(shape, dtype=np.float32)
     if axis == 2:
         flat_in, flat_out = block.reshape(-1, columns), result.reshape(-1, rows)
-        for start, stop, low, high in operator.blocks:
+        for start, stop, low, high in one.blocks:
             flat_out[:, start:stop] = flat_in[:, low:high] @ matrix[start:stop, low:high].T
         return result
     lead = 1 if axis == 0 else block.shape[0]
     stacked_in, stacked_out = block.reshape(lead, columns, -1), result.reshape(lead, rows, -1)
-    for start, stop, low, high in operator.blocks:
+    for start, stop, low, high in one.blocks:
         np.matmul(matrix[start:stop, low:high], stacked_in[:, low:high], out=stacked_out[:, start:stop])
     return result
 
 
 @lru_cache(maxsize=256)
-def _operator(size: int, new_size: int, order: int, flipped: bool) -> Operator:
+def operator(size: int, new_size: int, order: int, *, flipped: bool = False, antialias: bool = False) -> Operator:
+    """Return the 1-D resampling from ``size`` to ``new_size`` voxels; see `resample`."""
     if size == new_size and not flipped:
         return Operator(np.eye(size, dtype=np.float32), ())
     places = (np.arange(new_size) + 0.5) * size / new_size - 0.5
@@ -161,6 +175,8 @@ def _operator(size: int, new_size: int, order: int, flipped: bool) -> Operator:
         matrix = np.stack(lines, axis=1)
     else:
         matrix = (np.clip(np.rint(rows), 0, size - 1) == which).T.astype(np.float64)
+    if antialias and new_size < size:
+        matrix = matrix @ gaussian_filter1d(identity, (size / new_size - 1) / 2, axis=0, mode="nearest")
     matrix = np.where(np.abs(matrix) > BAND_TOLERANCE, matrix, 0.0)
     matrix /= matrix.sum(axis=1, keepdims=True)
     if flipped:

@@ -69,7 +69,9 @@ class _Work:
     actions: Counter[str]
 
 
-def deidentify(dataset: Dataset, profile: Profile, naming: Naming, *, patient: str = "") -> Deidentified:
+def deidentify(
+    dataset: Dataset, profile: Profile, naming: Naming, *, patient: str = "", clean_pixels: bool = False
+) -> Deidentified:
     """Return a data set without its patient.
 
     Args:
@@ -77,6 +79,7 @@ def deidentify(dataset: Dataset, profile: Profile, naming: Naming, *, patient: s
         profile: With ``none``, the data set is only copied.
         naming: Pseudonyms for the patient and for UIDs, and the patient's shift of dates.
         patient: The patient's identifier as the caller groups by it; PatientID by default.
+        clean_pixels: Whether burned-in text was looked for and blanked (`medray.privacy.pixels`), so that the object says so.
 
     Raises:
         ImageError: If an attribute can't be read, so that nobody could say what it holds.
@@ -89,7 +92,7 @@ def deidentify(dataset: Dataset, profile: Profile, naming: Naming, *, patient: s
         with warnings.catch_warnings(), disable_value_validation():
             warnings.simplefilter("ignore")  # they repeat the values that they are about
             result = _cleaned(dataset, work)
-            _sign(result, profile)
+            _sign(result, profile, clean_pixels=clean_pixels)
             meta = getattr(dataset, "file_meta", None)
             if meta is not None:
                 result.file_meta = _cleaned_meta(meta, work)
@@ -221,13 +224,15 @@ def _cleaned_meta(meta: FileMetaDataset, work: _Work) -> FileMetaDataset:
     return result
 
 
-def _sign(dataset: Dataset, profile: Profile) -> None:
+def _sign(dataset: Dataset, profile: Profile, *, clean_pixels: bool) -> None:
     """Say in the object what was done to it (PS3.15 E.1.1, E.3.6)."""
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = f"medray {__version__}: PS3.15 {profile}"
     dataset.LongitudinalTemporalInformationModified = "MODIFIED" if "dates" in profile.options else "REMOVED"
+    if clean_pixels:
+        dataset.BurnedInAnnotation = "NO"
     codes = []
-    for word in ("basic", *sorted(profile.options)):
+    for word in ("basic", *(["pixels"] if clean_pixels else []), *sorted(profile.options)):
         code = Dataset()
         code.CodeValue, code.CodeMeaning = METHOD_CODES[word]
         code.CodingSchemeDesignator = "DCM"

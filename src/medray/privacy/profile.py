@@ -28,7 +28,6 @@ METHOD_CODES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "basic": ("113100", "Basic Application Confidentiality Profile"),
         "pixels": ("113101", "Clean Pixel Data Option"),
-        "faces": ("113102", "Clean Recognizable Visual Features Option"),
         "descriptors": ("113105", "Clean Descriptors Option"),
         "dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
         "patient": ("113108", "Retain Patient Characteristics Option"),

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from medray.preprocessing.augment import augment, draw_augmentation
-from medray.preprocessing.patches import crop, draw_centre
+from medray.preprocessing.bricks import Case
+from medray.preprocessing.patches import draw_start
 from medray.preprocessing.plan import Plan
-from medray.preprocessing.prepared import Case
 from medray.training.config import FitConfig
 
 __all__ = ["Batch", "Batches"]
@@ -61,10 +61,9 @@ class Batches:
         images, targets = [], []
         for _ in range(self.plan.batch):
             case = self.cases[int(rng.integers(len(self.cases)))]
-            i, j, k = case.mask.shape
-            start = draw_centre(rng, (i, j, k), self.plan.patch, case.foreground, self.plan.foreground_share)
-            image = crop(case.image, start, self.plan.patch).astype(np.float32)
-            target = crop(case.mask, start, self.plan.patch)
+            start = draw_start(rng, case.shape, self.plan.patch, case.labelled_voxel, self.plan.foreground_share)
+            half, target = case.patch(start, self.plan.patch)
+            image = half.astype(np.float32)
             if self.config.augment:
                 image, target = augment(image, target, draw_augmentation(rng))
             images.append(image)

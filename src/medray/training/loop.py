@@ -14,8 +14,8 @@ from torch import nn
 from medray.errors import InputError
 from medray.inference.predictor import IMAGE_CHANNELS, Predictor
 from medray.models.networks import build_model
+from medray.preprocessing.bricks import Case
 from medray.preprocessing.plan import Plan
-from medray.preprocessing.prepared import Case
 from medray.tasks.task import Task, task_of
 from medray.training.config import FitConfig
 from medray.training.data import Batch, Batches

@@ -28,7 +28,8 @@ from safetensors.torch import load_file, save_file
 from medray import __version__, config
 from medray.engine import join_ray, require_cpus
 from medray.errors import ConfigError, InputError, MedrayError
-from medray.preprocessing.prepared import Case, Prepared, open_prepared, read_case
+from medray.preprocessing.bricks import Case, read_case
+from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.storage.location import Location, locate
 from medray.training.config import FitConfig
 from medray.training.data import Batches
