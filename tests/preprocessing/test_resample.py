@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medray.imaging.volume import Volume
-from medray.preprocessing.resample import argmax_resampled, resample, resample_labels, resampled_volume
+from medray.preprocessing.resample import argmax_resampled, resample, resampled_volume
 
 shapes = st.tuples(*[st.integers(3, 40)] * 3)
 
@@ -65,15 +65,6 @@ def test_argmax_by_slabs_is_the_argmax_of_the_whole(shape, new_shape):
     assert np.array_equal(found[clear], whole.argmax(axis=0)[clear])
 
 
-def test_labels_survive_a_round_trip():
-    mask = np.zeros((40, 40, 40), np.uint8)
-    mask[8:30, 10:30, 5:35] = 3
-    mask[15:22, 15:22, 15:22] = 9
-    back = resample_labels(resample_labels(mask, (32, 30, 35)), mask.shape)
-    assert set(np.unique(back)) == {0, 3, 9}
-    assert (back == mask).mean() > 0.97
-
-
 @settings(deadline=None, max_examples=30)
 @given(shapes, shapes, st.sampled_from([1, 3]))
 def test_antialiasing_equals_smoothing_first(shape, new_shape, order):
@@ -90,14 +81,3 @@ def test_antialiasing_tames_what_the_new_grid_can_t_hold():
     plain, smooth = (resample(stripes, (60, 60, 14), order=1, antialias=how) for how in (False, True))
     assert smooth.std() < 0.3 * plain.std()
     assert abs(smooth.mean() - 0.5) < 0.01
-
-
-def test_nearest_labels_are_labels(rng):
-    mask = rng.choice([0, 3, 200], (17, 18, 19)).astype(np.uint8)
-    found = resample_labels(mask, (30, 9, 25), method="nearest")
-    assert set(np.unique(found)) == {0, 3, 200}
-    i, j, k = (
-        np.clip(np.rint((np.arange(m) + 0.5) * n / m - 0.5), 0, n - 1).astype(int)
-        for n, m in zip(mask.shape, found.shape, strict=True)
-    )
-    assert np.array_equal(found, mask[np.ix_(i, j, k)])

@@ -28,10 +28,11 @@ from medray.preprocessing.patches import crop
 from medray.storage.location import Location
 from medray.types import Mask, Shape
 
-__all__ = ["BRICK", "Case", "read_case", "write_case"]
+__all__ = ["BRICK", "Case", "label_counts", "read_case", "write_case"]
 
 BRICK = 64
 """Voxels of a brick's side: a 64-voxel patch touches at most eight, and half a MiB is a good range read."""
+FEW_LABELS = 24
 SCHEMA = pa.schema([("image", pa.large_binary()), ("mask", pa.large_binary())])
 
 Image = NDArray[np.float16]
@@ -137,7 +138,7 @@ def write_case(target: Location, series: str, image: Image, mask: Mask) -> None:
     for corner in _corners(shape):
         span = tuple(slice(first, first + BRICK) for first in corner)
         part = np.ascontiguousarray(mask[span])
-        counts.append(np.bincount(part.ravel(), minlength=labels).tolist())
+        counts.append(label_counts(part, labels))
         voxels = np.ascontiguousarray(image[(slice(None), *span)]).tobytes()
         columns = [pa.array([data], pa.large_binary()) for data in (voxels, part.tobytes())]
         batches.append(pa.record_batch(columns, schema=SCHEMA))
@@ -167,6 +168,13 @@ def read_case(source: Location) -> Case:
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(f"prepared case {source.path} is damaged ({error}): run medray prepare again") from None
     return case
+
+
+def label_counts(mask: Mask, labels: int) -> list[int]:
+    """Return how many voxels have each channel number below ``labels``; a comparison each is quicker than one histogram."""
+    if labels > FEW_LABELS:
+        return [int(count) for count in np.bincount(mask.ravel(), minlength=labels)]
+    return [int(np.count_nonzero(mask == number)) for number in range(labels)]
 
 
 def _corners(shape: Shape) -> list[tuple[int, int, int]]:

@@ -9,7 +9,8 @@ from medray.imaging.volume import Volume
 from medray.preprocessing.foreground import Box, cropped, foreground_box
 from medray.preprocessing.intensity import normalise
 from medray.preprocessing.plan import Plan
-from medray.preprocessing.resample import resample_labels, resampled_volume
+from medray.preprocessing.resample import resampled_volume
+from medray.preprocessing.resample_labels import resample_labels
 from medray.types import Mask
 
 __all__ = ["MAX_GRID_VOXELS", "frame_of", "prepare_image", "prepare_mask"]
