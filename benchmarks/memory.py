@@ -1,6 +1,6 @@
-"""Does memory stay flat when a cohort grows? Ingest and prepare N and 4N scans, and watch the workers' memory.
+"""Does memory stay flat when a cohort grows? Ingest and prepare 20 and 200 scans, and watch the workers' memory.
 
-The 4N are four copies of the N, so that the largest scan is the same: a larger draw would have a larger maximum. A thread
+The 200 are ten copies of the 20, so that the largest scan is the same: a larger draw would have a larger maximum. A thread
 samples the unique set size of every Ray worker (shared libraries and mapped files left out) twenty times a second; the figure
 is the largest any one worker reached.
 """
@@ -28,8 +28,8 @@ import medray
 from medray.engine import join_ray, stream
 from medray.samples.brain import write_brain_cohort
 
-FEW = 6
-FACTOR = 4
+FEW = 20
+FACTOR = 10
 
 
 def main() -> None:

@@ -99,5 +99,5 @@ def test_the_commands_at_the_top_are_make_s():
 
 
 def test_links_and_pictures_exist():
-    for target in re.findall(r"\]\(([^)h][^)]*)\)", README):
+    for target in re.findall(r"\]\(([^)h#][^)]*)\)", README):
         assert (ROOT / target).exists(), target

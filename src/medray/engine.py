@@ -7,7 +7,8 @@ import os
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
@@ -21,6 +22,8 @@ from medray.errors import MedrayError, ResourceError
 __all__ = ["join_ray", "require_cpus", "stream"]
 
 PATIENCE_S = 5.0
+MOST_A_BLOCK, BLOCKS_A_CPU = 16, 4
+"""Many items become blocks of several, as long as each CPU has some blocks to share out."""
 MAX_RETRIES = 3
 """Of a task whose worker or node died, before its item is taken to be the cause. Ray Data's own default is to try for ever."""
 Item = TypeVar("Item")
@@ -69,55 +72,79 @@ def require_cpus(count: float, *, what: str) -> float:
 def stream(
     items: Sequence[Item], function: Callable[[Item], Result], *, on_crash: Callable[[Item], Result] | None = None
 ) -> Iterator[Result]:
-    """Map a function over items with Ray Data, one item a block, and yield results as they come.
+    """Map a function over items with Ray Data and yield results as they come, in any order.
 
     Items and results are small: voxels are read and written inside ``function``, so that a worker holds one volume at
     a time and the object store none. Ray retries a task whose worker or node died.
 
     Args:
         items: Picklable descriptions of work.
-        function: Picklable. One of medray's errors ends the whole map and is raised here as it is.
+        function: Picklable. An error of its own ends the whole map and is raised here, medray's as they are.
         on_crash: Called here for an item whose worker died at every attempt: what a library in C can't survive, or what is
             larger than a worker's memory.
 
     Raises:
-        ResourceError: If workers died over an item and there is no ``on_crash``.
+        ResourceError: If workers died over an item and there is no ``on_crash``, or over every item.
     """
+    left = dict(enumerate(items))
+    for several in (True, False):  # what dies in company is tried again alone, so that only the one to blame is left
+        for number, result in _mapped(left, function, several=several):
+            del left[number]
+            yield result
+        if not left:
+            return
+    if on_crash is None or len(left) == len(items) > 1:
+        raise ResourceError(
+            f"no worker finished {len(left)} of {len(items)} items in {MAX_RETRIES + 1} attempts: "
+            "can workers import the same code, and is there enough memory?"
+        )
+    for item in left.values():
+        yield on_crash(item)
+
+
+def _mapped(items: Mapping[int, Item], function: Callable[[Item], Result], *, several: bool) -> Iterator[tuple[int, Result]]:
+    """Yield number and result of each item that a worker finished."""
     if not items:
         return
     join_ray()
-    rows = [{"number": number, "item": cloudpickle.dumps(item)} for number, item in enumerate(items)]
 
     def call(row: dict[str, Any]) -> dict[str, Any]:
         try:
             result: Any = function(cloudpickle.loads(row["item"]))
-        except MedrayError as error:  # as a value: Ray would wrap it and print its traceback
-            result = error
+        except Exception as error:  # noqa: BLE001 - as a value: a task that fails is left out, and its error with it
+            ours = isinstance(error, MedrayError)
+            result = _Raised(error if ours else RuntimeError(f"{type(error).__name__}: {error}"))
         return {"number": row["number"], "result": cloudpickle.dumps(result)}
 
-    left = dict(enumerate(items))
+    rows = [{"number": number, "item": cloudpickle.dumps(item)} for number, item in items.items()]
+    blocks = -(-len(rows) // _items_a_block(len(rows))) if several else len(rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # max_retries has no other way in before Ray 2.64
-        results = _surviving(rows).map(call, max_retries=MAX_RETRIES)
+        results = _surviving(rows, blocks).map(call, max_retries=MAX_RETRIES)
     for row in results.iter_rows():
-        del left[row["number"]]
         result = cloudpickle.loads(row["result"])
-        if isinstance(result, MedrayError):
-            raise result
-        yield result
-    if left and on_crash is None:
-        raise ResourceError(f"workers died {MAX_RETRIES + 1} times over each of {len(left)} items: is there too little memory?")
-    for item in left.values():
-        assert on_crash is not None  # noqa: S101 - seen to above
-        yield on_crash(item)
+        if isinstance(result, _Raised):
+            raise result.error
+        yield row["number"], result
 
 
-def _surviving(rows: list[dict[str, Any]]) -> ray.data.Dataset:
-    """Return a dataset, a row a block, that leaves out a block whose task failed for good instead of ending the whole."""
+def _items_a_block(count: int) -> int:
+    """Return how many items a task does one after another: Ray Data takes a tenth of a second from one task to the next."""
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return max(1, min(MOST_A_BLOCK, count // (BLOCKS_A_CPU * cpus)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    error: Exception
+
+
+def _surviving(rows: list[dict[str, Any]], blocks: int) -> ray.data.Dataset:
+    """Return a dataset that leaves out a block whose task failed for good instead of ending the whole."""
     context = DataContext.get_current()
     before = context.max_errored_blocks
     context.max_errored_blocks = -1
     try:
-        return ray.data.from_items(rows, override_num_blocks=len(rows))  # takes a copy of the context with it
+        return ray.data.from_items(rows, override_num_blocks=blocks)  # takes a copy of the context with it
     finally:
         context.max_errored_blocks = before

@@ -20,7 +20,7 @@ from medray.cohort.cohort import Cohort, QuarantineRow, SeriesRow
 from medray.errors import NotFoundError
 from medray.storage.location import Location
 
-__all__ = ["Outcome", "committed", "forget", "note", "pending"]
+__all__ = ["Outcome", "committed", "forget", "note", "pending", "recall"]
 
 PREFIX, SUFFIX = "done-", ".json"
 
@@ -43,14 +43,17 @@ def note(root: Location, key: str, outcome: Outcome) -> None:
 
 def pending(root: Location) -> dict[str, Outcome]:
     """Return what was finished and not yet committed, by key."""
-    found = {}
-    for name in _names(root):
-        key = name.removeprefix(PREFIX).removesuffix(SUFFIX)
-        try:
-            found[key] = _outcome.validate_json(root.join("ledger", name).read())
-        except ValueError:  # torn or of another version: the work is done again
-            continue
-    return found
+    keys = [name.removeprefix(PREFIX).removesuffix(SUFFIX) for name in _names(root)]
+    found = {key: recall(root, key) for key in keys}
+    return {key: outcome for key, outcome in found.items() if outcome is not None}
+
+
+def recall(root: Location, key: str) -> Outcome | None:
+    """Return what became of a piece of work; None when it isn't finished, or was noted by another version."""
+    try:
+        return _outcome.validate_json(root.join("ledger", f"{PREFIX}{key}{SUFFIX}").read())
+    except (NotFoundError, ValueError):
+        return None
 
 
 def committed(cohort: Cohort | None) -> dict[str, Outcome]:

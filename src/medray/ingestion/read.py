@@ -22,13 +22,15 @@ from medray.imaging.geometry import closest_lps, same_grid
 from medray.imaging.volume import Volume
 from medray.ingestion.assemble import Problem, SeriesSource
 from medray.ingestion.intake import Intake
-from medray.ingestion.ledger import Outcome, note
+from medray.ingestion.ledger import Outcome, note, recall
 from medray.privacy.deidentify import deidentify
 from medray.privacy.pixels import at_risk, redacted
+from medray.privacy.profile import Profile
+from medray.privacy.pseudonym import Naming
 from medray.storage.location import Location
 from medray.types import Mask
 
-__all__ = ["crashed", "quarantine_row", "take_in"]
+__all__ = ["clean_series", "crashed", "quarantine_row", "take_in"]
 
 
 def take_in(intake: Intake, item: SeriesSource) -> Outcome:
@@ -38,6 +40,9 @@ def take_in(intake: Intake, item: SeriesSource) -> Outcome:
         StorageError: If the source or the cohort can't be reached: nothing is wrong with the series then.
     """
     key, refused = item.key(intake.settings), list[QuarantineRow]()
+    known = recall(intake.root, key)
+    if known is not None:  # a worker that died in the middle of several had done this one
+        return known
 
     def refuse(source: str, reason: str, detail: str) -> None:
         refused.append(quarantine_row(intake, Problem(source, reason, detail), key))
@@ -99,7 +104,7 @@ class _Reading:
 def _read_and_store(intake: Intake, item: SeriesSource, key: str, refuse: Callable[[str, str, str], None]) -> SeriesRow:
     reading = _Reading(intake.source, item.files)
     if item.kind == "dicom":
-        volume = _clean(intake, item, read_dicom_series([reading.of(name) for name in item.files]))
+        volume = clean_series(intake.profile, intake.naming, read_dicom_series([reading.of(name) for name in item.files]))
     else:
         volume = read_file(reading.of(item.files[0])())
     volume = Volume(volume.voxels, volume.affine, {**volume.meta, "modality": item.modality})
@@ -129,18 +134,22 @@ def _read_and_store(intake: Intake, item: SeriesSource, key: str, refuse: Callab
     )
 
 
-def _clean(intake: Intake, item: SeriesSource, series: DicomSeries) -> Volume:
-    """De-identify a series' header and pixels, and keep the header with the volume as DICOM JSON (PS3.18 F.2)."""
+def clean_series(profile: Profile, naming: Naming, series: DicomSeries) -> Volume:
+    """De-identify a series' header and pixels, and keep the header with the volume as DICOM JSON (PS3.18 F.2).
+
+    Raises:
+        ImageError: If nobody can vouch for its pixels, or for an attribute.
+    """
     volume, meta = series.volume, dict(series.volume.meta)
     voxels = volume.voxels
-    risky = not intake.profile.identified and at_risk(series.header)
+    risky = not profile.identified and at_risk(series.header)
     if risky:
         voxels = redacted(voxels, series.header, samples=int(meta.get("samples", "1")))
     identity = header_of(series.header)
     patient = identity.patient or identity.study
-    made = deidentify(series.header, intake.profile, intake.naming, patient=patient, clean_pixels=risky)
-    keep_uids = intake.profile.identified or "uids" in intake.profile.options
-    instances = [uid if keep_uids else intake.naming.uid(uid) for uid in series.instances]
+    made = deidentify(series.header, profile, naming, patient=patient, clean_pixels=risky)
+    keep_uids = profile.identified or "uids" in profile.options
+    instances = [uid if keep_uids else naming.uid(uid) for uid in series.instances]
     meta["dicom"] = json.dumps(_json(made.dataset), sort_keys=True)
     meta["instances"] = "\\".join(instances)
     factor = suv_factor(series.header)

@@ -35,6 +35,7 @@ TEXT_VRS = ("AE", "AS", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT", "UR")
 PATIENT_NAME, PATIENT_ID = 0x00100010, 0x00100020
 IDENTIFIERS = (PATIENT_NAME, PATIENT_ID, 0x00080050, 0x00101000, 0x00101001, 0x00101005, 0x00200010, 0x00380010)
 """Attributes whose values must not turn up in any text: names, patient and visit ids, accession number."""
+REFERENCE_VRS = ("UI", "IS", "US")
 KEPT_META = (0x00020000, 0x00020001, 0x00020002, 0x00020010)
 MIN_IDENTIFIER = 4
 """Shorter parts of names and ids would match by chance."""
@@ -138,12 +139,21 @@ def _applied(element: DataElement, action: Action, work: _Work) -> DataElement |
         return None
     if element.VR == "SQ":
         inside = [_cleaned(item, work) for item in element.value or []] if action in {"K", "U", "C"} else []
-        return DataElement(element.tag, "SQ", Sequence(inside))
+        return DataElement(element.tag, "SQ", Sequence([_reference(item) for item in inside] if action == "U" else inside))
     if action == "K":
         return _kept(element, work)
     if action == "C":
         return _cleaned_value(element, work)
     return _replaced(element, action, work)
+
+
+def _reference(item: Dataset) -> Dataset:
+    """Return what refers to another object: UIDs and numbers of frames (the table's U*)."""
+    result = Dataset()
+    for element in item:
+        if element.VR in REFERENCE_VRS:
+            result.add(element)
+    return result
 
 
 def _replaced(element: DataElement, action: Action, work: _Work) -> DataElement | None:

@@ -1,0 +1,41 @@
+import os
+
+import pytest
+
+from medray.engine import stream
+from medray.errors import InputError, ResourceError
+
+pytestmark = pytest.mark.ray
+
+
+def test_results_come_for_every_item(local_ray):
+    assert sorted(stream(list(range(20)), lambda n: n * n)) == [n * n for n in range(20)]
+    assert list(stream([], lambda n: n)) == []
+
+
+def test_an_error_ends_the_map_and_says_what_it_was(local_ray):
+    def fail(n):
+        if n == 3:
+            raise InputError("three is no number")
+        return n
+
+    with pytest.raises(InputError, match="three is no number"):
+        list(stream(list(range(5)), fail))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        list(stream(list(range(5)), lambda n: 1 // n))
+
+
+def test_a_worker_that_dies_costs_its_item(local_ray):
+    def die(n):
+        if n == 2:
+            os._exit(1)
+        return n
+
+    assert sorted(stream(list(range(4)), die, on_crash=lambda n: -n)) == [-2, 0, 1, 3]
+    with pytest.raises(ResourceError, match="1 of 4 items"):
+        list(stream(list(range(4)), die))
+
+
+def test_when_every_item_dies_the_item_is_not_to_blame(local_ray):
+    with pytest.raises(ResourceError, match="2 of 2 items"):
+        list(stream([1, 2], lambda n: os._exit(1), on_crash=lambda n: n))
