@@ -23,6 +23,7 @@ from medray.ingestion.ledger import Outcome, committed, forget, pending
 from medray.ingestion.pacs import is_pacs, pull
 from medray.ingestion.read import crashed, quarantine_row, take_in
 from medray.ingestion.scan import FileRecord, chunks, scan_chunk
+from medray.privacy.faces import require_atlas
 from medray.privacy.profile import parse_profile
 from medray.privacy.pseudonym import Naming, naming
 from medray.storage.location import Entry, locate
@@ -68,6 +69,8 @@ def ingest(
         StorageError: If the source or the cohort can't be reached; what was done so far is kept.
     """
     chosen = parse_profile(profile)
+    if "faces" in chosen.options:
+        require_atlas()
     if is_pacs(str(source)):
 
         def take(folder: Path) -> Cohort:

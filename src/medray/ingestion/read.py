@@ -24,6 +24,7 @@ from medray.ingestion.assemble import Problem, SeriesSource
 from medray.ingestion.intake import Intake
 from medray.ingestion.ledger import Outcome, note, recall
 from medray.privacy.deidentify import deidentify
+from medray.privacy.faces import without_face
 from medray.privacy.pixels import at_risk, redacted
 from medray.privacy.profile import Profile
 from medray.privacy.pseudonym import Naming
@@ -31,6 +32,10 @@ from medray.storage.location import Location
 from medray.types import Mask
 
 __all__ = ["clean_series", "crashed", "quarantine_row", "take_in"]
+
+
+FACED = ("MR", "CT", "PT", "OT")
+"""Modalities that show the surface of a head; OT is what doesn't say."""
 
 
 def take_in(intake: Intake, item: SeriesSource) -> Outcome:
@@ -108,6 +113,8 @@ def _read_and_store(intake: Intake, item: SeriesSource, key: str, refuse: Callab
     else:
         volume = read_file(reading.of(item.files[0])())
     volume = Volume(volume.voxels, volume.affine, {**volume.meta, "modality": item.modality})
+    if "faces" in intake.profile.options and item.modality in FACED and min(volume.shape) > 1:
+        volume = without_face(volume)
     mask = _labels(intake, item, volume, refuse)
     upright = volume.reoriented()
     stored = write_shard(intake.root.join("volumes"), volume)

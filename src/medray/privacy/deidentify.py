@@ -241,6 +241,8 @@ def _sign(dataset: Dataset, profile: Profile, *, clean_pixels: bool) -> None:
     dataset.LongitudinalTemporalInformationModified = "MODIFIED" if "dates" in profile.options else "REMOVED"
     if clean_pixels:
         dataset.BurnedInAnnotation = "NO"
+    if "faces" in profile.options:
+        dataset.RecognizableVisualFeatures = "NO"
     codes = []
     for word in ("basic", *(["pixels"] if clean_pixels else []), *sorted(profile.options)):
         code = Dataset()

@@ -20,14 +20,15 @@ __all__ = ["Action", "Option", "Profile", "parse_profile"]
 Action = Literal["D", "Z", "X", "K", "C", "U"]
 """PS3.15 E.3: dummy value, empty, removed, kept, cleaned, UID replaced."""
 
-Option = Literal["dates", "uids", "device", "institution", "patient", "descriptors"]
+Option = Literal["dates", "uids", "device", "institution", "patient", "descriptors", "faces"]
 """Retain Longitudinal with modified dates, Retain UIDs, Retain Device Identity, Retain Institution Identity, Retain Patient
-Characteristics, Clean Descriptors."""
+Characteristics, Clean Descriptors, Clean Recognizable Visual Features."""
 
 METHOD_CODES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "basic": ("113100", "Basic Application Confidentiality Profile"),
         "pixels": ("113101", "Clean Pixel Data Option"),
+        "faces": ("113102", "Clean Recognizable Visual Features Option"),
         "descriptors": ("113105", "Clean Descriptors Option"),
         "dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
         "patient": ("113108", "Retain Patient Characteristics Option"),
@@ -104,7 +105,7 @@ def _row_key(tag: int) -> str:
 def _actions(options: frozenset[Option]) -> Mapping[str, Action]:
     actions: dict[str, Action] = {}
     for row in table():
-        wanted = {row[option] for option in options if row[option]}
+        wanted = {row[option] for option in options if row.get(option)}
         # K of one option wins over C of another: what may be kept whole needs no cleaning.
         chosen = "K" if "K" in wanted else "C" if "C" in wanted else row["basic"].rstrip("*").rpartition("/")[2]
         actions[row["tag"]] = chosen  # type: ignore[assignment]
