@@ -18,8 +18,9 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from medray.errors import ImageError
 from medray.formats.dicom import is_dicom, read_dicom_series
-from medray.formats.dicom_frames import parse, stored_pixels
+from medray.formats.dicom_file import parse
 from medray.formats.dicom_header import read_dicom_file_header
+from medray.formats.dicom_pixels import stored_pixels
 from medray.formats.dicom_series import write_dicom_series
 from tests.formats.test_dicom import WHO, edited, read, volume
 
@@ -80,7 +81,7 @@ def test_deflated_files_are_read():
 
 
 def test_a_deflated_bomb_stays_small(monkeypatch):
-    monkeypatch.setattr("medray.formats.dicom_frames.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("medray.formats.dicom_file.MAX_BYTES", 1 << 20)
     bomb = deflated(write_dicom_series(volume(), WHO)[0], lambda raw: raw + bytes(64 << 20))
     assert len(bomb) < 100_000
     with pytest.raises(ImageError, match="inflates to more"):

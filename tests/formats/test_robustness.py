@@ -13,7 +13,7 @@ import pydicom
 import pytest
 
 from medray.errors import ImageError
-from medray.formats.dicom_frames import ITK_SYNTAXES
+from medray.formats.dicom_pixels import ITK_SYNTAXES
 from medray.formats.dicom_series import write_dicom_series
 from medray.formats.image import read_image
 from medray.formats.nrrd import write_nrrd

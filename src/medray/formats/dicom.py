@@ -17,7 +17,9 @@ from pydicom import Dataset
 
 from medray.errors import ImageError
 from medray.formats.dicom_elements import UNDEFINED, Elements, walk
-from medray.formats.dicom_frames import Frame, frames_of, parse, reading, starts_bare, stored_pixels, text
+from medray.formats.dicom_file import parse, reading, starts_bare, text
+from medray.formats.dicom_frames import Frame, frames_of
+from medray.formats.dicom_pixels import stored_pixels
 from medray.formats.dicom_stack import Stack, rectified, stack_of
 from medray.imaging.volume import Volume
 from medray.types import Voxels

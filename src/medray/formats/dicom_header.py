@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from medray.errors import ImageError
 from medray.formats.dicom_elements import walk
-from medray.formats.dicom_frames import parse, reading
+from medray.formats.dicom_file import parse, reading
 
 __all__ = ["DicomHeader", "ObjectKind", "header_of", "read_dicom_file_header", "read_dicom_header"]
 

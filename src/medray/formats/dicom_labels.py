@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medray.errors import LabelError
-from medray.formats.dicom_frames import frames_of, parse, reading, stored_pixels, text
+from medray.formats.dicom_file import parse, reading, text
+from medray.formats.dicom_frames import frames_of
+from medray.formats.dicom_pixels import stored_pixels
 from medray.imaging.volume import Volume
 from medray.types import Mask
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydicom import Dataset
 
-from medray.formats.dicom_frames import reading, text
+from medray.formats.dicom_file import reading, text
 
 __all__ = ["suv_factor"]
 
