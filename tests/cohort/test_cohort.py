@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from medray.cohort.cohort import Contents, QuarantineRow, commit_cohort, open_cohort
+from medray.cohort.cohort import Contents, commit_cohort, open_cohort
+from medray.cohort.manifest import QuarantineRow
 from medray.errors import InputError, NotFoundError
 
 

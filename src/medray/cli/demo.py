@@ -23,7 +23,8 @@ from medray.cli.output import error_console, progress
 from medray.errors import ConfigError, MedrayError
 
 if TYPE_CHECKING:
-    from medray.cohort.cohort import Cohort, SeriesRow
+    from medray.cohort.cohort import Cohort
+from medray.cohort.manifest import SeriesRow
     from medray.inference.evaluate import Evaluation
     from medray.training.run import Run
 

@@ -17,17 +17,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic.dataclasses import dataclass
 
 from medray import config
-from medray.cohort.fingerprint import Fingerprint, SeriesStatistics, combine
+from medray.cohort.fingerprint import Fingerprint, combine
+from medray.cohort.manifest import (
+    QUARANTINE_SCHEMA,
+    SERIES_SCHEMA,
+    QuarantineRow,
+    SeriesRow,
+    read_table,
+    write_table,
+)
 from medray.cohort.shards import read_shard
 from medray.errors import InputError, NotFoundError
 from medray.imaging.labels import LabelSchema
@@ -35,72 +40,10 @@ from medray.imaging.volume import Volume
 from medray.storage.location import Location, locate
 from medray.types import Mask
 
-__all__ = ["Cohort", "CohortIndex", "Contents", "QuarantineRow", "SeriesRow", "commit_cohort", "content_id", "open_cohort"]
+__all__ = ["Cohort", "CohortIndex", "Contents", "commit_cohort", "content_id", "open_cohort"]
 
 SCHEMA_VERSION = 2
 ID_LETTERS = 16
-
-
-@dataclass(frozen=True, kw_only=True, config=config.STRICT)
-class SeriesRow:
-    """One series of a manifest.
-
-    Attributes:
-        subject: Pseudonym of the patient.
-        study: Pseudonym of the study.
-        series: Pseudonym of the series; the row's key.
-        time_point: 0 for the subject's first study, 1 for the next one.
-        when: What orders studies, sealed: only the pseudonym key's holder can open it.
-        modality: DICOM modality; ``"OT"`` where the source doesn't say.
-        channels: Of the volume: 1, or time points, echoes, frames and colour samples.
-        shape: Voxels along L, P, S.
-        spacing_mm: Voxel spacing along L, P, S.
-        source_hash: Hash of the source's bytes.
-        intake: What tells this reading of these very files from any other, so that a rerun needn't do it again.
-        instances: How many DICOM objects it was read from, or 1.
-        volume: Content hash of the volume, which names its shard.
-        volume_checksum: The store's own checksum (ETag) of the volume's shard; empty on a disk.
-        label: Content hash of the label map, or empty.
-        label_checksum: The store's own checksum of the label's shard.
-        findings: What is seen in the image, from a table of labels.
-        statistics: For the fingerprint.
-    """
-
-    subject: str
-    study: str
-    series: str
-    time_point: int
-    when: str
-    modality: str
-    channels: int
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    source_hash: str
-    intake: str
-    instances: int
-    volume: str
-    volume_checksum: str
-    label: str
-    label_checksum: str
-    findings: tuple[str, ...]
-    statistics: SeriesStatistics
-
-
-@dataclass(frozen=True, kw_only=True, config=config.STRICT)
-class QuarantineRow:
-    """One thing that could not be taken in.
-
-    Attributes:
-        source: Pseudonym of the file or series; ``medray cohort quarantine --source`` finds the file again.
-        reason: A slug.
-        detail: A sentence without patient data.
-        intake: What tells this attempt from any other; empty for what was refused at first sight.
-    """
-
-    source: str
-    reason: str
-    detail: str
-    intake: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -153,13 +96,13 @@ class Cohort:
     def rows(self) -> tuple[SeriesRow, ...]:
         """The manifest, sorted by subject, time point and series."""
         return tuple(
-            config.load(SeriesRow, row, what="the manifest") for row in _read_table(self.root.join(self.index.manifest))
+            config.load(SeriesRow, row, what="the manifest") for row in read_table(self.root.join(self.index.manifest))
         )
 
     @cached_property
     def quarantine(self) -> tuple[QuarantineRow, ...]:
         """What could not be taken in."""
-        table = _read_table(self.root.join(self.index.quarantine))
+        table = read_table(self.root.join(self.index.quarantine))
         return tuple(config.load(QuarantineRow, row, what="the quarantine") for row in table)
 
     @property
@@ -240,8 +183,8 @@ def commit_cohort(root: Location, contents: Contents, lineage: Mapping[str, str]
     if known.exists():  # the same content: the version stays as it was written, and becomes the current one
         root.join("cohort.json").write(known.read())
         return open_cohort(root)
-    _write_table(root.join(index.manifest), rows, SERIES_SCHEMA)
-    _write_table(root.join(index.quarantine), quarantine, QUARANTINE_SCHEMA)
+    write_table(root.join(index.manifest), rows, SERIES_SCHEMA)
+    write_table(root.join(index.quarantine), quarantine, QUARANTINE_SCHEMA)
     data = json.dumps(config.dump(index), indent=1).encode()
     known.write(data)
     root.join("cohort.json").write(data)
@@ -259,54 +202,3 @@ def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], l
         sorted(labels.names.items()) if labels else [],
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:ID_LETTERS]
-
-
-STATISTICS = pa.struct(
-    [
-        ("percentiles", pa.list_(pa.float64(), 3)),
-        ("mean", pa.float64()),
-        ("deviation", pa.float64()),
-        ("label_voxels", pa.map_(pa.string(), pa.int64())),
-    ]
-)
-SERIES_SCHEMA = pa.schema(
-    [
-        ("subject", pa.string()),
-        ("study", pa.string()),
-        ("series", pa.string()),
-        ("time_point", pa.int32()),
-        ("when", pa.string()),
-        ("modality", pa.string()),
-        ("channels", pa.int32()),
-        ("shape", pa.list_(pa.int32(), 3)),
-        ("spacing_mm", pa.list_(pa.float64(), 3)),
-        ("source_hash", pa.string()),
-        ("intake", pa.string()),
-        ("instances", pa.int32()),
-        ("volume", pa.string()),
-        ("volume_checksum", pa.string()),
-        ("label", pa.string()),
-        ("label_checksum", pa.string()),
-        ("findings", pa.list_(pa.string())),
-        ("statistics", STATISTICS),
-    ]
-)
-QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "intake")])
-
-
-def _write_table(target: Location, rows: Iterable[Any], schema: pa.Schema) -> None:
-    plain = [config.dump(row) for row in rows]
-    for row in plain:
-        if "statistics" in row:
-            row["statistics"]["label_voxels"] = list(row["statistics"]["label_voxels"].items())
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(plain, schema=schema), sink, compression="zstd")
-    target.write(sink.getvalue())
-
-
-def _read_table(source: Location) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(source.read())).to_pylist()
-    for row in rows:
-        if "statistics" in row:
-            row["statistics"]["label_voxels"] = dict(row["statistics"]["label_voxels"])
-    return rows

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from medray.audit import Event, open_trail
-from medray.cohort.cohort import Cohort, SeriesRow
+from medray.cohort.cohort import Cohort
+from medray.cohort.manifest import SeriesRow
 from medray.cohort.splits import Split, split_subjects
 from medray.errors import InputError
 from medray.evaluation.interval import bootstrap_interval

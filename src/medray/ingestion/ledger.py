@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
-from medray.cohort.cohort import Cohort, QuarantineRow, SeriesRow
+from medray.cohort.cohort import Cohort
+from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.errors import NotFoundError
 from medray.storage.location import Location
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from medray import __version__
 from medray.audit import Event, Trail, open_trail
-from medray.cohort.cohort import Cohort, Contents, QuarantineRow, SeriesRow, commit_cohort, open_cohort
+from medray.cohort.cohort import Cohort, Contents, commit_cohort, open_cohort
+from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.engine import stream
 from medray.errors import ConfigError, InputError, NotFoundError
 from medray.ingestion.assemble import Problem, SeriesSource, assemble

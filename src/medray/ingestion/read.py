@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from medray.cohort.cohort import QuarantineRow, SeriesRow
 from medray.cohort.fingerprint import measure
+from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.cohort.shards import write_shard
 from medray.errors import ImageError, LabelError, StorageError
 from medray.formats.dicom import DicomSeries, is_dicom, read_dicom_series

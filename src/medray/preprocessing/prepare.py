@@ -12,7 +12,8 @@ import numpy as np
 
 from medray import config
 from medray.audit import Event, open_trail
-from medray.cohort.cohort import Cohort, SeriesRow
+from medray.cohort.cohort import Cohort
+from medray.cohort.manifest import SeriesRow
 from medray.cohort.splits import Split, split_subjects
 from medray.engine import stream
 from medray.errors import InputError

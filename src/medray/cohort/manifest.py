@@ -1,0 +1,131 @@
+"""The rows of a cohort's manifest and quarantine, and the tables that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic.dataclasses import dataclass
+
+from medray import config
+from medray.cohort.fingerprint import SeriesStatistics
+from medray.storage.location import Location
+
+__all__ = ["QUARANTINE_SCHEMA", "SERIES_SCHEMA", "QuarantineRow", "SeriesRow", "read_table", "write_table"]
+
+
+@dataclass(frozen=True, kw_only=True, config=config.STRICT)
+class SeriesRow:
+    """One series of a manifest.
+
+    Attributes:
+        subject: Pseudonym of the patient.
+        study: Pseudonym of the study.
+        series: Pseudonym of the series; the row's key.
+        time_point: 0 for the subject's first study, 1 for the next one.
+        when: What orders studies, sealed: only the pseudonym key's holder can open it.
+        modality: DICOM modality; ``"OT"`` where the source doesn't say.
+        channels: Of the volume: 1, or time points, echoes, frames and colour samples.
+        shape: Voxels along L, P, S.
+        spacing_mm: Voxel spacing along L, P, S.
+        source_hash: Hash of the source's bytes.
+        intake: What tells this reading of these very files from any other, so that a rerun needn't do it again.
+        instances: How many DICOM objects it was read from, or 1.
+        volume: Content hash of the volume, which names its shard.
+        volume_checksum: The store's own checksum (ETag) of the volume's shard; empty on a disk.
+        label: Content hash of the label map, or empty.
+        label_checksum: The store's own checksum of the label's shard.
+        findings: What is seen in the image, from a table of labels.
+        statistics: For the fingerprint.
+    """
+
+    subject: str
+    study: str
+    series: str
+    time_point: int
+    when: str
+    modality: str
+    channels: int
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    source_hash: str
+    intake: str
+    instances: int
+    volume: str
+    volume_checksum: str
+    label: str
+    label_checksum: str
+    findings: tuple[str, ...]
+    statistics: SeriesStatistics
+
+
+@dataclass(frozen=True, kw_only=True, config=config.STRICT)
+class QuarantineRow:
+    """One thing that could not be taken in.
+
+    Attributes:
+        source: Pseudonym of the file or series; ``medray cohort quarantine --source`` finds the file again.
+        reason: A slug.
+        detail: A sentence without patient data.
+        intake: What tells this attempt from any other; empty for what was refused at first sight.
+    """
+
+    source: str
+    reason: str
+    detail: str
+    intake: str = ""
+
+
+STATISTICS = pa.struct(
+    [
+        ("percentiles", pa.list_(pa.float64(), 3)),
+        ("mean", pa.float64()),
+        ("deviation", pa.float64()),
+        ("label_voxels", pa.map_(pa.string(), pa.int64())),
+    ]
+)
+SERIES_SCHEMA = pa.schema(
+    [
+        ("subject", pa.string()),
+        ("study", pa.string()),
+        ("series", pa.string()),
+        ("time_point", pa.int32()),
+        ("when", pa.string()),
+        ("modality", pa.string()),
+        ("channels", pa.int32()),
+        ("shape", pa.list_(pa.int32(), 3)),
+        ("spacing_mm", pa.list_(pa.float64(), 3)),
+        ("source_hash", pa.string()),
+        ("intake", pa.string()),
+        ("instances", pa.int32()),
+        ("volume", pa.string()),
+        ("volume_checksum", pa.string()),
+        ("label", pa.string()),
+        ("label_checksum", pa.string()),
+        ("findings", pa.list_(pa.string())),
+        ("statistics", STATISTICS),
+    ]
+)
+QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "intake")])
+
+
+def write_table(target: Location, rows: Iterable[Any], schema: pa.Schema) -> None:
+    """Write rows as Parquet."""
+    plain = [config.dump(row) for row in rows]
+    for row in plain:
+        if "statistics" in row:
+            row["statistics"]["label_voxels"] = list(row["statistics"]["label_voxels"].items())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(plain, schema=schema), sink, compression="zstd")
+    target.write(sink.getvalue())
+
+
+def read_table(source: Location) -> list[dict[str, Any]]:
+    """Read rows as plain data."""
+    rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(source.read())).to_pylist()
+    for row in rows:
+        if "statistics" in row:
+            row["statistics"]["label_voxels"] = dict(row["statistics"]["label_voxels"])
+    return rows
