@@ -19,7 +19,7 @@ from medray.inference.predictor import Predictor
 
 if TYPE_CHECKING:
     from medray.cohort.cohort import Cohort
-from medray.cohort.manifest import SeriesRow
+    from medray.cohort.manifest import SeriesRow
     from medray.inference.evaluate import Evaluation
     from medray.training.run import Run
 
