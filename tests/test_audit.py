@@ -154,3 +154,18 @@ def test_a_trail_in_postgresql(tmp_path, monkeypatch):
             connection.exec_driver_sql("UPDATE audit_events SET outcome = 'fine' WHERE number = 50")
         assert "event 50 was changed" in trail.verify().problems[0]
         trail._engine.dispose()
+
+
+def test_a_trail_that_was_cut_or_rewritten_without_the_key_is_found(database):
+    fill()
+    change(database, "DELETE FROM audit_events WHERE number > 3")
+    change(database, "UPDATE audit_head SET number = 3, digest = (SELECT digest FROM audit_events WHERE number = 3)")
+    assert any("head isn't bound by the key" in problem for problem in open_trail().verify().problems)
+
+
+def test_an_event_without_the_key_among_bound_ones_is_named(database, monkeypatch):
+    fill(2)
+    monkeypatch.delenv("MEDRAY_KEY")
+    fill(1)
+    monkeypatch.setenv("MEDRAY_KEY", "5a" * 32)
+    assert any("event 3 isn't bound by a key" in problem for problem in open_trail().verify().problems)

@@ -48,6 +48,7 @@ HEAD = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("seal", sa.String(64), nullable=False),
 )  # fmt: skip
 
 
@@ -158,6 +159,10 @@ class Trail:
             for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
                 fields = dict(row._mapping)  # noqa: SLF001
                 digest, key_id = fields.pop("digest"), fields["key_id"]
+                if keyed and not key_id:
+                    problems.append(
+                        f"event {fields['number']} isn't bound by a key as those before it are: forged, or made without"
+                    )
                 keyed += bool(key_id)
                 if fields["number"] != expected:
                     problems.append(f"events {expected} to {fields['number'] - 1} are missing")
@@ -167,8 +172,10 @@ class Trail:
                     problems.append(f"event {fields['number']} was changed, moved, or follows one that was removed")
                 anchored = anchored or anchor == f"{fields['number']}:{digest}"
                 previous, expected = digest, fields["number"] + 1
-            head = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest)).first()
+            head = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest, HEAD.c.seal)).first()
         last = (head.number, head.digest) if head else (0, GENESIS)
+        if head and keyed and self._key and not hmac.compare_digest(head.seal, _seal(head.number, head.digest, self._key)):
+            problems.append("the head isn't bound by the key: the trail was cut, or last written without")
         if last != (expected - 1, previous):
             problems.append(f"the trail ends at event {expected - 1} and should end at {last[0]}")
         if not anchored:
@@ -191,10 +198,8 @@ class Trail:
             digest = _digest(fields, digest, self._key)
             rows.append({**fields, "digest": digest})
         connection.execute(EVENTS.insert(), rows)
-        if head:
-            connection.execute(HEAD.update().values(number=number, digest=digest))
-        else:
-            connection.execute(HEAD.insert().values(id=1, number=number, digest=digest))
+        values = {"number": number, "digest": digest, "seal": _seal(number, digest, self._key)}
+        connection.execute(HEAD.update().values(values) if head else HEAD.insert().values(id=1, **values))
 
 
 def open_trail() -> Trail:
@@ -239,6 +244,11 @@ def _me() -> str:
 
 def _key_id(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()[:16] if key else ""
+
+
+def _seal(number: int, digest: str, key: bytes) -> str:
+    """Bind the head, so that whoever cuts the trail's end can't say that it ended there."""
+    return hmac.new(key or b"no key", f"{number}:{digest}".encode(), hashlib.sha256).hexdigest()
 
 
 def _digest(fields: dict[str, Any], previous: str, key: bytes) -> str:

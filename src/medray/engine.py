@@ -113,7 +113,7 @@ def _mapped(items: Mapping[int, Item], function: Callable[[Item], Result], *, se
             result: Any = function(cloudpickle.loads(row["item"]))
         except Exception as error:  # noqa: BLE001 - as a value: a task that fails is left out, and its error with it
             ours = isinstance(error, MedrayError)
-            result = _Raised(error if ours else RuntimeError(f"{type(error).__name__}: {error}"))
+            result = _Raised(error if ours else RuntimeError(f"a task failed ({type(error).__name__})"))
         return {"number": row["number"], "result": cloudpickle.dumps(result)}
 
     rows = [{"number": number, "item": cloudpickle.dumps(item)} for number, item in items.items()]

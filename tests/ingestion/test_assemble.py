@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from medray.imaging.labels import LabelSchema
 from medray.ingestion.assemble import assemble
 from medray.ingestion.layouts import Layout, named_as
@@ -139,3 +141,36 @@ def test_work_is_known_by_files_settings_and_labels():
     labelled, _ = assemble([nifti("s/a.nii"), nifti("s/a_dseg.nii")], LAYOUT, Plain())
     assert first[0].key("x") == again[0].key("x")
     assert len({first[0].key("x"), first[0].key("y"), labelled[0].key("x")}) == 3
+
+
+def test_a_series_of_two_patients_or_studies_is_refused():
+    for change in ({"subject": "Q"}, {"study": "8"}):
+        records = [dicom("a"), dicom("b", position=(0.0, 0.0, 1.0), **change)]
+        assert pairs(records) == ({}, [("a", "mixed-patients")])
+
+
+def test_a_little_jitter_splits_nothing():
+    jitter = [(1.0, 0.0, 0.005 + sign * 1e-5, 0.0, 1.0, 0.0) for sign in (1, -1) * 5]
+    records = [dicom(f"{z}", position=(0.0, 0.0, float(z)), orientation=turned) for z, turned in enumerate(jitter)]
+    series, problems = assemble(records, LAYOUT, Plain())
+    assert ([len(item.files) for item in series], problems) == ([10], [])
+
+
+def test_objects_without_a_uid_stay_apart():
+    records = [dicom(f"{n}", instance="", position=(), orientation=()) for n in range(3)]
+    for record in records:
+        assert record.header is not None
+    bare = [
+        FileRecord(path=r.path, kind="dicom", stamp=r.stamp, header=replace(r.header, instance="")) for r in records if r.header
+    ]
+    assert len(pairs(bare)[0]) == 3
+
+
+def test_a_label_is_no_other_images():
+    found = pairs([nifti("s/anna.nii.gz"), nifti("s/bert_dseg.nii.gz")])
+    assert found == ({"s/anna.nii.gz": ""}, [("s/bert_dseg.nii.gz", "label-without-image")])
+
+
+def test_folders_of_a_set_are_no_subjects():
+    assert named_as("train/patient0.nii.gz", LAYOUT).subject == "patient0"
+    assert named_as("train/p7/t1.nii.gz", LAYOUT).subject == "p7"

@@ -1,4 +1,5 @@
 import os
+import threading
 import time
 
 import pytest
@@ -70,6 +71,8 @@ def test_studies_settle_when_they_are_quiet(tmp_path):
     assert spool.expire(older_s=60) == 0
     for path in objects(spool.settled):
         os.utime(path, (time.time() - 100,) * 2)
+    assert spool.expire(older_s=60) == 0, "nobody has taken it in yet"
+    spool.mark_taken()
     assert spool.expire(older_s=60) == 1
     assert objects(spool.folder) == []
 
@@ -83,3 +86,21 @@ def test_a_disk_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StorageError, match="no space left"):
         put(spool, FILES[0])
+
+
+def test_an_object_that_comes_while_its_study_settles_is_kept(tmp_path):
+    spool = Spool(tmp_path / "spool")
+    put(spool, FILES[0])
+    stop = threading.Event()
+
+    def settle():
+        while not stop.is_set():
+            spool.settle(quiet_s=0.0)
+
+    thread = threading.Thread(target=settle)
+    thread.start()
+    for data in FILES[1:]:
+        put(spool, data)
+    stop.set()
+    thread.join()
+    assert len(objects(spool.arriving)) + len(objects(spool.settled)) == len(FILES)

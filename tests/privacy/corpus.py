@@ -83,8 +83,8 @@ def token_slice(tokens, k, series, *, depth=2):
     """One CT slice of a series, full of tokens."""
     dataset = Dataset()
     plant(dataset, tokens, depth=depth)
-    dataset.PatientID, dataset.PatientName = "TOKPATIENTID", "TOKLAST^TOKFIRST"
-    tokens.planted |= {"TOKPATIENTID", "TOKLAST", "TOKFIRST"}
+    dataset.PatientID, dataset.PatientName, dataset.IssuerOfPatientID = "TOKPATIENTID", "TOKLAST^TOKFIRST", "TOKISSUER"
+    tokens.planted |= {"TOKPATIENTID", "TOKLAST", "TOKFIRST", "TOKISSUER"}
     dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, f"1.9.88.{series}.{k}"
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.9.88.1", f"1.9.88.2.{series}"
     tokens.planted |= {dataset.SOPInstanceUID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID}

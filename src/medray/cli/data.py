@@ -43,7 +43,7 @@ def ingest(
         reasons[row.reason] = reasons.get(row.reason, 0) + 1
     show({"cohort": cohort.index.id, "root": root, **cohort.index.counts, "reasons": reasons}, as_json=as_json)
     if not cohort.rows:
-        raise InputError(f"no series could be read from {source}: medray cohort quarantine {root} tells why")
+        raise InputError(f"no series could be read from the source: medray cohort quarantine {root} tells why")
 
 
 @cohort_app.command("show")

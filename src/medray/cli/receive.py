@@ -59,6 +59,7 @@ def receive(  # noqa: PLR0913, PLR0917 - a command's options
         quiet_s=quiet,
         keep_s=keep_days * 86_400,
         on_ready=ready,
+        on_failure=lambda error: error_console.print(f"medray: not taken in yet: {error}", style="red", markup=False),
     )
     join_ray()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ SOP_INSTANCE, ROWS, COLUMNS, SAMPLES, FRAMES = 0x00080018, 0x00280010, 0x0028001
 ALLOCATED, STORED, SIGNED, PHOTOMETRIC = 0x00280100, 0x00280101, 0x00280103, 0x00280004
 POSITION, ORIENTATION, SPACING, THICKNESS, BETWEEN = 0x00200032, 0x00200037, 0x00280030, 0x00180050, 0x00180088
 SLOPE, INTERCEPT = 0x00281053, 0x00281052
+HIGH_BIT, DOSE_SCALING, BURNED_IN, CONVERSION = 0x00280102, 0x3004000E, 0x00280301, 0x00080064
 ORDER = (0x00180081, 0x00189087, 0x00200100, 0x00181060, 0x00200012, 0x00200013)
 MODALITY_LUT, FUNCTIONAL_GROUPS = 0x00283000, 0x52009230
 NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
@@ -49,12 +50,14 @@ class DicomSeries:
     Attributes:
         volume: The image.
         header: The first slice's data set without its pixels.
+        annotated: Whether any of its objects says that text is burned into it, or that it was captured from a screen.
         instances: SOPInstanceUID of each object, in the order of its first slice in the volume.
     """
 
     volume: Volume
     header: Dataset
     instances: tuple[str, ...]
+    annotated: bool = False
 
 
 def is_dicom(head: bytes) -> bool:
@@ -83,10 +86,10 @@ def read_dicom_series(files: Sequence[Source]) -> DicomSeries:
     found = _read_plain(plain, files) if plain is not None else None
     if found is None:
         found = _read_any([first if number == 0 else None for number in range(len(files))], files)
-    frames, channels, instances = found
+    frames, channels, instances, annotated = found
     stack = stack_of(frames)
     header = parse(first, stop_before_pixels=True)
-    return _assembled(channels, stack, header, instances)
+    return replace(_assembled(channels, stack, header, instances), annotated=annotated)
 
 
 def _assembled(channels: Voxels, stack: Stack, header: Dataset, instances: Sequence[str]) -> DicomSeries:
@@ -115,8 +118,8 @@ def _code(dataset: Dataset, keyword: str) -> str:
     return value if CODE.fullmatch(value) else ""
 
 
-Found = tuple[list[Frame], Voxels, list[str]]
-"""Frames, their pixels ``(F, S, J, I)``, and the SOPInstanceUID of each."""
+Found = tuple[list[Frame], Voxels, list[str], bool]
+"""Frames, their pixels ``(F, S, J, I)``, the SOPInstanceUID of each, and whether an object says that it is annotated."""
 
 
 def _read_any(held: Sequence[bytes | None], files: Sequence[Source]) -> Found:
@@ -124,6 +127,7 @@ def _read_any(held: Sequence[bytes | None], files: Sequence[Source]) -> Found:
     frames: list[Frame] = []
     pixels: list[Voxels] = []
     instances: list[str] = []
+    annotated = False
     for data, file in zip(held, files, strict=True):
         dataset = parse(file() if data is None else data)
         own = frames_of(dataset)
@@ -133,8 +137,9 @@ def _read_any(held: Sequence[bytes | None], files: Sequence[Source]) -> Found:
         frames += own
         pixels.append(stored)
         instances += [text(dataset, "SOPInstanceUID")] * len(own)
+        annotated |= text(dataset, "BurnedInAnnotation").upper() == "YES" or "ConversionType" in dataset
     stored = np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
-    return frames, _rescaled(stored, frames).transpose(0, 3, 1, 2), instances
+    return frames, _rescaled(stored, frames).transpose(0, 3, 1, 2), instances, annotated
 
 
 def _rescaled(stored: Voxels, frames: Sequence[Frame]) -> Voxels:
@@ -197,6 +202,8 @@ def _described(item: Elements) -> _Plain | None:
         and item.text(PHOTOMETRIC) == "MONOCHROME2"
         and item.numbers(FRAMES) in {(), (1.0,)}
         and MODALITY_LUT not in item.places
+        and DOSE_SCALING not in item.places
+        and item.integer(HIGH_BIT, item.integer(STORED) - 1) == item.integer(STORED) - 1
         and len(item.numbers(POSITION)) == 3
         and len(item.numbers(ORIENTATION)) == 6
         and len(item.numbers(SPACING)) == 2
@@ -216,12 +223,14 @@ def _read_plain(plain: _Plain, files: Sequence[Source]) -> Found | None:
     pixels = np.empty((len(files), 1, plain.rows, plain.columns), np.int16)
 
     found: list[tuple[Frame, str]] = []
+    annotated = False
     for number, file in enumerate(files):
         item = walk(file())
         if item is None or _described(item) != plain or not _copy_pixels(item, plain, pixels[number, 0]):
             return None
         found.append((_plain_frame(item), item.text(SOP_INSTANCE)))
-    return [frame for frame, _ in found], pixels, [uid for _, uid in found]
+        annotated |= item.text(BURNED_IN).upper() == "YES" or CONVERSION in item.places
+    return [frame for frame, _ in found], pixels, [uid for _, uid in found], annotated
 
 
 def _copy_pixels(item: Elements, plain: _Plain, target: NDArray[np.int16]) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from pydicom import Dataset
 
 from medray.errors import ImageError
-from medray.formats.dicom_elements import walk
+from medray.formats.dicom_elements import Elements, walk
 from medray.formats.dicom_file import parse, reading
 
 __all__ = ["DicomHeader", "ObjectKind", "header_of", "read_dicom_file_header", "read_dicom_header"]
@@ -23,6 +23,15 @@ WANTED = [
     PATIENT, ISSUER, STUDY, SERIES, INSTANCE, SOP_CLASS, MODALITY, IMAGE_TYPE, STUDY_DATE, STUDY_TIME,
     ROWS, COLUMNS, FRAMES, POSITION, ORIENTATION,
 ]  # fmt: skip
+MODALITIES = frozenset(
+    """
+    ANN AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DG DMS DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IOL IVOCT IVUS
+    KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG RTDOSE
+    RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL
+    XC
+    """.split()  # noqa: SIM905
+)
+"""PS3.16 CID 29; what else a device put there may be a name."""
 SEGMENTATION, STRUCTURES = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3"
 
 
@@ -36,7 +45,7 @@ class DicomHeader:
         series: SeriesInstanceUID; the object's own UID where it has none.
         instance: SOPInstanceUID.
         sop_class: SOPClassUID.
-        modality: Modality, such as ``"MR"``.
+        modality: Modality, such as ``"MR"``; empty where it is none of the standard's.
         acquired: StudyDate and StudyTime as digits, for ordering time points.
         kind: Image, segmentation, structure set, or something without pixels.
         size: Rows and columns.
@@ -85,6 +94,8 @@ def read_dicom_header(data: bytes) -> DicomHeader | None:
         ImageError: If it isn't DICOM, or belongs to no series.
     """
     item = walk(data)
+    if item is not None and not _plain_identity(item):
+        return None
     if item is not None and item.pixels is None and item.text(SOP_CLASS) in {SEGMENTATION, STRUCTURES}:
         return None
     if item is not None and item.pixels is not None:
@@ -100,7 +111,7 @@ def read_dicom_file_header(data: bytes) -> DicomHeader:
         ImageError: If it isn't DICOM, or belongs to no series.
     """
     item = walk(data)
-    if item is not None and SERIES in item.places:
+    if item is not None and SERIES in item.places and _plain_identity(item):
         return _header(item, _references(data, item.text(SOP_CLASS)))
     return header_of(parse(data, stop_before_pixels=True, specific_tags=WANTED))
 
@@ -109,6 +120,11 @@ def read_dicom_file_header(data: bytes) -> DicomHeader:
 def header_of(dataset: Dataset) -> DicomHeader:
     """Return the header of a data set that was parsed already; its references are left out."""
     return _header(_Parsed(dataset), ())
+
+
+def _plain_identity(item: Elements) -> bool:
+    """Tell whether the patient's identifiers are plain ASCII: other character sets (PS3.5 6.1) are pydicom's to decode."""
+    return item.text(PATIENT).isascii() and item.text(ISSUER).isascii() and "\x1b" not in item.text(PATIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +172,7 @@ def _header(item: _Lookup, references: tuple[str, ...]) -> DicomHeader:
         series=series,
         instance=item.text(INSTANCE),
         sop_class=item.text(SOP_CLASS),
-        modality=item.text(MODALITY),
+        modality=item.text(MODALITY) if item.text(MODALITY) in MODALITIES else "",
         acquired=f"{item.text(STUDY_DATE)}{item.text(STUDY_TIME)}",
         kind=_kind(item.text(SOP_CLASS), size),
         size=size,

@@ -47,7 +47,7 @@ def read_dicom_labels(data: bytes, image: Volume, names: Mapping[str, int]) -> M
         ImageError: If it can't be parsed.
     """
     dataset = parse(data)
-    wanted = {_plain(name): value for name, value in names.items()}
+    wanted = {_plain(name): value for name, value in names.items() if _plain(name)}
     mask = np.zeros(image.shape, np.uint8)
     structures = text(dataset, "SOPClassUID") == STRUCTURES
     drawn = _draw_structures(dataset, image, wanted, mask) if structures else _draw_segments(dataset, image, wanted, mask)
@@ -57,7 +57,8 @@ def read_dicom_labels(data: bytes, image: Volume, names: Mapping[str, int]) -> M
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "", name.lower())
+    """Return a name without case and punctuation; a plus or minus at its end stays, for it tells sequences apart."""
+    return re.sub(r"[^\w+-]|_|[+-](?!$)", "", name.lower().strip())
 
 
 def _draw_segments(dataset: Dataset, image: Volume, wanted: Mapping[str, int], mask: Mask) -> bool:
@@ -138,6 +139,7 @@ def _draw_structures(dataset: Dataset, image: Volume, wanted: Mapping[str, int],
         if _plain(text(roi, "ROIName")) in wanted
     }
     inverse: NDArray[np.float64] = np.linalg.inv(image.affine).astype(np.float64)
+    drawn = False
     for contours in dataset.get("ROIContourSequence") or []:
         value = values.get(int(contours.ReferencedROINumber))
         if value is None:
@@ -151,7 +153,8 @@ def _draw_structures(dataset: Dataset, image: Volume, wanted: Mapping[str, int],
             plane ^= _filled(outline, image.shape[:2])  # a contour inside another one is a hole
         for k, plane in inside.items():
             _paint(mask[:, :, k], plane, value)
-    return bool(values)
+            drawn = True
+    return drawn
 
 
 def _outline(contour: Dataset, inverse: NDArray[np.float64], slices: int) -> tuple[int, NDArray[np.float64]]:

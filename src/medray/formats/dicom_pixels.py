@@ -146,6 +146,10 @@ def _stored_bits(shaped: Voxels, dataset: Dataset) -> Voxels:
         return shaped
     if shaped.dtype.kind == "u" and dataset.get("PixelRepresentation"):
         shaped = shaped.view(shaped.dtype.str.replace("u", "i"))
+    shift = int(dataset.get("HighBit") or stored - 1) + 1 - stored
+    if not 0 <= shift <= allocated - stored:
+        raise ImageError("unreadable-pixels", "HighBit and BitsStored contradict each other")
+    shaped = np.asarray(np.right_shift(shaped, shift)) if shift else shaped
     if shaped.dtype.kind == "i":
         return np.asarray(np.right_shift(np.left_shift(shaped, allocated - stored), allocated - stored))
     return np.asarray(np.bitwise_and(shaped, shaped.dtype.type((1 << stored) - 1)))

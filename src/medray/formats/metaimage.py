@@ -38,6 +38,8 @@ def read_metaimage(data: bytes) -> Volume:
     fields, start = _header(data)
     if fields["ElementDataFile"] != "LOCAL":
         raise ImageError("detached", "the voxels are in another file: attach them (.mha, not .mhd)")
+    if fields.get("BinaryData", "True").lower() == "false":
+        raise ImageError("unsupported-encoding", "voxels as text are not supported: write them binary")
     try:
         shape = [int(word) for word in fields["DimSize"].split()]
         channels = int(fields.get("ElementNumberOfChannels", "1"))

@@ -27,6 +27,8 @@ from medray.types import Affine, Voxels
 __all__ = ["is_nifti", "read_nifti", "write_nifti"]
 
 HEAD_BYTES = 348
+UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""xyzt_units: metre, mm, micron."""
 MAX_HEADER_BYTES = 4096
 """Enough for both headers; what extensions follow is never read."""
 HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
@@ -141,7 +143,7 @@ def _affine(header: Any) -> Affine:
                 raise ImageError(
                     "sform-qform", "sform and qform give the axes different directions: set one, or make them agree"
                 )
-    return affine
+    return np.diag([*[UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0]) @ affine
 
 
 def _dtype(header: Any) -> Any:

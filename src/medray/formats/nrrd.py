@@ -58,6 +58,11 @@ def read_nrrd(data: bytes) -> Volume:
     fields, start = _header(data)
     if "data file" in fields or "datafile" in fields:
         raise ImageError("detached", "the voxels are in another file: attach them (.nrrd, not .nhdr)")
+    skips = [fields.get(key, "0") for key in ("byte skip", "line skip", "byteskip", "lineskip")]
+    if any(skip not in {"0", ""} for skip in skips):
+        raise ImageError("unsupported-encoding", "byte skip and line skip are not supported: write the file without")
+    if any(unit.strip('"') not in {"mm", ""} for unit in fields.get("space units", "").split()):
+        raise ImageError("bad-header", "space units other than mm are not supported")
     try:
         shape = [int(word) for word in fields["sizes"].split()]
         dtype = DTYPES[fields["type"].lower()]

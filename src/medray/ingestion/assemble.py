@@ -17,8 +17,8 @@ from medray.privacy.pseudonym import Naming
 
 __all__ = ["Problem", "SeriesSource", "assemble"]
 
-ORIENTATION_DIGITS = 2
-"""Decimals to which orientations must agree to make one stack; the reader then asks for more."""
+ORIENTATION_TOLERANCE = 5e-3
+"""How far direction cosines of one stack may lie apart; the reader then asks for more."""
 FEW_SLICES = 3
 """A part of a mixed series with no more slices than this, beside a larger one, is a localizer."""
 PART_LETTERS = 9
@@ -131,15 +131,23 @@ def _dicom(records: Sequence[FileRecord], problems: list[Problem]) -> list[Serie
 
 def _parts(group: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesSource]:
     """Split one series into stacks of one size and orientation, and images that stand for themselves."""
-    stacks: dict[str, list[FileRecord]] = defaultdict(list)
+    headers = [_header(record) for record in group]
+    if len({(header.subject, header.study) for header in headers}) > 1:
+        detail = f"{len(group)} objects of one series name several patients or studies"
+        problems.append(Problem(group[0].path, "mixed-patients", detail))
+        return []
+    places: list[tuple[SeriesHeader, list[FileRecord]]] = []
     alone: list[SeriesSource] = []
-    for record in group:
-        header = _header(record)
-        if header.position and header.orientation and header.frames == 1:
-            turned = np.round(header.orientation, ORIENTATION_DIGITS) + 0.0
-            stacks[f"{header.size} {turned.tolist()}"].append(record)
+    for record, header in zip(group, headers, strict=True):
+        if not (header.position and header.orientation and header.frames == 1):
+            alone.append(_series([record], f"{header.series}-{(header.instance or fingerprint_of(record.stamp))[:8]}"))
+            continue
+        same = next((stack for first, stack in places if _one_stack(first, header)), None)
+        if same is None:
+            places.append((header, [record]))
         else:
-            alone.append(_series([record], f"{header.series}-{header.instance[:8]}"))
+            same.append(record)
+    stacks = {f"{first.size} {(np.round(first.orientation, 3) + 0.0).tolist()}": stack for first, stack in places}
     largest = max((len(stack) for stack in stacks.values()), default=0)
     found: list[SeriesSource] = []
     for place, stack in sorted(stacks.items(), key=lambda pair: (-len(pair[1]), pair[0])):
@@ -150,6 +158,11 @@ def _parts(group: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesS
         name = header.series if not found else f"{header.series}-{fingerprint_of(place)[:8]}"
         found.append(_series(sorted(stack, key=_height), name))
     return [*found, *alone]
+
+
+def _one_stack(first: SeriesHeader, other: SeriesHeader) -> bool:
+    turned = np.abs(np.subtract(first.orientation, other.orientation)).max()
+    return first.size == other.size and bool(turned < ORIENTATION_TOLERANCE)
 
 
 def _series(stack: Sequence[FileRecord], name: str) -> SeriesSource:
@@ -211,9 +224,9 @@ def _owner(label: str, series: Sequence[SeriesSource], layout: Layout) -> str | 
     if named:
         return named[0] if len(named) == 1 else None
     for place in (folder, folder.parent):
-        below = {item.series for item in series if PurePosixPath(item.files[0]).is_relative_to(place)}
-        if len(below) == 1:
-            return below.pop()
+        below = [item for item in series if PurePosixPath(item.files[0]).is_relative_to(place)]
+        if len(below) == 1 and below[0].kind == "dicom":  # a file that is named otherwise is another one
+            return below[0].series
     return _by_entities(label, series)
 
 

@@ -63,7 +63,7 @@ def write_identities(cohort: Cohort, source: str | Path, target: Path, *, site: 
     Raises:
         ConfigError: If the target lies inside the cohort, or there is no key.
     """
-    if cohort.root.is_local and target.absolute().is_relative_to(Path(cohort.root.path).absolute()):
+    if cohort.root.is_local and target.resolve().is_relative_to(Path(cohort.root.path).resolve()):
         raise ConfigError(f"{target} lies inside the cohort, which is to hold no identities: choose another place")
     names, place = naming(parse_profile(cohort.index.lineage.get("profile", "basic")), site=site), locate(source)
     wanted = {row.study for row in cohort.rows}

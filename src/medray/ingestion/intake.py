@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medray.errors import StorageError
 from medray.imaging.labels import LabelSchema
+from medray.privacy.pixels import can_look
 from medray.privacy.profile import Profile
 from medray.privacy.pseudonym import Naming
 from medray.storage.location import Entry, Location
@@ -45,11 +46,12 @@ class Intake:
     def settings(self) -> str:
         """All that a result depends on besides the files."""
         names = sorted(self.labels.names.items()) if self.labels else []
-        return fingerprint_of(str(READER_VERSION), str(self.profile), self.key_check, str(names))
+        return fingerprint_of(str(READER_VERSION), str(self.profile), self.key_check, str(names), str(can_look()))
 
     def stamp(self, entry: Entry) -> str:
-        """Return what changes when a file does: its name's pseudonym, size and time of writing."""
-        return fingerprint_of(self.naming.name("source", entry.name), str(entry.size), str(entry.modified_ns))
+        """Return what changes when a file does: its source's and its name's pseudonym, size and time of writing."""
+        place = self.naming.name("source", f"{self.source.path}\0{entry.name}")
+        return fingerprint_of(place, str(entry.size), str(entry.modified_ns))
 
     def require_source(self, error: StorageError) -> None:
         """Tell one forbidden file from a source that can't be reached at all.

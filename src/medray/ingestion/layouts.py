@@ -27,6 +27,21 @@ LABEL_NAMES, MSD, CLASS_TABLE = "dseg.tsv", "dataset.json", "labels.csv"
 MR_SUFFIXES = {"T1w", "T2w", "PDw", "FLAIR", "T2star", "inplaneT1", "inplaneT2", "bold", "dwi"}
 MR_WORDS = ("MRI", "MR", "T1", "T2", "FLAIR", "ADC", "PD")
 SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg")
+NOBODY = {
+    "train",
+    "training",
+    "val",
+    "valid",
+    "validation",
+    "test",
+    "testing",
+    "images",
+    "image",
+    "data",
+    "scans",
+    "sourcedata",
+}
+"""Folders that name a part of a set, and no subject."""
 FILE_COLUMNS = ("file", "filename", "image", "image index", "path")
 
 
@@ -92,8 +107,8 @@ def named_as(path: str, layout: Layout) -> NamedAs:
     """Take subject and session from BIDS names, or else the folder for the subject and, at the top, the file."""
     parts = PurePosixPath(path)
     entities = dict(re.findall(r"(?:^|[/_])(sub|ses)-([A-Za-z0-9]+)", path))
-    grouped = len(parts.parts) > 1 and not parts.parts[0].startswith(("images", "labels"))
-    folder = parts.parts[0] if grouped else stem(path)
+    named = [part for part in parts.parts[:-1] if part.lower() not in NOBODY and not part.startswith(("images", "labels"))]
+    folder = named[0] if named else stem(path)
     suffix = stem(path).rpartition("_")[2]
     by_suffix = "MR" if suffix in MR_SUFFIXES else "CT" if suffix.lower() == "ct" else layout.modality
     return NamedAs(

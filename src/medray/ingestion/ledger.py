@@ -21,8 +21,10 @@ from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.errors import NotFoundError
 from medray.storage.location import Location
 
-__all__ = ["Outcome", "committed", "forget", "note", "pending", "recall"]
+__all__ = ["PASSING", "Outcome", "committed", "forget", "note", "pending", "recall"]
 
+PASSING = ("forbidden", "unreadable")
+"""Reasons that may have gone by the next run: such work is done again."""
 PREFIX, SUFFIX = "done-", ".json"
 
 
@@ -52,9 +54,10 @@ def pending(root: Location) -> dict[str, Outcome]:
 def recall(root: Location, key: str) -> Outcome | None:
     """Return what became of a piece of work; None when it isn't finished, or was noted by another version."""
     try:
-        return _outcome.validate_json(root.join("ledger", f"{PREFIX}{key}{SUFFIX}").read())
+        outcome = _outcome.validate_json(root.join("ledger", f"{PREFIX}{key}{SUFFIX}").read())
     except (NotFoundError, ValueError):
         return None
+    return None if any(row.reason in PASSING for row in outcome.quarantine) else outcome
 
 
 def committed(cohort: Cohort | None) -> dict[str, Outcome]:
@@ -66,7 +69,8 @@ def committed(cohort: Cohort | None) -> dict[str, Outcome]:
     for row in cohort.quarantine:
         if row.intake:
             refused.setdefault(row.intake, []).append(row)
-    return {key: Outcome(rows.get(key), tuple(refused.get(key, ()))) for key in {*rows, *refused}}
+    passing = {key for key, found in refused.items() if any(row.reason in PASSING for row in found)}
+    return {key: Outcome(rows.get(key), tuple(refused.get(key, ()))) for key in {*rows, *refused} - passing}
 
 
 def forget(root: Location, keys: Iterable[str]) -> None:

@@ -99,12 +99,12 @@ def _retrieved(pacs: Pacs, item: RemoteSeries, spool: Spool, naming: Naming, tra
     try:
         for _ in range(2):
             arrived = pacs.retrieve(item, spool)
-            if arrived >= item.instances:
+            if arrived and arrived >= item.instances:
                 break
     except StorageError as error:
         trail.record([Event("pacs.retrieve", target, "failed", str(error))])
         return False
-    ended = "ok" if arrived >= item.instances else "incomplete"
+    ended = "ok" if arrived and arrived >= item.instances else "incomplete"
     trail.record([Event("pacs.retrieve", target, ended, f"{arrived} of {item.instances} objects")])
     return ended == "ok"
 
@@ -122,6 +122,7 @@ class Receiving:
         keep_s: How long a study stays in the spool after it was taken in, for slices that come late.
         stop: Set from outside to end.
         on_ready: Called with the ports of C-STORE and STOW-RS.
+        on_failure: Called when a study could not be taken in; it stays in the spool and is tried again.
     """
 
     listening: Listening
@@ -132,6 +133,7 @@ class Receiving:
     keep_s: float = 7 * 86_400.0
     stop: threading.Event = field(default_factory=threading.Event)
     on_ready: Callable[[int, int | None], None] = lambda dimse, stow: None
+    on_failure: Callable[[MedrayError], None] = lambda error: None
 
 
 def receive(receiving: Receiving, ingest: Ingest, naming: Naming) -> None:
@@ -158,7 +160,7 @@ def receive(receiving: Receiving, ingest: Ingest, naming: Naming) -> None:
         left = any(spool.settled.iterdir())  # an earlier receiver may have died before it took them in
         while not receiving.stop.wait(CHECK_S):
             if spool.settle(quiet_s=receiving.quiet_s) or left:
-                left = not _taken_in(ingest, spool, trail)
+                left = not _taken_in(ingest, spool, trail, receiving.on_failure)
             spool.expire(older_s=receiving.keep_s)
     finally:
         scp.stop()
@@ -166,11 +168,13 @@ def receive(receiving: Receiving, ingest: Ingest, naming: Naming) -> None:
             stow.stop()
 
 
-def _taken_in(ingest: Ingest, spool: Spool, trail: Trail) -> bool:
+def _taken_in(ingest: Ingest, spool: Spool, trail: Trail, on_failure: Callable[[MedrayError], None]) -> bool:
     try:
         ingest(spool.settled)
+        spool.mark_taken()
     except MedrayError as error:
         trail.record([Event("pacs.ingest", "spool", "failed", type(error).__name__)])
+        on_failure(error)
         time.sleep(CHECK_S)
         return False
     return True

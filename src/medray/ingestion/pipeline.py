@@ -86,7 +86,6 @@ def ingest(
     lineage = {"profile": str(chosen), "key_check": replace(intake, naming=naming(chosen)).key_check, "medray": __version__}
     if old is not None:
         _require_same(old, intake, lineage)
-        lineage["parent"] = old.index.id
     target.sweep()
     trail.record([Event("ingest.start", names.name("source", str(source)), detail=f"{len(entries)} files, profile {chosen}")])
     records = list(_scan(intake, entries, on_progress))
@@ -94,9 +93,14 @@ def ingest(
     if not series and not problems:
         raise InputError(f"no image among {len(entries)} files in the source: is it the right folder?")
     outcomes = _finish(intake, series, old, trail, on_progress)
-    contents = _merged(old, intake, series, outcomes, problems)
-    lineage["audit"] = trail.head()
-    cohort = commit_cohort(target, contents, lineage)
+    with target.locked():
+        old = _current(intake)  # another run may have committed meanwhile
+        if old is not None:
+            _require_same(old, intake, lineage)
+            lineage["parent"] = old.index.id
+        contents = _merged(old, intake, series, outcomes, problems)
+        lineage["audit"] = trail.head()
+        cohort = commit_cohort(target, contents, lineage)
     trail.record([Event("cohort.commit", cohort.index.id, detail=f"{len(cohort.rows)} series")])
     forget(target, outcomes.keys() & committed(cohort).keys())  # a version that was there already keeps its old manifest
     return cohort
@@ -220,6 +224,10 @@ def _merged(
                 detail = f"{new.instances} objects came and the cohort's were made from {row.instances}: the fuller one stays"
                 refused.append(quarantine_row(intake, Problem(row.series, "partial", detail), new.intake))
                 rows[row.series] = row
+            elif (
+                new is not None and row.label and not new.label and new.volume == row.volume
+            ):  # it came again without its label
+                rows[row.series] = replace(row, intake=new.intake)
         kept = [row for row in old.rows if row.series not in rows]
         refused += _still_refused(old, intake, series, refused)
     every = numbered([*kept, *rows.values()], intake.naming)

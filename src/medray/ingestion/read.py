@@ -17,7 +17,7 @@ from medray.formats.dicom import DicomSeries, is_dicom, read_dicom_series
 from medray.formats.dicom_header import header_of
 from medray.formats.dicom_labels import read_dicom_labels
 from medray.formats.dicom_suv import suv_factor
-from medray.formats.image import read_file
+from medray.formats.image import read_file, sniff
 from medray.imaging.geometry import closest_lps, same_grid
 from medray.imaging.volume import Volume
 from medray.ingestion.assemble import Problem, SeriesSource
@@ -111,7 +111,11 @@ def _read_and_store(intake: Intake, item: SeriesSource, key: str, refuse: Callab
     if item.kind == "dicom":
         volume = clean_series(intake.profile, intake.naming, read_dicom_series([reading.of(name) for name in item.files]))
     else:
-        volume = read_file(reading.of(item.files[0])())
+        data = reading.of(item.files[0])()
+        volume = read_file(data)
+        if sniff(data) == "picture" and not intake.profile.identified:  # nothing says what it shows
+            voxels = redacted(volume.voxels, None, samples=int(volume.meta.get("samples", "1")))
+            volume = Volume(voxels, volume.affine, volume.meta)
     volume = Volume(volume.voxels, volume.affine, {**volume.meta, "modality": item.modality})
     if "faces" in intake.profile.options and item.modality in FACED and min(volume.shape) > 1:
         volume = without_face(volume)
@@ -149,7 +153,7 @@ def clean_series(profile: Profile, naming: Naming, series: DicomSeries) -> Volum
     """
     volume, meta = series.volume, dict(series.volume.meta)
     voxels = volume.voxels
-    risky = not profile.identified and at_risk(series.header)
+    risky = not profile.identified and (series.annotated or at_risk(series.header))
     if risky:
         voxels = redacted(voxels, series.header, samples=int(meta.get("samples", "1")))
     identity = header_of(series.header)
@@ -157,6 +161,7 @@ def clean_series(profile: Profile, naming: Naming, series: DicomSeries) -> Volum
     made = deidentify(series.header, profile, naming, patient=patient, clean_pixels=risky)
     keep_uids = profile.identified or "uids" in profile.options
     instances = [uid if keep_uids else naming.uid(uid) for uid in series.instances]
+    made.dataset.Modality = identity.modality or "OT"
     meta["dicom"] = json.dumps(_json(made.dataset), sort_keys=True)
     meta["instances"] = "\\".join(instances)
     factor = suv_factor(series.header)

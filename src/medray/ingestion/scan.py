@@ -20,6 +20,7 @@ from medray.formats.dicom import is_dicom
 from medray.formats.dicom_header import DicomHeader, ObjectKind, read_dicom_file_header, read_dicom_header
 from medray.formats.image import FILE_FORMATS, sniff
 from medray.ingestion.intake import Intake, fingerprint_of
+from medray.ingestion.ledger import PASSING
 from medray.privacy.pseudonym import Naming
 from medray.storage.location import Entry, Location
 
@@ -112,6 +113,8 @@ def scan_chunk(intake: Intake, chunk: Sequence[Entry]) -> list[FileRecord]:
         return [replace(record, path=entry.name) for record, entry in zip(records, chunk, strict=True)]
     except (NotFoundError, ValueError, OSError, EOFError):
         records = [identify(intake, entry) for entry in chunk]
+    if any(record.reason in PASSING for record in records):
+        return records  # what couldn't be opened is looked at again by the next run
     nameless = [replace(record, path="") for record in records]
     kept.write(bytes(igzip.compress(_records.dump_json(nameless), compresslevel=1, mtime=0)))
     return records

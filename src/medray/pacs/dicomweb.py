@@ -52,9 +52,9 @@ class DicomwebPacs:
             page = self._search_studies(offset)
             for study in page:
                 yield from self._series_of(_value(study, STUDY))
-            if len(page) < PAGE:
+            if not page:  # a server may give fewer than were asked for
                 return
-            offset += PAGE
+            offset += len(page)
 
     def retrieve(self, series: RemoteSeries, spool: Spool) -> int:
         """Fetch a series.
@@ -95,10 +95,18 @@ class DicomwebPacs:
         return page
 
     def _series_of(self, study: str) -> list[RemoteSeries]:
+        found: list[dict[str, Any]] = []
         try:
-            found = self._client.search_for_series(
-                study, search_filters=dict(self._address.series), fields=["NumberOfSeriesRelatedInstances"]
-            )
+            while True:
+                filters, fields = dict(self._address.series), ["NumberOfSeriesRelatedInstances"]
+                page = self._client.search_for_series(
+                    study, limit=PAGE, offset=len(found), search_filters=filters, fields=fields
+                )
+                known = {_value(item, SERIES) for item in found}
+                fresh = [item for item in page if _value(item, SERIES) not in known]
+                if not fresh:
+                    break
+                found += fresh
         except requests.RequestException as error:
             raise self._error(error) from None
         return [RemoteSeries(study, _value(item, SERIES), int(_value(item, COUNT) or 0)) for item in found]

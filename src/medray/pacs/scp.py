@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import ssl
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydicom.uid import AllTransferSyntaxes
-from pynetdicom import AE, AllStoragePresentationContexts, _config, evt, transport
+from pynetdicom import AE, AllStoragePresentationContexts, _config, dimse_messages, evt, transport
 from pynetdicom.sop_class import Verification
 
 from medray.errors import ImageError, StorageError
@@ -82,6 +84,8 @@ class StoreScp:
         _config.STORE_RECV_CHUNKED_DATASET = True  # a large object goes to a file piece by piece
         _config.LOG_HANDLER_LEVEL = "none"
         transport.AssociationSocket.recv = _bounded_recv
+        # Where pynetdicom writes the pieces: in the spool, which is swept, and not in a temporary folder, which isn't.
+        dimse_messages.NamedTemporaryFile = partial(tempfile.NamedTemporaryFile, dir=spool.incoming)
         self._entity = AE(listening.aet)
         self._entity.maximum_pdu_size = MAX_PDU_BYTES
         self._entity.maximum_associations = listening.associations

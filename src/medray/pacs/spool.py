@@ -12,6 +12,7 @@ again as the same bytes is stored once; one with the same UID and other bytes is
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -29,6 +30,7 @@ __all__ = ["Received", "Spool"]
 
 NAME_LETTERS = 32
 MIN_FREE_BYTES = 2 << 30
+TAKEN = ".taken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,27 +103,36 @@ class Spool:
         """Hand over the studies that nothing was added to for ``quiet_s`` seconds, and return how many objects that were."""
         moved = 0
         for study in sorted(self.arriving.iterdir()):
-            files = [file for file in study.rglob("*.dcm") if file.is_file()]
-            newest = max((file.stat().st_ctime for file in files), default=0.0)
-            if time.time() - newest < quiet_s:
-                continue
-            with self._lock:
+            with self._lock:  # an object that comes in meanwhile waits, and then finds its folder or makes it anew
+                files = [file for file in study.rglob("*.dcm") if file.is_file()]
+                newest = max((file.stat().st_ctime for file in files), default=0.0)
+                if time.time() - newest < quiet_s:
+                    continue
                 for file in files:
                     target = self.settled / file.relative_to(self.arriving)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     file.rename(target)
                     moved += 1
-                shutil.rmtree(study, ignore_errors=True)
+                for folder in (*(path for path in study.iterdir() if path.is_dir()), study):
+                    with contextlib.suppress(OSError):  # never deletes what isn't empty
+                        folder.rmdir()
         return moved
 
+    def mark_taken(self) -> None:
+        """Note that everything settled was taken in: only that may ever expire."""
+        for study in self.settled.iterdir():
+            (study / TAKEN).touch()
+
     def expire(self, *, older_s: float) -> int:
-        """Delete settled studies whose newest object is older, and return how many."""
+        """Delete studies that were taken in and whose newest object is older, and return how many."""
         gone = 0
         for study in sorted(self.settled.iterdir()):
-            newest = max((file.stat().st_mtime for file in study.rglob("*.dcm")), default=0.0)
-            if time.time() - newest > older_s:
-                shutil.rmtree(study, ignore_errors=True)
-                gone += 1
+            with self._lock:
+                newest = max((file.stat().st_mtime for file in study.rglob("*.dcm")), default=0.0)
+                taken = (study / TAKEN).stat().st_mtime if (study / TAKEN).exists() else 0.0
+                if taken >= newest and time.time() - newest > older_s:
+                    shutil.rmtree(study, ignore_errors=True)
+                    gone += 1
         return gone
 
 

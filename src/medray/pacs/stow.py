@@ -40,7 +40,8 @@ def stow_app(spool: Spool, on_arrival: Callable[[Arrival], None], *, token: str 
     """
 
     async def store(request: Request) -> Response:
-        if token and not hmac.compare_digest(request.headers.get("authorization", ""), f"Bearer {token}"):
+        given = request.headers.get("authorization", "").encode("latin-1", "replace")
+        if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):
             return Response(status_code=401, headers={"WWW-Authenticate": "Bearer"})
         if not spool.has_room():
             return Response(status_code=503, headers={"Retry-After": "300"})
@@ -57,6 +58,9 @@ def stow_app(spool: Spool, on_arrival: Callable[[Arrival], None], *, token: str 
             writer.discard()
         except ImageError:
             taken.failed.append((None, CANNOT_UNDERSTAND))
+        except OSError:
+            writer.discard()
+            taken.failed.append((None, OUT_OF_RESOURCES))
         caller = request.client.host if request.client else ""
         on_arrival(taken.arrival(f"stow@{caller}"))
         body, status = taken.answer(str(request.base_url).rstrip("/"))

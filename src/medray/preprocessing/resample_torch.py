@@ -63,6 +63,7 @@ def onto_grid(
     source = torch.from_numpy(np.ascontiguousarray(volume.voxels, dtype=np.float32)).to(device)[None]
     to_source = np.linalg.inv(volume.affine) @ affine
     sizes = torch.tensor([max(1, n - 1) for n in volume.shape], dtype=torch.float64)
+    last = torch.tensor([n - 1 for n in volume.shape], dtype=torch.float64)
     matrix = torch.from_numpy(to_source)
     result = np.empty((volume.voxels.shape[0], *shape), np.float32)
     rest = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape[1:]), indexing="ij")
@@ -72,7 +73,7 @@ def onto_grid(
             [rows[:, None, None].expand(-1, *shape[1:]), *(axis.expand(len(rows), -1, -1) for axis in rest)], dim=-1
         )
         places = indices @ matrix[:3, :3].T + matrix[:3, 3]
-        inside = ((places > -1e-6) & (places < sizes + 1e-6)).all(dim=-1)
+        inside = ((places > -1e-6) & (places < last + 1e-6)).all(dim=-1)
         # grid_sample wants x, y, z from -1 to 1: the last axis first.
         grid = (places / sizes * 2 - 1).flip(-1).to(torch.float32).to(device)[None]
         mode = "bilinear" if method == "linear" else "nearest"

@@ -18,10 +18,10 @@ from pydicom import Dataset
 from medray.errors import ImageError
 from medray.types import Voxels
 
-__all__ = ["at_risk", "redacted"]
+__all__ = ["at_risk", "can_look", "redacted"]
 
 RISKY_MODALITIES = frozenset(
-    ("US", "IVUS", "SC", "OT", "RF", "XA", "ES", "XC", "GM", "RG", "DOC", "PX", "IO", "OP", "SM", "HC", "VA")
+    ("US", "IVUS", "SC", "OT", "RF", "XA", "ES", "XC", "GM", "RG", "DOC", "IO", "OP", "SM", "HC", "VA")
 )
 RISKY_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.7",  # secondary capture, all kinds
@@ -30,6 +30,8 @@ RISKY_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.12.",  # X-ray angiography and fluoroscopy
     "1.2.840.10008.5.1.4.1.1.77.",  # visible light
 )
+USUALLY_CLEAN = frozenset(("CR", "DX", "MG", "PX"))
+"""Radiographs: their header is believed when it says NO, and only then."""
 MARGIN = 4
 """Pixels around a text that are blanked with it."""
 SAMPLED_FRAMES = 5
@@ -39,20 +41,27 @@ Box = tuple[int, int, int, int]
 """First and last column, first and last row, both inside."""
 
 
+def can_look() -> bool:
+    """Tell whether there is a detector for text."""
+    return find_spec("rapidocr_onnxruntime") is not None
+
+
 def at_risk(header: Dataset) -> bool:
     """Tell whether an image may show text that somebody burned into it."""
     sop_class = str(header.get("SOPClassUID", ""))
     image_type = "\\".join(str(part) for part in header.get("ImageType") or []).upper()
+    annotated, modality = str(header.get("BurnedInAnnotation", "")).upper(), str(header.get("Modality", "")).upper()
     return (
-        str(header.get("BurnedInAnnotation", "")).upper() == "YES"
-        or str(header.get("Modality", "")).upper() in RISKY_MODALITIES
+        annotated == "YES"
+        or (modality in USUALLY_CLEAN and annotated != "NO")
+        or modality in RISKY_MODALITIES
         or sop_class.startswith(RISKY_CLASSES)
         or "ConversionType" in header
         or "SCREEN" in image_type
     )
 
 
-def redacted(voxels: Voxels, header: Dataset, *, samples: int = 1) -> Voxels:
+def redacted(voxels: Voxels, header: Dataset | None, *, samples: int = 1) -> Voxels:
     """Blank what may name a patient in an image at risk.
 
     Ultrasound keeps its scan regions alone (PS3.3 C.8.5.5); what text is left anywhere is found by an OCR detector and blanked,
@@ -60,7 +69,7 @@ def redacted(voxels: Voxels, header: Dataset, *, samples: int = 1) -> Voxels:
 
     Args:
         voxels: ``(C, I, J, K)``; channels are frames x colour samples.
-        header: Of the first object.
+        header: Of the first object; None for a picture, which has none.
         samples: Colour samples of a frame.
 
     Returns:
@@ -69,9 +78,10 @@ def redacted(voxels: Voxels, header: Dataset, *, samples: int = 1) -> Voxels:
     Raises:
         ImageError: If neither regions nor a detector can vouch for it, or text is left after blanking.
     """
+    header = header if header is not None else Dataset()
     regions = _regions(header)
     result = _outside_blanked(voxels, regions) if regions else voxels
-    if find_spec("rapidocr_onnxruntime") is None:
+    if not can_look():
         if regions and str(header.get("BurnedInAnnotation", "")).upper() != "YES":
             return result
         raise ImageError(

@@ -38,7 +38,7 @@ def filesystem_of(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     parts = urlsplit(uri)
     if parts.scheme not in SCHEMES:
-        raise ConfigError(f"scheme {parts.scheme!r} of {uri!r} is unknown: use a path or {', '.join(SCHEMES)}")
+        raise ConfigError(f"scheme {parts.scheme!r} is unknown: use a path or {', '.join(SCHEMES)}")
     if parts.scheme == "s3" and not parts.query and "@" not in parts.netloc:
         if not parts.netloc:
             raise ConfigError(f"{uri!r} names no bucket: write s3://bucket/folder")
@@ -46,7 +46,7 @@ def filesystem_of(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (ArrowInvalid, ArrowException, ValueError, OSError) as error:
-        raise ConfigError(f"{uri!r} can't be opened: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"the {parts.scheme} URI can't be opened ({type(error).__name__}): check its form") from None
     return filesystem, path.rstrip("/")
 
 

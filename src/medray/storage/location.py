@@ -7,6 +7,7 @@ message names the bucket or the folder and never an object: a source's names may
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from medray.storage.filesystems import filesystem_of
 __all__ = ["Entry", "Location", "locate"]
 
 TEMPORARY_PREFIX = ".tmp-"
+LOCK = ".lock"
 AWS_ERROR = re.compile(r"AWS Error (\w+) during (\w+)")
 REFUSED = {"ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "EXPIRED_TOKEN"}
 
@@ -133,6 +135,17 @@ class Location:
         files = [info for info in found if info.type == fs.FileType.File]
         named = [Entry(info.path[start:], int(info.size), int(info.mtime_ns or 0)) for info in files]
         return sorted((entry for entry in named if not _hidden(entry.name)), key=lambda entry: entry.name)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of this machine from committing to a local folder; an object store has no such lock."""
+        if not self.is_local:
+            yield
+            return
+        Path(self.path).mkdir(parents=True, exist_ok=True)
+        with (Path(self.path) / LOCK).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def sweep(self, *, older_s: float = 3600.0) -> None:
         """Delete what writes that were killed have left on a local disk; young ones may still be at work."""
