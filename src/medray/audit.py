@@ -27,6 +27,7 @@ from medray.errors import ConfigError, StorageError
 
 __all__ = ["Event", "Recorded", "Trail", "Verdict", "open_trail"]
 
+DATABASE = "medray.db"
 GENESIS = "0" * 64
 VERIFIED_AT_ONCE = 10_000
 
@@ -208,7 +209,7 @@ def open_trail() -> Trail:
     Raises:
         ConfigError: If ``MEDRAY_DATABASE_URL`` can't be used.
     """
-    url = os.environ.get("MEDRAY_DATABASE_URL") or f"sqlite:///{config.home() / 'medray.db'}"
+    url = os.environ.get("MEDRAY_DATABASE_URL") or f"sqlite:///{config.home() / DATABASE}"
     return Trail(_engine(url), config.derived_key("audit"))
 
 
@@ -221,6 +222,8 @@ def _engine(url: str) -> sa.Engine:
         lite = parsed.get_backend_name() == "sqlite"
         if lite:
             config.home().mkdir(parents=True, exist_ok=True)
+            if url.endswith(str(config.home() / DATABASE)):
+                (config.home() / DATABASE).touch(mode=0o600)
         engine = sa.create_engine(parsed, connect_args={"timeout": 60, "isolation_level": None} if lite else {})
         if lite:
             sa.event.listen(engine, "begin", _begin_immediate)

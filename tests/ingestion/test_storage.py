@@ -98,6 +98,25 @@ def test_an_edited_manifest_is_named(local_disk_cohort):
     assert any("is not what was committed" in problem for problem in verify(root))
 
 
+def test_an_edited_index_is_named(local_disk_cohort):
+    root, _ = local_disk_cohort
+    text = (root / "cohort.json").read_text()
+    (root / "cohort.json").write_text(text.replace('"series": 3', '"series": 4', 1))
+    assert any("differ" in problem for problem in verify(root))
+
+
+def test_damage_is_repaired_by_the_next_ingestion(local_disk_cohort, tmp_path):
+    root, _ = local_disk_cohort
+    cohort = medray.ingest(tmp_path / "s", root)
+    for row in cohort.rows[:2]:
+        (root / "volumes" / f"part-{row.volume}.parquet").write_bytes(b"damaged")
+    (root / "labels" / f"part-{cohort.rows[2].label}.parquet").unlink()
+    assert len(verify(root, repair=True)) == 3
+    assert medray.ingest(tmp_path / "s", root).index.id == cohort.index.id
+    assert verify(root) == []
+    assert not (root / "ledger" / "redo.json").exists()
+
+
 @pytest.fixture
 def local_disk_cohort(tmp_path):
     from tests.phantoms import take_in_all

@@ -59,16 +59,19 @@ def verify(
     root: Root,
     version: Annotated[str, typer.Option(help="A cohort id; the current one by default.")] = "",
     quick: Annotated[bool, typer.Option(help="Compare the store's checksums; read no voxels.")] = False,
+    repair: Annotated[
+        bool, typer.Option(help="Delete damaged shards: the next ingest of their sources makes them again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Hash everything again and name what was damaged."""
     from medray.ingestion.verify import verify as run
 
     with progress() as on_progress:
-        problems = run(root, version=version or None, quick=quick, on_progress=on_progress)
+        problems = run(root, version=version or None, quick=quick, repair=repair, on_progress=on_progress)
     show({"root": root, "problems": problems}, as_json=as_json)
     if problems:
-        raise InputError(f"{len(problems)} problems; ingest the sources again: {problems[0]}")
+        raise InputError(f"{len(problems)} problems; --repair and ingest the sources again: {problems[0]}")
 
 
 @cohort_app.command("split")

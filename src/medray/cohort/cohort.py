@@ -58,6 +58,7 @@ class CohortIndex:
         fingerprint: None when no series could be read.
         manifest: File name of the manifest.
         quarantine: File name of the quarantine table.
+        hashes: File name to SHA-256 of both tables.
         lineage: Where it came from: profile, a check of the key, parent version, medray's version, where the audit trail stood.
     """
 
@@ -68,6 +69,7 @@ class CohortIndex:
     fingerprint: Fingerprint | None
     manifest: str
     quarantine: str
+    hashes: Mapping[str, str]
     lineage: Mapping[str, str]
 
 
@@ -164,6 +166,15 @@ def commit_cohort(root: Location, contents: Contents, lineage: Mapping[str, str]
     rows = sorted(contents.rows, key=lambda row: (row.subject, row.time_point, row.series))
     quarantine = sorted(contents.quarantine, key=lambda row: (row.source, row.reason))
     digest = content_id(rows, quarantine, contents.labels)
+    known = root.join("versions", f"{digest}.json")
+    if known.exists():  # the same content: the version stays as it was written, and becomes the current one
+        root.join("cohort.json").write(known.read())
+        return open_cohort(root)
+    manifest, refused = f"manifest-{digest}.parquet", f"quarantine-{digest}.parquet"
+    hashes = {
+        manifest: write_table(root.join(manifest), rows, SERIES_SCHEMA),
+        refused: write_table(root.join(refused), quarantine, QUARANTINE_SCHEMA),
+    }
     index = CohortIndex(
         schema_version=SCHEMA_VERSION,
         id=digest,
@@ -175,16 +186,11 @@ def commit_cohort(root: Location, contents: Contents, lineage: Mapping[str, str]
             "quarantined": len(quarantine),
         },
         fingerprint=combine(rows) if rows else None,
-        manifest=f"manifest-{digest}.parquet",
-        quarantine=f"quarantine-{digest}.parquet",
+        manifest=manifest,
+        quarantine=refused,
+        hashes=hashes,
         lineage=dict(lineage),
     )
-    known = root.join("versions", f"{digest}.json")
-    if known.exists():  # the same content: the version stays as it was written, and becomes the current one
-        root.join("cohort.json").write(known.read())
-        return open_cohort(root)
-    write_table(root.join(index.manifest), rows, SERIES_SCHEMA)
-    write_table(root.join(index.quarantine), quarantine, QUARANTINE_SCHEMA)
     data = json.dumps(config.dump(index), indent=1).encode()
     known.write(data)
     root.join("cohort.json").write(data)

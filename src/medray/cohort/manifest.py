@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -111,15 +112,17 @@ SERIES_SCHEMA = pa.schema(
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "intake")])
 
 
-def write_table(target: Location, rows: Iterable[Any], schema: pa.Schema) -> None:
-    """Write rows as Parquet."""
+def write_table(target: Location, rows: Iterable[Any], schema: pa.Schema) -> str:
+    """Write rows as Parquet, and return the SHA-256 of the file."""
     plain = [config.dump(row) for row in rows]
     for row in plain:
         if "statistics" in row:
             row["statistics"]["label_voxels"] = list(row["statistics"]["label_voxels"].items())
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(plain, schema=schema), sink, compression="zstd")
-    target.write(sink.getvalue())
+    data = sink.getvalue().to_pybytes()
+    target.write(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_table(source: Location) -> list[dict[str, Any]]:

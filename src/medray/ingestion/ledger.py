@@ -21,10 +21,11 @@ from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.errors import NotFoundError
 from medray.storage.location import Location
 
-__all__ = ["PASSING", "Outcome", "committed", "forget", "note", "pending", "recall"]
+__all__ = ["PASSING", "Outcome", "committed", "forget", "note", "pending", "recall", "redo", "to_redo"]
 
 PASSING = ("forbidden", "unreadable")
 """Reasons that may have gone by the next run: such work is done again."""
+REDO = "redo.json"
 PREFIX, SUFFIX = "done-", ".json"
 
 
@@ -73,10 +74,29 @@ def committed(cohort: Cohort | None) -> dict[str, Outcome]:
     return {key: Outcome(rows.get(key), tuple(refused.get(key, ()))) for key in {*rows, *refused} - passing}
 
 
+def redo(root: Location, keys: Iterable[str]) -> None:
+    """Note that work must be done again though a cohort holds its result: its shards were damaged."""
+    root.join("ledger", REDO).write(json.dumps(sorted({*keys, *to_redo(root)})).encode())
+
+
+def to_redo(root: Location) -> set[str]:
+    """Return what `redo` noted."""
+    try:
+        return set(json.loads(root.join("ledger", REDO).read()))
+    except (NotFoundError, ValueError):
+        return set()
+
+
 def forget(root: Location, keys: Iterable[str]) -> None:
     """Delete entries that a commit has folded in."""
-    for key in keys:
+    gone = set(keys)
+    for key in gone:
         root.join("ledger", f"{PREFIX}{key}{SUFFIX}").remove()
+    left = to_redo(root) - gone
+    if left:
+        root.join("ledger", REDO).write(json.dumps(sorted(left)).encode())
+    else:
+        root.join("ledger", REDO).remove()
 
 
 def _names(root: Location) -> list[str]:

@@ -20,7 +20,7 @@ from medray.errors import ConfigError, InputError, NotFoundError
 from medray.ingestion.assemble import Problem, SeriesSource, assemble
 from medray.ingestion.intake import Intake
 from medray.ingestion.layouts import read_layout
-from medray.ingestion.ledger import Outcome, committed, forget, pending
+from medray.ingestion.ledger import Outcome, committed, forget, pending, to_redo
 from medray.ingestion.pacs import is_pacs, pull
 from medray.ingestion.read import crashed, quarantine_row, take_in
 from medray.ingestion.scan import FileRecord, chunks, scan_chunk
@@ -140,8 +140,8 @@ def _finish(
 ) -> dict[str, Outcome]:
     """Do what isn't done yet, and return what became of every series, by key."""
     wanted = {item.key(intake.settings): item for item in series}
-    known, left = committed(old), pending(intake.root)
-    outcomes = {key: known[key] for key in wanted if key in known}
+    known, left, again = committed(old), pending(intake.root), to_redo(intake.root)
+    outcomes = {key: known[key] for key in wanted if key in known and key not in again}
     recovered = {key: left[key] for key in wanted if key in left and key not in known}
     trail.record(_event(wanted[key], outcome, "ingest.recover") for key, outcome in recovered.items())
     outcomes |= recovered

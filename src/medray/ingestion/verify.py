@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from medray.cohort.manifest import SeriesRow
 from medray.cohort.shards import content_hash, read_shard, shard_location
 from medray.engine import stream
 from medray.errors import InputError, NotFoundError
+from medray.ingestion.ledger import redo
 
 __all__ = ["check_series", "verify"]
 
@@ -20,6 +22,7 @@ def verify(
     *,
     version: str | None = None,
     quick: bool = False,
+    repair: bool = False,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> list[str]:
     """Check a version of a cohort.
@@ -27,6 +30,7 @@ def verify(
     Args:
         root: The cohort's folder.
         version: Its id; the current one by default.
+        repair: Delete damaged shards and note them, so that the next ingestion of their sources makes them again.
         quick: Compare the object store's own checksums instead of reading the voxels; on a disk, only that files are there.
         on_progress: Called with ``("verify", done, total)``.
 
@@ -38,13 +42,14 @@ def verify(
         StorageError: If the store can't be reached.
     """
     cohort = open_cohort(root, version=version)
-    problems = []
-    if content_id(cohort.rows, cohort.quarantine, cohort.index.labels) != cohort.index.id:
-        problems.append(f"manifest or quarantine table of {cohort.index.id} is not what was committed")
-    checks = stream(cohort.rows, lambda row: check_series(cohort, row, quick=quick))
-    for done, found in enumerate(checks, start=1):
+    problems, damaged = _check_index(cohort), []
+    checks = stream(cohort.rows, lambda row: (row.intake, check_series(cohort, row, quick=quick, repair=repair)))
+    for done, (intake, found) in enumerate(checks, start=1):
         problems += found
+        damaged += [intake] if found else []
         on_progress("verify", done, len(cohort.rows))
+    if repair and damaged:
+        redo(cohort.root, damaged)
     outcome = "ok" if not problems else "damaged"
     open_trail().record(
         [Event("cohort.verify", cohort.index.id, outcome, f"{len(cohort.rows)} series, {len(problems)} problems")]
@@ -52,8 +57,22 @@ def verify(
     return sorted(problems)
 
 
-def check_series(cohort: Cohort, row: SeriesRow, *, quick: bool) -> list[str]:
-    """Check one series' shards."""
+def _check_index(cohort: Cohort) -> list[str]:
+    """Check the tables against their hashes, the current version against its copy, and the id against the content."""
+    problems = []
+    for name, expected in cohort.index.hashes.items():
+        if hashlib.sha256(cohort.root.join(name).read()).hexdigest() != expected:
+            problems.append(f"{name} is not what was committed")
+    if content_id(cohort.rows, cohort.quarantine, cohort.index.labels) != cohort.index.id:
+        problems.append(f"the content is not that of cohort {cohort.index.id}")
+    copy = cohort.root.join("versions", f"{cohort.index.id}.json")
+    if not copy.exists() or open_cohort(cohort.root, version=cohort.index.id).index != cohort.index:
+        problems.append(f"cohort.json and versions/{cohort.index.id}.json differ")
+    return problems
+
+
+def check_series(cohort: Cohort, row: SeriesRow, *, quick: bool, repair: bool = False) -> list[str]:
+    """Check one series' shards; with ``repair``, delete damaged ones."""
     problems = []
     parts = (("volumes", row.volume, row.volume_checksum), ("labels", row.label, row.label_checksum))
     for folder, digest, checksum in parts:
@@ -73,4 +92,6 @@ def check_series(cohort: Cohort, row: SeriesRow, *, quick: bool) -> list[str]:
             what = "can't be read"
         if what:
             problems.append(f"{folder}/part-{digest}.parquet of series {row.series} {what}")
+            if repair:
+                shard_location(place, digest).remove()
     return problems
