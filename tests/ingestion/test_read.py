@@ -1,5 +1,7 @@
 """Each bad input that a hospital may send becomes a quarantine row, and what was good stays."""
 
+import os
+
 import nibabel
 import numpy as np
 import pytest
@@ -116,3 +118,15 @@ def test_labels_without_names_are_quarantined(source, tmp_path):
     cohort = take_in_all(source, tmp_path / "cohort")
     assert {row.reason for row in cohort.quarantine} == {"no-label-names"}
     assert cohort.index.counts["series"] == 2
+
+
+def test_a_name_that_is_no_utf_8_is_a_name(source, tmp_path):
+    folder = os.fsencode(source / "sub-99")
+    os.mkdir(folder)
+    with open(os.path.join(folder, b"M\xfcller_T1w.nii.gz"), "wb") as file:
+        file.write(write_nifti(scan()[0]))
+    with open(os.path.join(folder, b"M\xfcller.dcm"), "wb") as file:
+        file.write(b"no")
+    cohort = take_in_all(source, tmp_path / "cohort")
+    assert cohort.index.counts["series"] == 3
+    assert [row.reason for row in cohort.quarantine] == ["not-an-image"]

@@ -66,4 +66,4 @@ class Intake:
 
 def fingerprint_of(*parts: str) -> str:
     """Return a short hash of some texts."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -77,7 +77,8 @@ class Pseudonyms:
 
     def seal(self, text: str) -> str:
         """Encrypt (AES-SIV, RFC 5297): equal texts give equal words, so that a cohort's id stays the same."""
-        return base64.b32encode(self._cipher().encrypt(text.encode(), None)).decode() if text else ""
+        plain = text.encode("utf-8", "surrogateescape")
+        return base64.b32encode(self._cipher().encrypt(plain, None)).decode() if text else ""
 
     def unseal(self, sealed: str) -> str:
         """Decrypt.
@@ -86,7 +87,8 @@ class Pseudonyms:
             ConfigError: If another key sealed it.
         """
         try:
-            return self._cipher().decrypt(base64.b32decode(sealed), None).decode() if sealed else ""
+            plain = self._cipher().decrypt(base64.b32decode(sealed), None) if sealed else b""
+            return plain.decode("utf-8", "surrogateescape")
         except (InvalidTag, ValueError):
             raise ConfigError("the cohort was made with another pseudonym key: use the same one") from None
 
@@ -97,7 +99,7 @@ class Pseudonyms:
         return f"{self.site}\0{identifier}" if self.site else identifier
 
     def _digest(self, kind: str, text: str) -> bytes:
-        return hmac.new(self.key, f"{kind}\0{text}".encode(), hashlib.sha256).digest()
+        return hmac.new(self.key, f"{kind}\0{text}".encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
 
     def __repr__(self) -> str:
         """Keep the key out of logs."""

@@ -78,8 +78,12 @@ class Location:
             NotFoundError: If it isn't there or isn't a file.
             StorageError: If the disk, the network or the server fails, or refuses.
         """
-        with self._told_plainly("read"), self.filesystem.open_input_stream(self.path, compression=None) as stream:
-            return bytes(stream.read(size))
+        with self._told_plainly("read"):
+            if self.is_local:  # names need not be UTF-8 on a disk, and pyarrow's must
+                with Path(self.path).open("rb") as file:
+                    return file.read(-1 if size is None else size)
+            with self.filesystem.open_input_stream(self.path, compression=None) as stream:
+                return bytes(stream.read(size))
 
     def write(self, data: bytes) -> str:
         """Write a whole file: afterwards it holds ``data`` or, after a crash, what it held before.
@@ -128,6 +132,8 @@ class Location:
         Raises:
             NotFoundError: If there is no such folder.
         """
+        if self.is_local:
+            return _local_entries(Path(self.path))
         selector = fs.FileSelector(self.path, recursive=True)
         with self._told_plainly("list"):
             found = self.filesystem.get_file_info(selector)
@@ -196,6 +202,21 @@ def locate(uri: str | Path | Location) -> Location:
         ConfigError: If the scheme is unknown or the URI malformed.
     """
     return uri if isinstance(uri, Location) else Location(*filesystem_of(str(uri)))
+
+
+def _local_entries(folder: Path) -> list[Entry]:
+    if not folder.is_dir():
+        raise NotFoundError(f"no file or folder {folder}")
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        for name in names:
+            path = Path(place, name)
+            if _hidden(name) or not path.is_file():
+                continue
+            facts = path.stat()
+            found.append(Entry(path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns))
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def _hidden(name: str) -> bool:
