@@ -36,7 +36,7 @@ POSITION, ORIENTATION, SPACING, THICKNESS, BETWEEN = 0x00200032, 0x00200037, 0x0
 SLOPE, INTERCEPT = 0x00281053, 0x00281052
 HIGH_BIT, DOSE_SCALING, BURNED_IN, CONVERSION = 0x00280102, 0x3004000E, 0x00280301, 0x00080064
 ORDER = (0x00180081, 0x00189087, 0x00200100, 0x00181060, 0x00200012, 0x00200013)
-MODALITY_LUT, FUNCTIONAL_GROUPS = 0x00283000, 0x52009230
+MODALITY_LUT = 0x00283000
 NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
 Source = Callable[[], bytes]
@@ -85,7 +85,7 @@ def read_dicom_series(files: Sequence[Source]) -> DicomSeries:
     plain = _plain(first)
     found = _read_plain(plain, files) if plain is not None else None
     if found is None:
-        found = _read_any([first if number == 0 else None for number in range(len(files))], files)
+        found = _read_any([lambda: first, *files[1:]])
     frames, channels, instances, annotated = found
     stack = stack_of(frames)
     header = parse(first, stop_before_pixels=True)
@@ -122,14 +122,14 @@ Found = tuple[list[Frame], Voxels, list[str], bool]
 """Frames, their pixels ``(F, S, J, I)``, the SOPInstanceUID of each, and whether an object says that it is annotated."""
 
 
-def _read_any(held: Sequence[bytes | None], files: Sequence[Source]) -> Found:
+def _read_any(files: Sequence[Source]) -> Found:
     """Read with pydicom, whatever it is."""
     frames: list[Frame] = []
     pixels: list[Voxels] = []
     instances: list[str] = []
     annotated = False
-    for data, file in zip(held, files, strict=True):
-        dataset = parse(file() if data is None else data)
+    for file in files:
+        dataset = parse(file())
         own = frames_of(dataset)
         stored = stored_pixels(dataset)
         if pixels and stored.shape[1:] != pixels[0].shape[1:]:
@@ -172,7 +172,6 @@ class _Plain:
     columns: int
     dtype: str
     stored: int
-    slope: float
     intercept: int
 
     @property
@@ -214,7 +213,7 @@ def _described(item: Elements) -> _Plain | None:
     if not simple:
         return None
     dtype = "<i2" if item.integer(SIGNED) else "<u2"
-    described = _Plain(rows, columns, dtype, item.integer(STORED), slope[0], int(intercept[0]))
+    described = _Plain(rows, columns, dtype, item.integer(STORED), int(intercept[0]))
     return described if 0 < described.stored <= 16 else None
 
 

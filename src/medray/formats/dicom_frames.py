@@ -6,7 +6,7 @@ Sources: PS3.3 C.7.6.2 (Image Plane), C.7.6.16 (Multi-frame Functional Groups), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from medray.formats.dicom_file import frame_count, numbers
 
 __all__ = ["Frame", "frames_of"]
 
+ORDER = (
+    "EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber", "InstanceNumber",
+)  # fmt: skip
 PLANE_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 
@@ -43,6 +46,15 @@ class Frame:
     order: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Which data sets say where a frame lies: the object itself, or its functional groups."""
+
+    position: Dataset
+    orientation: Dataset
+    measures: Dataset
+
+
 def frames_of(dataset: Dataset) -> list[Frame]:
     """Return an object's frames in their stored order.
 
@@ -65,23 +77,8 @@ def frames_of(dataset: Dataset) -> list[Frame]:
 
 
 def _plain_frame(dataset: Dataset) -> Frame:
-    placed = "ImagePositionPatient" in dataset and "ImageOrientationPatient" in dataset
-    slope, intercept = _rescale(dataset)
-    return Frame(
-        position=numbers(dataset, "ImagePositionPatient", 3) if placed else None,
-        orientation=numbers(dataset, "ImageOrientationPatient", 6) if placed else np.array([1.0, 0, 0, 0, 1, 0]),
-        spacing=_pair(numbers(dataset, "PixelSpacing", 2)) if placed else _plane_spacing(dataset),
-        thickness=_number(dataset, "SpacingBetweenSlices") or _number(dataset, "SliceThickness"),
-        slope=slope,
-        intercept=intercept,
-        order=tuple(
-            _number(dataset, keyword)
-            for keyword in (
-                "EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber",
-                "InstanceNumber",
-            )
-        ),
-    )  # fmt: skip
+    order = tuple(_number(dataset, keyword) for keyword in ORDER)
+    return _frame(dataset, _Groups(dataset, dataset, dataset), _rescale(dataset), order)
 
 
 def _offset_frames(dataset: Dataset, count: int) -> list[Frame]:
@@ -90,12 +87,7 @@ def _offset_frames(dataset: Dataset, count: int) -> list[Frame]:
     offsets = numbers(dataset, "GridFrameOffsetVector", count)
     normal = np.cross(first.orientation[:3], first.orientation[3:])
     origin = numbers(dataset, "ImagePositionPatient", 3)
-    return [
-        Frame(
-            origin + (offset - offsets[0]) * normal, first.orientation, first.spacing, 0.0, first.slope, first.intercept, (0.0,)
-        )
-        for offset in offsets
-    ]
+    return [replace(first, position=origin + (offset - offsets[0]) * normal, thickness=0.0, order=(0.0,)) for offset in offsets]
 
 
 def _grouped_frame(dataset: Dataset, shared: Dataset, group: Dataset, number: int) -> Frame:
@@ -106,24 +98,28 @@ def _grouped_frame(dataset: Dataset, shared: Dataset, group: Dataset, number: in
                 return found
         return Dataset()
 
-    measures, position, orientation = of("PixelMeasuresSequence"), of("PlanePositionSequence"), of("PlaneOrientationSequence")
-    placed = "ImagePositionPatient" in position and "ImageOrientationPatient" in orientation
-    slope, intercept = _rescale(of("PixelValueTransformationSequence"), otherwise=dataset)
-    content = of("FrameContentSequence")
+    groups = _Groups(of("PlanePositionSequence"), of("PlaneOrientationSequence"), of("PixelMeasuresSequence"))
+    rescale = _rescale(of("PixelValueTransformationSequence"), otherwise=dataset)
+    order = (
+        _number(of("MREchoSequence"), "EffectiveEchoTime"),
+        _number(of("MRDiffusionSequence"), "DiffusionBValue"),
+        _number(of("FrameContentSequence"), "TemporalPositionIndex"),
+        _number(of("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime"),
+        float(number),
+    )
+    return _frame(dataset, groups, rescale, order)
+
+
+def _frame(dataset: Dataset, groups: _Groups, rescale: tuple[float, float], order: tuple[float, ...]) -> Frame:
+    placed = "ImagePositionPatient" in groups.position and "ImageOrientationPatient" in groups.orientation
     return Frame(
-        position=numbers(position, "ImagePositionPatient", 3) if placed else None,
-        orientation=numbers(orientation, "ImageOrientationPatient", 6) if placed else np.array([1.0, 0, 0, 0, 1, 0]),
-        spacing=_pair(numbers(measures, "PixelSpacing", 2)) if placed else _plane_spacing(dataset),
-        thickness=_number(measures, "SpacingBetweenSlices") or _number(measures, "SliceThickness"),
-        slope=slope,
-        intercept=intercept,
-        order=(
-            _number(of("MREchoSequence"), "EffectiveEchoTime"),
-            _number(of("MRDiffusionSequence"), "DiffusionBValue"),
-            _number(content, "TemporalPositionIndex"),
-            _number(of("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime"),
-            float(number),
-        ),
+        position=numbers(groups.position, "ImagePositionPatient", 3) if placed else None,
+        orientation=numbers(groups.orientation, "ImageOrientationPatient", 6) if placed else np.array([1.0, 0, 0, 0, 1, 0]),
+        spacing=_pair(numbers(groups.measures, "PixelSpacing", 2)) if placed else _plane_spacing(dataset),
+        thickness=_number(groups.measures, "SpacingBetweenSlices") or _number(groups.measures, "SliceThickness"),
+        slope=rescale[0],
+        intercept=rescale[1],
+        order=order,
     )
 
 

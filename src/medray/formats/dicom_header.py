@@ -17,7 +17,7 @@ ObjectKind = Literal["image", "segmentation", "structures", "other"]
 
 PATIENT, ISSUER, STUDY, SERIES, INSTANCE = 0x00100020, 0x00100021, 0x0020000D, 0x0020000E, 0x00080018
 SOP_CLASS, MODALITY, IMAGE_TYPE = 0x00080016, 0x00080060, 0x00080008
-STUDY_DATE, STUDY_TIME, ECHO = 0x00080020, 0x00080030, 0x00180086
+STUDY_DATE, STUDY_TIME = 0x00080020, 0x00080030
 ROWS, COLUMNS, FRAMES, POSITION, ORIENTATION = 0x00280010, 0x00280011, 0x00280008, 0x00200032, 0x00200037
 WANTED = [
     PATIENT, ISSUER, STUDY, SERIES, INSTANCE, SOP_CLASS, MODALITY, IMAGE_TYPE, STUDY_DATE, STUDY_TIME,
@@ -70,6 +70,11 @@ class DicomHeader:
     localizer: bool
     frames: int
     references: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """Who is shown: the patient, or where none is named, whoever the study is of."""
+        return self.patient or self.study
 
 
 class _Lookup(Protocol):

@@ -18,9 +18,8 @@ from medray.cohort.cohort import Cohort
 from medray.engine import stream
 from medray.errors import ConfigError, ImageError, NotFoundError
 from medray.formats.dicom import is_dicom
-from medray.formats.dicom_header import read_dicom_file_header, read_dicom_header
 from medray.ingestion.layouts import Layout, named_as
-from medray.ingestion.scan import HEAD_BYTES, chunks
+from medray.ingestion.scan import HEAD_BYTES, chunks, header_at
 from medray.privacy.profile import parse_profile
 from medray.privacy.pseudonym import Naming, naming
 from medray.storage.location import Entry, Location, locate
@@ -119,10 +118,9 @@ def _identities(place: Location, chunk: Sequence[Entry], names: Naming) -> set[I
             found.add(Identity(names.name("subject", named.subject), study, named.subject, named.study))
             continue
         try:
-            header = read_dicom_header(head) or read_dicom_file_header(file.read())
+            header = header_at(file, head)
         except ImageError:
             continue
-        patient = header.patient or header.study
-        subject, study = names.name("subject", patient), names.name("study", header.study)
-        found.add(Identity(subject, study, patient.replace("\0", " "), header.study))
+        subject, study = names.name("subject", header.subject), names.name("study", header.study)
+        found.add(Identity(subject, study, header.subject.replace("\0", " "), header.study))
     return found

@@ -58,7 +58,7 @@ def recall(root: Location, key: str) -> Outcome | None:
         outcome = _outcome.validate_json(root.join("ledger", f"{PREFIX}{key}{SUFFIX}").read())
     except (NotFoundError, ValueError):
         return None
-    return None if any(row.reason in PASSING for row in outcome.quarantine) else outcome
+    return None if _passing(outcome.quarantine) else outcome
 
 
 def committed(cohort: Cohort | None) -> dict[str, Outcome]:
@@ -70,7 +70,7 @@ def committed(cohort: Cohort | None) -> dict[str, Outcome]:
     for row in cohort.quarantine:
         if row.intake:
             refused.setdefault(row.intake, []).append(row)
-    passing = {key for key, found in refused.items() if any(row.reason in PASSING for row in found)}
+    passing = {key for key, found in refused.items() if _passing(found)}
     return {key: Outcome(rows.get(key), tuple(refused.get(key, ()))) for key in {*rows, *refused} - passing}
 
 
@@ -97,6 +97,10 @@ def forget(root: Location, keys: Iterable[str]) -> None:
         root.join("ledger", REDO).write(json.dumps(sorted(left)).encode())
     else:
         root.join("ledger", REDO).remove()
+
+
+def _passing(refused: Iterable[QuarantineRow]) -> bool:
+    return any(row.reason in PASSING for row in refused)
 
 
 def _names(root: Location) -> list[str]:

@@ -14,7 +14,6 @@ from medray import config
 from medray.audit import Event, Trail, open_trail
 from medray.cohort.cohort import Cohort, open_cohort
 from medray.errors import MedrayError, NotFoundError, StorageError
-from medray.formats.dicom_header import DicomHeader
 from medray.pacs.dicomweb import DicomwebPacs
 from medray.pacs.dimse import DimsePacs
 from medray.pacs.remote import Pacs, RemoteSeries, parse_address
@@ -79,13 +78,9 @@ def pull(source: str, root: str, ingest: Ingest, naming: Naming, on_progress: Ca
 def _held(root: str) -> dict[str, int]:
     """Return how many objects of each series the cohort was made from."""
     try:
-        rows = open_cohort(root).rows
+        return {row.series: row.instances for row in open_cohort(root).rows}
     except NotFoundError:
         return {}
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.series] = row.instances
-    return counts
 
 
 def _whole(item: RemoteSeries, held: dict[str, int], naming: Naming) -> bool:
@@ -182,10 +177,6 @@ def _taken_in(ingest: Ingest, spool: Spool, trail: Trail, on_failure: Callable[[
 
 def _events(arrival: Arrival, naming: Naming) -> Iterator[Event]:
     for header, count in arrival.series:
-        yield Event("pacs.store", _series(header, naming), "ok", f"{count} new objects", arrival.caller)
+        yield Event("pacs.store", naming.name("series", header.series), "ok", f"{count} new objects", arrival.caller)
     for reason, count in arrival.refused:
         yield Event("pacs.store", "objects", reason, f"{count} refused", arrival.caller)
-
-
-def _series(header: DicomHeader, naming: Naming) -> str:
-    return naming.name("series", header.series)

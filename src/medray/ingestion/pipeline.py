@@ -139,7 +139,8 @@ def _finish(
     intake: Intake, series: Sequence[SeriesSource], old: Cohort | None, trail: Trail, on_progress: Progress
 ) -> dict[str, Outcome]:
     """Do what isn't done yet, and return what became of every series, by key."""
-    wanted = {item.key(intake.settings): item for item in series}
+    settings = intake.settings
+    wanted = {item.key(settings): item for item in series}
     known, left, again = committed(old), pending(intake.root), to_redo(intake.root)
     outcomes = {key: known[key] for key in wanted if key in known and key not in again}
     recovered = {key: left[key] for key in wanted if key in left and key not in known}
@@ -149,10 +150,10 @@ def _finish(
     events: list[Event] = []
 
     def do(item: SeriesSource) -> tuple[str, Outcome]:
-        return item.key(intake.settings), take_in(intake, item)
+        return item.key(settings), take_in(intake, item)
 
     def give_up(item: SeriesSource) -> tuple[str, Outcome]:
-        return item.key(intake.settings), crashed(intake, item)
+        return item.key(settings), crashed(intake, item)
 
     for key, outcome in stream(work, do, on_crash=give_up):
         outcomes[key] = outcome

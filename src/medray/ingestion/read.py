@@ -157,8 +157,7 @@ def clean_series(profile: Profile, naming: Naming, series: DicomSeries) -> Volum
     if risky:
         voxels = redacted(voxels, series.header, samples=int(meta.get("samples", "1")))
     identity = header_of(series.header)
-    patient = identity.patient or identity.study
-    made = deidentify(series.header, profile, naming, patient=patient, clean_pixels=risky)
+    made = deidentify(series.header, profile, naming, patient=identity.subject, clean_pixels=risky)
     keep_uids = profile.identified or "uids" in profile.options
     instances = [uid if keep_uids else naming.uid(uid) for uid in series.instances]
     made.dataset.Modality = identity.modality or "OT"

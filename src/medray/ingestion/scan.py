@@ -24,7 +24,7 @@ from medray.ingestion.ledger import PASSING
 from medray.privacy.pseudonym import Naming
 from medray.storage.location import Entry, Location
 
-__all__ = ["FileRecord", "SeriesHeader", "chunks", "identify", "scan_chunk"]
+__all__ = ["FileRecord", "SeriesHeader", "chunks", "header_at", "identify", "scan_chunk"]
 
 HEAD_BYTES = 32768
 FEWEST, MOST = 64, 256
@@ -131,7 +131,9 @@ def identify(intake: Intake, entry: Entry) -> FileRecord:
         place = intake.source.join(entry.name)
         head = place.read(HEAD_BYTES)
         if is_dicom(head):
-            return FileRecord(path=entry.name, kind="dicom", stamp=stamp, header=_header(place, head, intake.naming))
+            return FileRecord(
+                path=entry.name, kind="dicom", stamp=stamp, header=_without_identity(header_at(place, head), intake.naming)
+            )
         kind = sniff(head)
         if kind in FILE_FORMATS:
             return FileRecord(path=entry.name, kind="picture" if kind == "picture" else "file", stamp=stamp)
@@ -150,15 +152,19 @@ def identify(intake: Intake, entry: Entry) -> FileRecord:
     return FileRecord(path=entry.name, kind="other", stamp=stamp)
 
 
-def _header(place: Location, head: bytes, naming: Naming) -> SeriesHeader:
-    """Read the header from the file's head, or from all of it where the head ends too early."""
-    header = read_dicom_header(head) or read_dicom_file_header(place.read())
-    return _without_identity(header, naming)
+def header_at(place: Location, head: bytes) -> DicomHeader:
+    """Read a header from a DICOM file's head, or from all of the file where the head ends too early.
+
+    Raises:
+        ImageError: If it isn't DICOM, or belongs to no series.
+        StorageError: If the source can't be reached.
+    """
+    return read_dicom_header(head) or read_dicom_file_header(place.read())
 
 
 def _without_identity(header: DicomHeader, naming: Naming) -> SeriesHeader:
     return SeriesHeader(
-        subject=naming.name("subject", header.patient or header.study),
+        subject=naming.name("subject", header.subject),
         study=naming.name("study", header.study),
         series=naming.name("series", header.series),
         instance=naming.name("instance", header.instance) if header.instance else "",
