@@ -82,11 +82,11 @@ def write_phantoms(root: Path, subjects: int) -> Path:
 
 def take_in_all(source: Path, root: Path, profile="basic"):
     """Ingest with the plain functions: no Ray."""
-    from medray.cohort.cohort import Contents, commit_cohort
+    from medray.cohort.commit import Contents, commit_cohort
     from medray.ingestion.assemble import assemble
     from medray.ingestion.intake import Intake
     from medray.ingestion.layouts import read_layout
-    from medray.ingestion.pipeline import numbered
+    from medray.ingestion.merge import numbered
     from medray.ingestion.read import quarantine_row, take_in
     from medray.ingestion.scan import scan_chunk
     from medray.privacy.profile import parse_profile

@@ -63,6 +63,59 @@ def s3_server(folder: Path):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """A place on a running store, and the environment that opens it."""
+
+    uri: str
+    environment: dict
+
+
+@contextlib.contextmanager
+def gcs_server(folder: Path):
+    """Run an emulator of Google Cloud Storage on a free port, its files below ``folder``, with one bucket."""
+    port, emulator = free_port(), Path(sys.executable).parent / "gcp-storage-emulator"
+    command = [str(emulator), "start", "-H", "127.0.0.1", "--port", str(port), "--default-bucket", "contract", "-M"]
+    with (folder / "gcs.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/storage/v1/b", process)
+        yield Bucket("gs://contract", {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"})
+    finally:
+        end(process)
+
+
+AZURITE_ACCOUNT = "devstoreaccount1"
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""The key that Azurite documents for its one account."""
+
+
+def azurite():
+    """Return where Azurite is: ``.ci/run`` installs it below the virtual environment."""
+    found = Path(sys.prefix) / "node" / "node_modules" / ".bin" / "azurite-blob"
+    return str(found) if found.exists() else shutil.which("azurite-blob")
+
+
+@contextlib.contextmanager
+def azure_server(folder: Path):
+    """Run Azurite, an emulator of Azure Blob Storage, on a free port, with one container."""
+    from pyarrow import fs
+
+    port = free_port()
+    command = [azurite(), "--blobPort", str(port), "--location", str(folder), "--silent", "--skipApiVersionCheck"]
+    with (folder / "azurite.log").open("wb") as log:
+        process = subprocess.Popen([*command, "--disableTelemetry"], stdout=log, stderr=log, cwd=folder)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/{AZURITE_ACCOUNT}", process)
+        options = {f"{service}_storage_authority": f"127.0.0.1:{port}" for service in ("blob", "dfs")}
+        options |= {f"{service}_storage_scheme": "http" for service in ("blob", "dfs")}
+        fs.AzureFileSystem(AZURITE_ACCOUNT, account_key=AZURITE_KEY, **options).create_dir("contract")
+        names = {"AZURE_STORAGE_ACCOUNT_NAME": AZURITE_ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": AZURITE_KEY}
+        yield Bucket("abfs://contract", {**names, "AZURE_STORAGE_ENDPOINT": f"http://127.0.0.1:{port}"})
+    finally:
+        end(process)
+
+
 ORTHANC_PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 
 

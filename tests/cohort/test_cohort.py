@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from medray.cohort.cohort import Contents, commit_cohort, open_cohort
+from medray.cohort.cohort import open_cohort
+from medray.cohort.commit import Contents, commit_cohort
 from medray.cohort.manifest import QuarantineRow
 from medray.errors import InputError, NotFoundError
 
@@ -24,7 +25,7 @@ def test_the_id_follows_the_content(phantom_cohort, tmp_path):
     contents = Contents(phantom_cohort.rows, (), phantom_cohort.index.labels)
     same = commit_cohort(locate(tmp_path), contents, {"profile": "other"})
     assert same.index.id == phantom_cohort.index.id
-    fewer = commit_cohort(locate(tmp_path), Contents(contents.rows[1:], (), contents.labels), {})
+    fewer = commit_cohort(locate(tmp_path), Contents(contents.rows[1:], (), contents.labels), {"parent": same.index.id})
     assert fewer.index.id != same.index.id
     assert open_cohort(tmp_path).index.id == fewer.index.id
     assert open_cohort(tmp_path, version=same.index.id).rows == contents.rows

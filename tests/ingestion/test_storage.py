@@ -1,5 +1,6 @@
-"""The whole way on a real S3 server: source, cohort, plan and prepared cases live in a bucket."""
+"""The whole way on object stores: source, cohort, plan and prepared cases live in a bucket."""
 
+import contextlib
 import shutil
 
 import pyarrow.fs
@@ -10,23 +11,31 @@ from medray.errors import StorageError
 from medray.ingestion.verify import verify
 from medray.storage.location import locate
 from tests.phantoms import SMALL_PLAN, write_phantoms
-from tests.services import s3_server
+from tests.services import Bucket, azure_server, azurite, gcs_server, s3_server
 
 pytestmark = [pytest.mark.services, pytest.mark.ray]
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
+@contextlib.contextmanager
+def seaweed(folder):
+    with s3_server(folder) as server:
+        yield Bucket(server.make_bucket("hospital"), server.environment)
+
+
+@pytest.fixture(scope="module", params=["s3", "gcs", "azure"])
+def bucket(request, tmp_path_factory):
     """A bucket whose credentials the workers have, too: a cluster of its own."""
     import ray
 
-    folder = tmp_path_factory.mktemp("s3")
-    with s3_server(folder) as server, pytest.MonkeyPatch.context() as environment:
-        for name, value in server.environment.items():
+    if request.param == "azure" and azurite() is None:
+        pytest.skip("Azurite isn't installed: .ci/run does")
+    server = {"s3": seaweed, "gcs": gcs_server, "azure": azure_server}[request.param]
+    with server(tmp_path_factory.mktemp(request.param)) as bucket, pytest.MonkeyPatch.context() as environment:
+        for name, value in bucket.environment.items():
             environment.setenv(name, value)
         ray.shutdown()
         ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=300 << 20)
-        yield server.make_bucket("hospital")
+        yield bucket.uri
         ray.shutdown()
 
 
@@ -65,6 +74,7 @@ def test_damage_in_the_bucket_is_named_by_the_store_s_own_checksum(bucket, phant
         assert any("is missing" in problem for problem in problems)
 
 
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 def test_a_wrong_secret_ends_a_run_and_quarantines_nothing(bucket, phantom_source, monkeypatch):
     upload(phantom_source, f"{bucket}/scans3")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

@@ -1,4 +1,5 @@
 import errno
+import os
 import pickle
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from medray.errors import ConfigError, NotFoundError, StorageError
 from medray.storage.location import Entry, locate
 from tests.proxies import throttling_proxy
-from tests.services import s3_server
+from tests.services import AZURITE_KEY, Bucket, azure_server, azurite, gcs_server, s3_server
 
 pytestmark = pytest.mark.services
 
@@ -17,15 +18,30 @@ def s3(tmp_path_factory):
         yield server
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(scope="module")
+def gcs(tmp_path_factory):
+    with gcs_server(tmp_path_factory.mktemp("gcs")) as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="module")
+def azure(tmp_path_factory):
+    if azurite() is None:
+        pytest.skip("Azurite isn't installed: .ci/run does")
+    with azure_server(tmp_path_factory.mktemp("azure")) as bucket:
+        yield bucket
+
+
+@pytest.fixture(params=["local", "s3", "gcs", "azure"])
 def root(request, tmp_path, monkeypatch):
     """An empty place on each kind of store."""
     if request.param == "local":
         return locate(tmp_path)
-    server = request.getfixturevalue("s3")
-    for name, value in server.environment.items():
+    found = request.getfixturevalue(request.param)
+    bucket = found if isinstance(found, Bucket) else Bucket(found.make_bucket("contract"), found.environment)
+    for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
-    return locate(f"{server.make_bucket('contract')}/{tmp_path.name}")
+    return locate(f"{bucket.uri}/{tmp_path.name}")
 
 
 @pytest.fixture
@@ -60,6 +76,13 @@ def test_a_rewrite_replaces_the_whole(root):
 def test_gzip_names_are_not_inflated(root):
     root.join("x.nii.gz").write(b"\x1f\x8bnot really")
     assert root.join("x.nii.gz").read() == b"\x1f\x8bnot really"
+
+
+def test_an_object_store_gives_a_checksum_of_its_own(root):
+    written = root.join("f").write(b"12345")
+    assert bool(written) != root.is_local
+    assert root.join("f").checksum() == written
+    assert root.join("f").write(b"54321") != written or root.is_local
 
 
 def test_missing_things_are_named(root):
@@ -123,6 +146,39 @@ def test_a_wrong_secret_is_refused_in_one_line_without_names(on_s3, monkeypatch)
         assert "DOE" not in str(caught.value)
         assert "\n" not in str(caught.value)
         assert caught.value.refused
+
+
+def test_a_wrong_key_of_azure_is_refused_in_one_line_without_names(azure, monkeypatch):
+    for name, value in azure.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY.replace("GMG", "GMH"))
+    place = locate(azure.uri).join("DOE^JOHN")
+    for attempt in (lambda: place.write(b"1"), place.read, place.entries, place.exists):
+        with pytest.raises(StorageError, match=r"refuses .*AZURE_STORAGE_ACCOUNT_KEY") as caught:
+            attempt()
+        assert "DOE" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert caught.value.refused
+
+
+def test_an_azure_account_comes_from_the_uri_or_the_environment(monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY)
+    assert locate("abfs://images@clinic.dfs.core.windows.net/a/b").path == "images/a/b"
+    with pytest.raises(ConfigError, match="AZURE_STORAGE_ACCOUNT_NAME"):
+        locate("abfs://images/a/b")
+
+
+def test_an_edit_in_place_that_hides_its_time_is_seen(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"12345")
+    (before,) = locate(tmp_path).entries()
+    facts = path.stat()
+    path.write_bytes(b"54321")
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    (after,) = locate(tmp_path).entries()
+    assert path.stat().st_mtime_ns == facts.st_mtime_ns
+    assert after != before
 
 
 def test_a_missing_bucket_is_named(on_s3):

@@ -1,4 +1,4 @@
-"""Open, read and commit a cohort.
+"""Open and read a cohort.
 
 ::
 
@@ -15,24 +15,16 @@ a run that is killed leaves the old version whole, or none.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
 from medray import config
-from medray.cohort.fingerprint import Fingerprint, combine
-from medray.cohort.manifest import (
-    QUARANTINE_SCHEMA,
-    SERIES_SCHEMA,
-    QuarantineRow,
-    SeriesRow,
-    read_table,
-    write_table,
-)
+from medray.cohort.fingerprint import Fingerprint
+from medray.cohort.manifest import QuarantineRow, SeriesRow, read_table
 from medray.cohort.shards import read_shard
 from medray.errors import InputError, NotFoundError
 from medray.imaging.labels import LabelSchema
@@ -40,10 +32,10 @@ from medray.imaging.volume import Volume
 from medray.storage.location import Location, locate
 from medray.types import Mask
 
-__all__ = ["Cohort", "CohortIndex", "Contents", "commit_cohort", "content_id", "open_cohort"]
+__all__ = ["CURRENT", "SCHEMA_VERSION", "Cohort", "CohortIndex", "open_cohort"]
 
-SCHEMA_VERSION = 2
-ID_LETTERS = 16
+SCHEMA_VERSION = 3
+CURRENT = "cohort.json"
 
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -59,7 +51,8 @@ class CohortIndex:
         manifest: File name of the manifest.
         quarantine: File name of the quarantine table.
         hashes: File name to SHA-256 of both tables.
-        lineage: Where it came from: profile, a check of the key, parent version, medray's version, where the audit trail stood.
+        lineage: Where it came from: profile, a check of the key, the versions it was made from (``parent``), medray's version,
+            where the audit trail stood.
     """
 
     schema_version: int
@@ -71,15 +64,6 @@ class CohortIndex:
     quarantine: str
     hashes: Mapping[str, str]
     lineage: Mapping[str, str]
-
-
-@dataclass(frozen=True, config=config.STRICT)
-class Contents:
-    """What a version of a cohort is made of."""
-
-    rows: tuple[SeriesRow, ...]
-    quarantine: tuple[QuarantineRow, ...]
-    labels: LabelSchema | None
 
 
 class Cohort:
@@ -140,7 +124,7 @@ def open_cohort(root: str | Path | Location, *, version: str | None = None) -> C
         InputError: If a newer medray wrote it.
     """
     place = locate(root)
-    file = place.join("cohort.json") if version is None else place.join("versions", f"{version}.json")
+    file = place.join(CURRENT) if version is None else place.join("versions", f"{version}.json")
     if not file.exists():
         what = "no complete cohort" if version is None else f"no version {version}"
         raise NotFoundError(f"{what} at {place.path}: run medray ingest SRC {place.path}")
@@ -153,58 +137,3 @@ def open_cohort(root: str | Path | Location, *, version: str | None = None) -> C
     if data.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"cohort at {place.path} has schema {data.get('schema_version')}; this medray reads {SCHEMA_VERSION}")
     return Cohort(place, config.load(CohortIndex, data, what="cohort.json"))
-
-
-def commit_cohort(root: Location, contents: Contents, lineage: Mapping[str, str]) -> Cohort:
-    """Write manifest and quarantine, then the version, then ``cohort.json``: the last write makes it current.
-
-    Args:
-        root: Where the shards already lie.
-        contents: Rows in any order.
-        lineage: Where it came from.
-    """
-    rows = sorted(contents.rows, key=lambda row: (row.subject, row.time_point, row.series))
-    quarantine = sorted(contents.quarantine, key=lambda row: (row.source, row.reason))
-    digest = content_id(rows, quarantine, contents.labels)
-    known = root.join("versions", f"{digest}.json")
-    if known.exists():  # the same content: the version stays as it was written, and becomes the current one
-        root.join("cohort.json").write(known.read())
-        return open_cohort(root)
-    manifest, refused = f"manifest-{digest}.parquet", f"quarantine-{digest}.parquet"
-    hashes = {
-        manifest: write_table(root.join(manifest), rows, SERIES_SCHEMA),
-        refused: write_table(root.join(refused), quarantine, QUARANTINE_SCHEMA),
-    }
-    index = CohortIndex(
-        schema_version=SCHEMA_VERSION,
-        id=digest,
-        labels=contents.labels,
-        counts={
-            "subjects": len({row.subject for row in rows}),
-            "series": len(rows),
-            "labels": sum(bool(row.label) for row in rows),
-            "quarantined": len(quarantine),
-        },
-        fingerprint=combine(rows) if rows else None,
-        manifest=manifest,
-        quarantine=refused,
-        hashes=hashes,
-        lineage=dict(lineage),
-    )
-    data = json.dumps(config.dump(index), indent=1).encode()
-    known.write(data)
-    root.join("cohort.json").write(data)
-    return Cohort(root, index)
-
-
-def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], labels: LabelSchema | None) -> str:
-    """Return the hash of a version's content, its id. ``rows`` and ``quarantine`` are sorted as `commit_cohort` does."""
-    facts = [
-        [
-            [row.subject, row.study, row.series, row.time_point, row.modality, row.volume, row.label, *row.findings]
-            for row in rows
-        ],
-        [[row.source, row.reason] for row in quarantine],
-        sorted(labels.names.items()) if labels else [],
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:ID_LETTERS]

@@ -6,27 +6,28 @@ manifest row, so that memory is one volume a worker however many there are. What
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from medray import __version__
 from medray.audit import Event, Trail, open_trail
-from medray.cohort.cohort import Cohort, Contents, commit_cohort, open_cohort
-from medray.cohort.manifest import QuarantineRow, SeriesRow
+from medray.cohort.cohort import Cohort
+from medray.cohort.commit import commit_cohort
 from medray.engine import stream
-from medray.errors import ConfigError, InputError, NotFoundError
-from medray.ingestion.assemble import Problem, SeriesSource, assemble
+from medray.errors import InputError
+from medray.ingestion.assemble import SeriesSource, assemble
 from medray.ingestion.intake import Intake
 from medray.ingestion.layouts import read_layout
 from medray.ingestion.ledger import Outcome, committed, forget, pending, to_redo
+from medray.ingestion.merge import beside, current, merged
 from medray.ingestion.pacs import is_pacs, pull
-from medray.ingestion.read import crashed, quarantine_row, take_in
+from medray.ingestion.read import crashed, take_in
 from medray.ingestion.scan import FileRecord, chunks, scan_chunk
 from medray.privacy.faces import require_atlas
 from medray.privacy.profile import parse_profile
-from medray.privacy.pseudonym import Naming, naming
+from medray.privacy.pseudonym import naming
 from medray.storage.location import Entry, locate
 
 __all__ = ["DEFAULT_LABELS", "ingest", "resolve_quarantine"]
@@ -82,10 +83,8 @@ def ingest(
     entries, trail = place.entries(), open_trail()
     layout = read_layout(place, [entry.name for entry in entries], labels)
     intake = Intake(place, target, names, chosen, layout.labels)
-    old = _current(intake)
     lineage = {"profile": str(chosen), "key_check": replace(intake, naming=naming(chosen)).key_check, "medray": __version__}
-    if old is not None:
-        _require_same(old, intake, lineage)
+    old = current(intake, lineage)
     target.sweep()
     trail.record([Event("ingest.start", names.name("source", str(source)), detail=f"{len(entries)} files, profile {chosen}")])
     records = list(_scan(intake, entries, on_progress))
@@ -93,14 +92,10 @@ def ingest(
     if not series and not problems:
         raise InputError(f"no image among {len(entries)} files in the source: is it the right folder?")
     outcomes = _finish(intake, series, old, trail, on_progress)
-    with target.locked():
-        old = _current(intake)  # another run may have committed meanwhile
-        if old is not None:
-            _require_same(old, intake, lineage)
-            lineage["parent"] = old.index.id
-        contents = _merged(old, intake, series, outcomes, problems)
-        lineage["audit"] = trail.head()
-        cohort = commit_cohort(target, contents, lineage)
+    old = current(intake, lineage)  # another run may have committed meanwhile
+    contents = merged(old, intake, series, outcomes, problems)
+    lineage |= {"audit": trail.head(), "parent": old.index.id if old else ""}
+    cohort = commit_cohort(target, contents, lineage, partial(beside, intake, lineage))
     trail.record([Event("cohort.commit", cohort.index.id, detail=f"{len(cohort.rows)} series")])
     forget(target, outcomes.keys() & committed(cohort).keys())  # a version that was there already keeps its old manifest
     return cohort
@@ -116,15 +111,6 @@ def resolve_quarantine(cohort: Cohort, source: str | Path, *, site: str = "") ->
     wanted = {row.source for row in cohort.quarantine}
     found = {names.name("source", entry.name): entry.name for entry in locate(source).entries()}
     return {name: path for name, path in found.items() if name in wanted}
-
-
-def numbered(rows: Sequence[SeriesRow], names: Naming) -> list[SeriesRow]:
-    """Number each subject's studies in the order of their dates, over everything that the cohort holds."""
-    studies: dict[str, dict[str, str]] = defaultdict(dict)
-    for row in rows:
-        studies[row.subject][row.study] = max(names.unseal(row.when), studies[row.subject].get(row.study, ""))
-    order = {subject: sorted(found, key=lambda study: (found[study], study)) for subject, found in studies.items()}
-    return [replace(row, time_point=order[row.subject].index(row.study)) for row in rows]
 
 
 def _scan(intake: Intake, entries: Sequence[Entry], on_progress: Progress) -> Iterator[FileRecord]:
@@ -170,75 +156,3 @@ def _event(item: SeriesSource, outcome: Outcome, action: str) -> Event:
     reasons = sorted({row.reason for row in outcome.quarantine})
     ended = "ok" if outcome.row is not None else reasons[0] if reasons else "refused"
     return Event(action, item.series, ended, ", ".join(reasons))
-
-
-def _current(intake: Intake) -> Cohort | None:
-    try:
-        return open_cohort(intake.root)
-    except NotFoundError:
-        return None
-
-
-def _require_same(old: Cohort, intake: Intake, lineage: Mapping[str, str]) -> None:
-    """Refuse another profile or key: the same patient would be in the cohort under two names, on two sides of a split."""
-    for key, what in (("profile", "profile"), ("key_check", "pseudonym key")):
-        if old.index.lineage.get(key, lineage[key]) != lineage[key]:
-            raise ConfigError(f"{old.root.path} was made with another {what}: use the same one, or another cohort folder")
-    if intake.labels is not None and old.index.labels is not None and intake.labels.names != old.index.labels.names:
-        given, had = dict(intake.labels.names), dict(old.index.labels.names)
-        raise InputError(f"the source's labels {given} are not the cohort's {had}")
-
-
-def _merged(
-    old: Cohort | None,
-    intake: Intake,
-    series: Sequence[SeriesSource],
-    outcomes: Mapping[str, Outcome],
-    problems: Sequence[Problem],
-) -> Contents:
-    """Join what the cohort holds with what came in.
-
-    A DICOM series that came again with more slices replaces what was read of it: its UID says that it is the same one.
-
-    Raises:
-        InputError: If a file that is named like one in the cohort has other content: two sources that use the same names for
-            different people must not become one.
-    """
-    rows = {outcome.row.series: outcome.row for outcome in outcomes.values() if outcome.row is not None}
-    refused = [row for outcome in outcomes.values() for row in outcome.quarantine]
-    refused += [quarantine_row(intake, problem) for problem in problems]
-    kept: list[SeriesRow] = []
-    if old is not None:
-        kinds = {item.series: item.kind for item in series}
-        changed = [
-            row.series for row in old.rows if kinds.get(row.series) == "file" and row.series in rows
-            and rows[row.series].source_hash != row.source_hash
-        ]  # fmt: skip
-        if changed:
-            raise InputError(
-                f"series {changed[0]} (and {len(changed) - 1} more) is in the cohort with other voxels: if the sources use the "
-                "same names for different people, use --site; if the files were mended, take them into a new cohort"
-            )
-        for row in old.rows:
-            new = rows.get(row.series)
-            if new is not None and new.instances < row.instances:
-                detail = f"{new.instances} objects came and the cohort's were made from {row.instances}: the fuller one stays"
-                refused.append(quarantine_row(intake, Problem(row.series, "partial", detail), new.intake))
-                rows[row.series] = row
-            elif (
-                new is not None and row.label and not new.label and new.volume == row.volume
-            ):  # it came again without its label
-                rows[row.series] = replace(row, intake=new.intake)
-        kept = [row for row in old.rows if row.series not in rows]
-        refused += _still_refused(old, intake, series, refused)
-    every = numbered([*kept, *rows.values()], intake.naming)
-    return Contents(tuple(every), tuple(refused), intake.labels or (old.index.labels if old else None))
-
-
-def _still_refused(
-    old: Cohort, intake: Intake, series: Sequence[SeriesSource], refused: Sequence[QuarantineRow]
-) -> list[QuarantineRow]:
-    """Return the quarantine rows of earlier runs about which this one says nothing new."""
-    fresh = {row.source for row in refused}
-    read = {intake.naming.name("source", path) for item in series for path in (*item.files, *item.labels)}
-    return [row for row in old.quarantine if row.source not in fresh | read]

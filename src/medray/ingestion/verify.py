@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medray.audit import Event, open_trail
-from medray.cohort.cohort import Cohort, content_id, open_cohort
+from medray.cohort.cohort import Cohort, open_cohort
+from medray.cohort.commit import content_id
 from medray.cohort.manifest import SeriesRow
 from medray.cohort.shards import content_hash, read_shard, shard_location
 from medray.engine import stream

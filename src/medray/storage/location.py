@@ -7,9 +7,7 @@ message names the bucket or the folder and never an object: a source's names may
 
 from __future__ import annotations
 
-import fcntl
 import os
-import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -19,15 +17,13 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from medray.errors import NotFoundError, StorageError
+from medray.errors import NotFoundError
+from medray.storage.faults import disk_fault, is_missing, store_fault
 from medray.storage.filesystems import filesystem_of
 
 __all__ = ["Entry", "Location", "locate"]
 
 TEMPORARY_PREFIX = ".tmp-"
-LOCK = ".lock"
-AWS_ERROR = re.compile(r"AWS Error (\w+) during (\w+)")
-REFUSED = {"ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "EXPIRED_TOKEN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +33,8 @@ class Entry:
     Attributes:
         name: Its path relative to the folder that was listed.
         size: Bytes.
-        modified_ns: When it was last written, in ns since 1970; 0 where the store doesn't say.
+        modified_ns: When it or, on a disk, its facts were last written, in ns since 1970; 0 where the store doesn't say.
+            (A tool can set a file's time of writing back, as ``cp -p`` does, and not the time of that change itself.)
     """
 
     name: str
@@ -112,11 +109,9 @@ class Location:
         if self.is_local:
             return ""
         with self._told_plainly("look at"), self.filesystem.open_input_stream(self.path, compression=None) as stream:
-            return (
-                bytes((stream.metadata() or {}).get(b"ETag") or (stream.metadata() or {}).get("ETag") or b"")
-                .decode()
-                .strip('"')
-            )
+            told = stream.metadata() or {}
+        etag = next((value for name, value in told.items() if str(name).lower() == "etag"), b"")
+        return bytes(etag).decode().strip('"')
 
     def remove(self) -> None:
         """Delete a file; one that isn't there is fine."""
@@ -142,17 +137,6 @@ class Location:
         named = [Entry(info.path[start:], int(info.size), int(info.mtime_ns or 0)) for info in files]
         return sorted((entry for entry in named if not _hidden(entry.name)), key=lambda entry: entry.name)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes of this machine from committing to a local folder; an object store has no such lock."""
-        if not self.is_local:
-            yield
-            return
-        Path(self.path).mkdir(parents=True, exist_ok=True)
-        with (Path(self.path) / LOCK).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def sweep(self, *, older_s: float = 3600.0) -> None:
         """Delete what writes that were killed have left on a local disk; young ones may still be at work."""
         if not self.is_local:
@@ -169,30 +153,15 @@ class Location:
         """Turn what a filesystem raises into one of medray's errors."""
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError(f"no file or folder {self.path}") from None
         except IsADirectoryError:
             raise NotFoundError(f"{self.path} is a folder, not a file") from None
         except OSError as error:
-            if verb == "read" and self.is_local and Path(self.path).is_dir():
-                raise NotFoundError(f"{self.path} is a folder, not a file") from None
-            raise self._error(verb, error) from None
-
-    def _error(self, verb: str, error: OSError) -> StorageError:
-        """Say what failed. An object's name stays out of it, and so does the library's own text, which holds it."""
-        if self.is_local:
-            return StorageError(
-                f"can't {verb} the disk: {os.strerror(error.errno or 5).lower()}", refused=error.errno in {1, 13}
-            )
-        bucket = self.path.partition("/")[0]
-        code, operation = (AWS_ERROR.search(str(error)) or re.search("()()", "")).groups()  # type: ignore[union-attr]
-        if code == "NO_SUCH_BUCKET":
-            return StorageError(f"there is no bucket {bucket}: create it first, or mend the URI")
-        if code in REFUSED:
-            hint = "check the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
-            return StorageError(f"bucket {bucket} refuses to {verb} ({code.lower()}): {hint}", refused=True)
-        what = f"{code.lower()} during {operation}" if code else type(error).__name__
-        return StorageError(f"can't {verb} bucket {bucket}: {what}; the server or the network fails, run again when it is back")
+            if is_missing(error):
+                raise NotFoundError(f"no file or folder {self.path}") from None
+            if not self.is_local:
+                bucket = self.path.partition("/")[0]
+                raise store_fault(verb, self.filesystem.type_name, bucket, error) from None
+            raise disk_fault(verb, error) from None
 
 
 def locate(uri: str | Path | Location) -> Location:
@@ -215,7 +184,8 @@ def _local_entries(folder: Path) -> list[Entry]:
             if _hidden(name) or not path.is_file():
                 continue
             facts = path.stat()
-            found.append(Entry(path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns))
+            changed_ns = max(facts.st_mtime_ns, facts.st_ctime_ns)
+            found.append(Entry(path.relative_to(folder).as_posix(), facts.st_size, changed_ns))
     return sorted(found, key=lambda entry: entry.name)
 
 

@@ -1,0 +1,136 @@
+import threading
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medray.cohort.cohort import open_cohort
+from medray.cohort.commit import Contents, commit_cohort, content_id, joined
+from medray.cohort.fingerprint import SeriesStatistics
+from medray.cohort.manifest import QuarantineRow, SeriesRow
+from medray.storage.location import Location, locate
+
+
+def row(name, instances=1, volume="v", label=""):
+    statistics = SeriesStatistics(percentiles=(0.0, 0.0, 0.0), mean=0.0, deviation=1.0, label_voxels={})
+    return SeriesRow(
+        subject=name[0], study=name[0], series=name, time_point=0, when="", modality="MR", channels=1, shape=(1, 1, 1),
+        spacing_mm=(1.0, 1.0, 1.0), source_hash="", intake=name, instances=instances, volume=volume, volume_checksum="",
+        label=label, label_checksum="", findings=(), statistics=statistics,
+    )  # fmt: skip
+
+
+def refused(name):
+    return QuarantineRow(source=name, reason="truncated", detail="cut off")
+
+
+def holding(*names):
+    return Contents(tuple(row(name) for name in names), (), None)
+
+
+readings = st.builds(row, st.sampled_from("abc"), st.integers(1, 3), st.sampled_from("vw"), st.sampled_from(["", "l"]))
+versions = st.builds(
+    lambda rows, quarantine: Contents(tuple({item.series: item for item in rows}.values()), tuple(set(quarantine)), None),
+    st.lists(readings, max_size=4),
+    st.lists(st.builds(refused, st.sampled_from("xyz")), max_size=3),
+)
+
+
+def content(contents):
+    rows = sorted(contents.rows, key=lambda item: item.series)
+    return rows, sorted(contents.quarantine, key=lambda item: item.source)
+
+
+@given(versions, versions, versions)
+def test_the_union_depends_on_neither_order_nor_number(one, two, three):
+    assert content(joined(one, two)) == content(joined(two, one))
+    assert content(joined(joined(one, two), three)) == content(joined(one, joined(two, three)))
+    assert content(joined(one, one)) == content(one)
+    assert {item.series for item in joined(one, two).rows} == {item.series for item in (*one.rows, *two.rows)}
+
+
+@contextmanager
+def at_write(number, do):
+    """Call ``do`` once before the given write, and again never."""
+    original, count = Location.write, 0
+
+    def write(place, data):
+        nonlocal count
+        count += 1
+        if count == number:
+            do()
+        return original(place, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Location, "write", write)
+        yield
+
+
+@pytest.mark.parametrize("moment", range(1, 10))
+def test_whenever_another_commits_both_are_in(tmp_path, moment):
+    """Another run's whole commit falls between any two writes of this one."""
+    root = locate(tmp_path)
+    first = commit_cohort(root, holding("a"), {})
+    build_on = {"parent": first.index.id}
+    with at_write(moment, lambda: commit_cohort(root, holding("a", "c"), build_on)):
+        commit_cohort(root, holding("a", "b"), build_on)
+    expected = {"a", "b", "c"} if moment <= 4 else {"a", "b"}  # it writes four files; later moments never come
+    current = open_cohort(root)
+    assert {item.series for item in current.rows} == expected
+    if moment <= 4:
+        assert len(current.index.lineage["parent"].split()) == 2
+
+
+@pytest.mark.parametrize("moment", range(1, 5))
+def test_three_at_once_are_all_in(tmp_path, moment):
+    root = locate(tmp_path)
+
+    def second():
+        with at_write(moment, lambda: commit_cohort(root, holding("c"), {})):
+            commit_cohort(root, holding("b"), {})
+
+    with at_write(moment, second):
+        commit_cohort(root, holding("a"), {})
+    assert {item.series for item in open_cohort(root).rows} == {"a", "b", "c"}
+
+
+def test_many_threads_lose_nothing(tmp_path):
+    root = locate(tmp_path)
+    threads = [threading.Thread(target=commit_cohort, args=(root, holding(name), {})) for name in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert "".join(item.series for item in open_cohort(root).rows) == "abcdefgh"
+
+
+def test_what_a_version_has_dropped_does_not_come_back(tmp_path):
+    """Its ancestors are recent, too, and are no one else's work."""
+    root = locate(tmp_path)
+    first = commit_cohort(root, Contents((row("a"),), (refused("x"),), None), {})
+    second = commit_cohort(root, Contents((row("a", volume="w"),), (), None), {"parent": first.index.id})
+    third = commit_cohort(root, Contents((row("a", volume="x"),), (), None), {"parent": second.index.id})
+    assert open_cohort(root).index.id == third.index.id
+    assert third.quarantine == ()
+
+
+def test_an_old_version_of_another_line_stays_out(tmp_path):
+    """Somebody went back to an earlier version long ago: that was meant."""
+    import os
+    import time
+
+    root = locate(tmp_path)
+    first = commit_cohort(root, holding("a"), {})
+    commit_cohort(root, holding("a", "b"), {"parent": first.index.id})
+    for file in (tmp_path / "versions").iterdir():
+        os.utime(file, (time.time() - 7200,) * 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medray.cohort.commit.AT_ONCE_NS", 0)
+        commit_cohort(root, holding("a", "c"), {"parent": first.index.id})
+    assert {item.series for item in open_cohort(root).rows} == {"a", "c"}
+
+
+def test_the_id_is_that_of_the_content(tmp_path):
+    cohort = commit_cohort(locate(tmp_path), holding("b", "a"), {})
+    assert content_id(cohort.rows, cohort.quarantine, None) == cohort.index.id
