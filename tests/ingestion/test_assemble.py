@@ -25,13 +25,31 @@ def dicom(path, series="1.1", instance=None, **changes):
 
 def pairs(records, layout=LAYOUT):
     series, problems = assemble(records, layout, Plain())
-    return {item.series: "|".join(item.labels) for item in series}, [(p.source, p.reason) for p in problems]
+    named = {item.origin or item.series: "|".join(item.labels) for item in series}
+    return named, [(p.source, p.reason) for p in problems]
 
 
 def test_dicom_groups_by_series_and_counts_an_object_once():
     records = [dicom("a", "1", "x"), dicom("b", "1", "y"), dicom("copy of a", "1", "x"), dicom("c", "2", "z")]
     series, _ = assemble(records, LAYOUT, Plain())
-    assert {item.series: len(item.files) for item in series} == {"1": 2, "2": 1}
+    assert {item.origin: len(item.files) for item in series} == {"1": 2, "2": 1}
+    assert [item.copies for item in series] == [(("a", "copy of a"),), ()]
+    assert len(series[0].stamps) == 3, "another copy is another piece of work"
+
+
+def test_a_copy_that_names_another_patient_is_refused():
+    records = [dicom("a", "1", "x"), dicom("b", "1", "x", subject="Q")]
+    assert pairs(records) == ({}, [("a", "mixed-patients")])
+
+
+def test_a_stack_s_name_stays_when_others_come_and_grow():
+    axial = [dicom(f"a{z}", position=(0.0, 0.0, float(z))) for z in range(9)]
+    sagittal = [dicom(f"s{x}", position=(float(x), 0.0, 0.0), orientation=SAGITTAL) for x in range(12)]
+    names = set()
+    for some in (axial[:5], axial, [*axial, *sagittal[:7]], [*axial[:7], *sagittal], sagittal[4:]):
+        series, _ = assemble(some, LAYOUT, Plain())
+        names |= {(item.series, item.files[0][0]) for item in series}
+    assert len(names) == 2
 
 
 def test_slices_come_in_the_order_of_their_positions():
@@ -60,13 +78,16 @@ def test_two_stacks_in_one_series_become_two():
     series, problems = assemble([*sagittal, *axial], LAYOUT, Plain())
     assert problems == []
     assert sorted(len(item.files) for item in series) == [7, 9]
-    assert {item.series[:4] for item in series} == {"1.1", "1.1-"}
+    assert {item.origin for item in series} == {"1.1"}
+    assert len({item.series for item in series}) == 2
 
 
 def test_images_without_a_place_stand_for_themselves():
     records = [dicom("pa", position=(), orientation=()), dicom("lateral", position=(), orientation=(), size=(9, 9))]
-    assert pairs(records) == ({"1.1-pa": "", "1.1-lateral": ""}, [])
-    assert len(pairs([dicom("e1", frames=20), dicom("e2", frames=20)])[0]) == 2
+    series, problems = assemble(records, LAYOUT, Plain())
+    assert {item.series for item in series} == {"1.1-pa", "1.1-lateral"}
+    assert problems == []
+    assert len(assemble([dicom("e1", frames=20), dicom("e2", frames=20)], LAYOUT, Plain())[0]) == 2
 
 
 def test_segmentations_go_with_the_series_that_they_refer_to():
@@ -163,7 +184,7 @@ def test_objects_without_a_uid_stay_apart():
     bare = [
         FileRecord(path=r.path, kind="dicom", stamp=r.stamp, header=replace(r.header, instance="")) for r in records if r.header
     ]
-    assert len(pairs(bare)[0]) == 3
+    assert len({item.series for item in assemble(bare, LAYOUT, Plain())[0]}) == 3
 
 
 def test_a_label_is_no_other_images():

@@ -189,6 +189,76 @@ def test_a_series_that_grows_is_read_again(local_ray, tmp_path):
     assert [row.instances for row in grown.rows] == [len(files)]
 
 
+def seen(shape=(24, 22, 20), seed=0):
+    return phantom(np.random.default_rng(seed), grid(next(iter(orientations())), (2.0, 2.0, 2.5)), shape)
+
+
+def test_a_series_that_comes_changed_and_without_its_label_costs_no_label(local_ray, tmp_path):
+    from medray.formats.nifti import write_nifti
+
+    volume, mask = seen()
+    write_dicom(tmp_path / "s" / "p" / "series", volume, "p")
+    (tmp_path / "s" / "p" / "p_dseg.nii.gz").write_bytes(write_nifti(volume.with_voxels(mask[None])))
+    (tmp_path / "s" / "dseg.tsv").write_text("index\tname\n0\tbackground\n1\tball\n4\tcore\n")
+    first = medray.ingest(tmp_path / "s", tmp_path / "c")
+    assert first.index.counts["labels"] == 1
+    write_dicom(tmp_path / "mended" / "p", volume.with_voxels(volume.voxels + np.int16(1)), "p")
+    second = medray.ingest(tmp_path / "mended", tmp_path / "c")
+    assert second.rows == first.rows
+    assert [row.reason for row in second.quarantine] == ["unlabelled"]
+    before = len(reads())
+    assert medray.ingest(tmp_path / "mended", tmp_path / "c").index.id == second.index.id
+    assert len(reads()) == before
+    write_dicom(tmp_path / "s" / "p" / "series", volume.with_voxels(volume.voxels + np.int16(1)), "p")
+    third = medray.ingest(tmp_path / "s", tmp_path / "c")
+    assert third.rows[0].volume != first.rows[0].volume
+    assert third.rows[0].label
+
+
+def test_objects_that_say_they_are_one_and_differ_are_not_chosen_by_chance(local_ray, tmp_path):
+    volume, _ = seen()
+    write_dicom(tmp_path / "s" / "a", volume, "p")
+    write_dicom(tmp_path / "s" / "copy", volume, "p")
+    write_dicom(tmp_path / "s" / "z", seen(seed=5)[0], "q")
+    first = medray.ingest(tmp_path / "s", tmp_path / "c")
+    assert [row.instances for row in first.rows] == [20, 20]
+    assert first.quarantine == ()
+    write_dicom(tmp_path / "s" / "copy", volume.with_voxels(volume.voxels + np.int16(1)), "p")
+    second = medray.ingest(tmp_path / "s", tmp_path / "c")
+    assert second.rows == first.rows, "what was good stays"
+    assert [row.reason for row in second.quarantine] == ["conflicting-objects"]
+
+
+def test_stacks_of_one_series_that_come_apart_stay_two(local_ray, tmp_path):
+    """Whichever is larger at the time."""
+    every = list(orientations())
+    stacks = [phantom(np.random.default_rng(0), grid(every[number], (2.0, 2.0, 2.5)), (24, 24, 20))[0] for number in (0, 8)]
+    files = []
+    for number, volume in enumerate(stacks):
+        write_dicom(tmp_path / str(number), volume, "p")
+        files.append(sorted((tmp_path / str(number)).iterdir(), key=lambda file: file.name.partition("-")[2]))
+    _with_other_uids(files[1])
+    (tmp_path / "s").mkdir()
+    for counts, expected in (((12, 0), [12]), ((0, 16), [12, 16]), ((20, 0), [16, 20]), ((20, 20), [20, 20])):
+        shutil.rmtree(tmp_path / "s")
+        (tmp_path / "s").mkdir()
+        for number, count in enumerate(counts):
+            for file in files[number][:count]:
+                shutil.copy(file, tmp_path / "s" / f"{number}-{file.name}")
+        cohort = medray.ingest(tmp_path / "s", tmp_path / "c")
+        assert sorted(row.instances for row in cohort.rows) == expected
+
+
+def _with_other_uids(files):
+    import pydicom
+    from pydicom.uid import generate_uid
+
+    for file in files:
+        item = pydicom.dcmread(file)
+        item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[item.SOPInstanceUID])
+        item.save_as(file)
+
+
 def test_sites_may_use_the_same_names(local_ray, tmp_path):
     write_phantoms(tmp_path / "a", subjects=3)
     write_phantoms(tmp_path / "b", subjects=3)

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medray.errors import ImageError, MedrayError
 
-__all__ = ["DEFLATED", "frame_count", "numbers", "parse", "reading", "silence", "starts_bare", "text"]
+__all__ = ["DEFLATED", "frame_count", "numbers", "parse", "reading", "silence", "starts_bare", "text", "without_meta"]
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # see `silence`
 
@@ -79,6 +79,13 @@ def parse(data: bytes, **options: Any) -> Dataset:
         raise
     except Exception as error:  # noqa: BLE001 - pydicom raises many kinds on damaged files
         raise ImageError("unreadable-dicom", f"the file is damaged ({type(error).__name__})") from None
+
+
+def without_meta(data: bytes) -> bytes:
+    """Return what follows the file meta group, which each sender writes its own way (PS3.10 7.1)."""
+    if data[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+        return data
+    return data[144 + int.from_bytes(data[140:144], "little") :]
 
 
 def numbers(item: Dataset, keyword: str, count: int) -> NDArray[np.float64]:

@@ -21,8 +21,8 @@ ORIENTATION_TOLERANCE = 5e-3
 """How far direction cosines of one stack may lie apart; the reader then asks for more."""
 FEW_SLICES = 3
 """A part of a mixed series with no more slices than this, beside a larger one, is a localizer."""
-PART_LETTERS = 9
-"""Letters that a part of a series has after the series' name."""
+PART_LETTERS = 8
+"""Letters of what tells parts of a DICOM series apart. Every part has them, for more parts may come, and names must stay."""
 FOREIGN_ENTITIES = ("desc", "space", "label", "seg", "res", "atlas", "den")
 """BIDS entities that a derived label map has and its image doesn't."""
 
@@ -43,12 +43,14 @@ class SeriesSource:
     Attributes:
         kind: DICOM objects, or one file.
         files: Paths relative to the source; DICOM slices in the order of their positions.
-        stamps: Of files and label maps together.
+        stamps: Of files, copies and label maps together.
         subject: Pseudonym.
         study: Pseudonym.
-        series: Pseudonym.
+        series: Pseudonym; of a DICOM series with what tells its stack or image from its others.
+        origin: Pseudonym of the DICOM series; empty for a file.
         when: Sealed date and time of the study, or what stands for it.
         modality: DICOM modality.
+        copies: Files that say they are the same object, for each object that has several; the first of them is in ``files``.
         labels: Paths of label maps.
         findings: What a table says of it.
     """
@@ -59,8 +61,10 @@ class SeriesSource:
     subject: str
     study: str
     series: str
+    origin: str
     when: str
     modality: str
+    copies: tuple[tuple[str, ...], ...] = ()
     labels: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
 
@@ -72,9 +76,9 @@ class SeriesSource:
 def assemble(records: Iterable[FileRecord], layout: Layout, naming: Naming) -> tuple[list[SeriesSource], list[Problem]]:
     """Group files into series and give each its label maps.
 
-    DICOM files group by series, size and orientation; the same object twice counts once; localizers are split off; an image
-    without a place in the patient, or with frames of its own, is a series of its own. A label map belongs to the image that
-    the source lists for it, or refers to, or that its name and place tell.
+    DICOM files group by series, size and orientation; an object that is there twice counts once; localizers are split off; an
+    image without a place in the patient, or with frames of its own, is a series of its own. A label map belongs to the image
+    that the source lists for it, or refers to, or that its name and place tell.
 
     Args:
         records: Of every file.
@@ -118,46 +122,50 @@ def _with_labels(item: SeriesSource, maps: Sequence[FileRecord], layout: Layout)
 
 
 def _dicom(records: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesSource]:
-    groups: dict[str, dict[str, FileRecord]] = defaultdict(dict)
+    groups: dict[str, dict[str, list[FileRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         if record.header is None or record.header.kind in {"segmentation", "structures"}:
             continue
         if record.header.kind == "other":
             problems.append(Problem(record.path, "no-pixels", "the object holds no image"))
         else:
-            groups[record.header.series].setdefault(record.header.instance or record.path, record)
+            groups[record.header.series][record.header.instance or record.path].append(record)
     return [item for group in groups.values() for item in _parts(list(group.values()), problems)]
 
 
-def _parts(group: Sequence[FileRecord], problems: list[Problem]) -> list[SeriesSource]:
+def _parts(objects: Sequence[Sequence[FileRecord]], problems: list[Problem]) -> list[SeriesSource]:
     """Split one series into stacks of one size and orientation, and images that stand for themselves."""
-    headers = [_header(record) for record in group]
-    if len({(header.subject, header.study) for header in headers}) > 1:
-        detail = f"{len(group)} objects of one series name several patients or studies"
-        problems.append(Problem(group[0].path, "mixed-patients", detail))
+    if len({(_header(copy).subject, _header(copy).study) for copies in objects for copy in copies}) > 1:
+        detail = f"{len(objects)} objects of one series name several patients or studies"
+        problems.append(Problem(objects[0][0].path, "mixed-patients", detail))
         return []
-    places: list[tuple[SeriesHeader, list[FileRecord]]] = []
+    stacks: list[list[Sequence[FileRecord]]] = []
     alone: list[SeriesSource] = []
-    for record, header in zip(group, headers, strict=True):
+    for copies in objects:
+        header = _header(copies[0])
         if not (header.position and header.orientation and header.frames == 1):
-            alone.append(_series([record], f"{header.series}-{(header.instance or fingerprint_of(record.stamp))[:8]}"))
+            alone.append(_series([copies], header.instance or fingerprint_of(copies[0].stamp)))
             continue
-        same = next((stack for first, stack in places if _one_stack(first, header)), None)
+        same = next((stack for stack in stacks if _one_stack(_header(stack[0][0]), header)), None)
         if same is None:
-            places.append((header, [record]))
+            stacks.append([copies])
         else:
-            same.append(record)
-    stacks = {f"{first.size} {(np.round(first.orientation, 3) + 0.0).tolist()}": stack for first, stack in places}
-    largest = max((len(stack) for stack in stacks.values()), default=0)
+            same.append(copies)
+    largest = max((len(stack) for stack in stacks), default=0)
     found: list[SeriesSource] = []
-    for place, stack in sorted(stacks.items(), key=lambda pair: (-len(pair[1]), pair[0])):
-        header = _header(stack[0])
-        if header.localizer or (len(stack) <= FEW_SLICES < largest):
-            problems.append(Problem(stack[0].path, "localizer", f"{len(stack)} slices that only show where others lie"))
-            continue
-        name = header.series if not found else f"{header.series}-{fingerprint_of(place)[:8]}"
-        found.append(_series(sorted(stack, key=_height), name))
+    for stack in stacks:
+        if _header(stack[0][0]).localizer or (len(stack) <= FEW_SLICES < largest):
+            problems.append(Problem(stack[0][0].path, "localizer", f"{len(stack)} slices that only show where others lie"))
+        else:
+            found.append(_series(sorted(stack, key=_height), _plane(stack)))
     return [*found, *alone]
+
+
+def _plane(stack: Sequence[Sequence[FileRecord]]) -> str:
+    """Return what all slices of a stack share, whichever of them are there and whatever else is in their series."""
+    headers = [_header(copies[0]) for copies in stack]
+    orientation = np.round(np.median([header.orientation for header in headers], axis=0), 3) + 0.0
+    return fingerprint_of(f"{headers[0].size} {orientation.tolist()}")
 
 
 def _one_stack(first: SeriesHeader, other: SeriesHeader) -> bool:
@@ -165,15 +173,17 @@ def _one_stack(first: SeriesHeader, other: SeriesHeader) -> bool:
     return first.size == other.size and bool(turned < ORIENTATION_TOLERANCE)
 
 
-def _series(stack: Sequence[FileRecord], name: str) -> SeriesSource:
-    header = _header(stack[0])
+def _series(stack: Sequence[Sequence[FileRecord]], part: str) -> SeriesSource:
+    header = _header(stack[0][0])
     return SeriesSource(
         kind="dicom",
-        files=tuple(record.path for record in stack),
-        stamps=tuple(record.stamp for record in stack),
+        files=tuple(copies[0].path for copies in stack),
+        copies=tuple(tuple(copy.path for copy in copies) for copies in stack if len(copies) > 1),
+        stamps=tuple(copy.stamp for copies in stack for copy in copies),
         subject=header.subject,
         study=header.study,
-        series=name,
+        series=f"{header.series}-{part[:PART_LETTERS]}",
+        origin=header.series,
         when=header.when,
         modality=header.modality or "OT",
     )
@@ -184,8 +194,8 @@ def _header(record: FileRecord) -> SeriesHeader:
     return record.header
 
 
-def _height(record: FileRecord) -> float:
-    header = _header(record)
+def _height(copies: Sequence[FileRecord]) -> float:
+    header = _header(copies[0])
     return float(np.dot(np.cross(header.orientation[:3], header.orientation[3:]), header.position))
 
 
@@ -198,6 +208,7 @@ def _file(record: FileRecord, layout: Layout, naming: Naming) -> SeriesSource:
         subject=naming.name("subject", named.subject),
         study=naming.name("study", f"{named.subject}\0{named.study}"),
         series=naming.name("series", record.path),
+        origin="",
         when=naming.seal(named.study),
         modality=named.modality,
     )
@@ -205,10 +216,10 @@ def _file(record: FileRecord, layout: Layout, naming: Naming) -> SeriesSource:
 
 def _referenced(header: SeriesHeader, series: Sequence[SeriesSource]) -> str | None:
     """Return the series that a DICOM segmentation or structure set is about."""
-    wanted = set(header.references)
-    found = [item.series for item in series if item.kind == "dicom" and {item.series, item.series[:-PART_LETTERS]} & wanted]
-    whole = [name for name in found if name in wanted]
-    return whole[0] if len(whole) == 1 else found[0] if len(found) == 1 else None
+    found = [item for item in series if item.origin and item.origin in header.references]
+    largest = max((len(item.files) for item in found), default=0)
+    most = [item.series for item in found if len(item.files) == largest]
+    return most[0] if len(most) == 1 else None
 
 
 def _owner(label: str, series: Sequence[SeriesSource], layout: Layout) -> str | None:

@@ -124,5 +124,6 @@ def _still_refused(
 ) -> list[QuarantineRow]:
     """Return the quarantine rows of earlier runs about which this one says nothing new."""
     fresh = {row.source for row in refused}
-    read = {intake.naming.name("source", path) for item in series for path in (*item.files, *item.labels)}
+    paths = {path for item in series for path in (*item.files, *sum(item.copies, ()), *item.labels)}
+    read = {intake.naming.name("source", path) for path in paths}
     return [row for row in old.quarantine if row.source not in fresh | read]

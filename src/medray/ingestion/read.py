@@ -14,6 +14,7 @@ from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.cohort.shards import write_shard
 from medray.errors import ImageError, LabelError, StorageError
 from medray.formats.dicom import DicomSeries, is_dicom, read_dicom_series
+from medray.formats.dicom_copies import choose_copy
 from medray.formats.dicom_header import header_of
 from medray.formats.dicom_labels import read_dicom_labels
 from medray.formats.dicom_suv import suv_factor
@@ -87,9 +88,8 @@ def quarantine_row(intake: Intake, problem: Problem, key: str = "") -> Quarantin
 class _Reading:
     """Reads a series' files and hashes them on the way."""
 
-    def __init__(self, source: Location, names: tuple[str, ...]) -> None:
+    def __init__(self, source: Location) -> None:
         self.source = source
-        self.names = names
         self.digests: dict[str, bytes] = {}
 
     def of(self, name: str) -> Callable[[], bytes]:
@@ -107,9 +107,10 @@ class _Reading:
 
 
 def _read_and_store(intake: Intake, item: SeriesSource, key: str, refuse: Callable[[str, str, str], None]) -> SeriesRow:
-    reading = _Reading(intake.source, item.files)
+    reading = _Reading(intake.source)
+    files = _one_of_each(intake, item, refuse)
     if item.kind == "dicom":
-        volume = clean_series(intake.profile, intake.naming, read_dicom_series([reading.of(name) for name in item.files]))
+        volume = clean_series(intake.profile, intake.naming, read_dicom_series([reading.of(name) for name in files]))
     else:
         data = reading.of(item.files[0])()
         volume = read_file(data)
@@ -143,6 +144,21 @@ def _read_and_store(intake: Intake, item: SeriesSource, key: str, refuse: Callab
         findings=item.findings,
         statistics=measure(volume, mask, intake.labels),
     )
+
+
+def _one_of_each(intake: Intake, item: SeriesSource, refuse: Callable[[str, str, str], None]) -> tuple[str, ...]:
+    """Return the files to read: of each object that is there more than once, the first one that can be read.
+
+    Raises:
+        ImageError: If two that can be read show different things.
+    """
+    instead: dict[str, str] = {}
+    for copies in item.copies:
+        chosen, damaged = choose_copy({path: intake.source.join(path).read() for path in copies})
+        instead[copies[0]] = chosen
+        for path, error in damaged.items():
+            refuse(path, error.reason, error.detail)
+    return tuple(instead.get(path, path) for path in item.files)
 
 
 def clean_series(profile: Profile, naming: Naming, series: DicomSeries) -> Volume:

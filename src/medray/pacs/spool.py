@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medray.errors import ImageError, StorageError
+from medray.formats.dicom_file import without_meta
 from medray.formats.dicom_header import DicomHeader, read_dicom_file_header
 
 __all__ = ["Received", "Spool"]
@@ -87,7 +88,7 @@ class Spool:
         header = read_dicom_file_header(data)
         if not header.instance or not header.study:
             raise ImageError("no-identity", "the object has no SOPInstanceUID or no StudyInstanceUID")
-        name = f"{_name(header.instance)}-{hashlib.sha256(_dataset(data)).hexdigest()[:NAME_LETTERS]}.dcm"
+        name = f"{_name(header.instance)}-{hashlib.sha256(without_meta(data)).hexdigest()[:NAME_LETTERS]}.dcm"
         relative = Path(_name(header.study), _name(header.series), name)
         try:
             with self._lock:
@@ -139,13 +140,6 @@ class Spool:
 def _name(uid: str) -> str:
     """Return a hash of a peer's text: a UID never becomes a path."""
     return hashlib.sha256(uid.encode()).hexdigest()[:NAME_LETTERS]
-
-
-def _dataset(data: bytes) -> bytes:
-    """Return what follows the file meta group, which each sender writes its own way (PS3.10 7.1)."""
-    if data[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
-        return data
-    return data[144 + int.from_bytes(data[140:144], "little") :]
 
 
 def _move_durably(path: Path, target: Path, incoming: Path) -> None:
