@@ -149,7 +149,7 @@ def orthanc_server(folder: Path):
         "DicomModalities": {"medray": {"AET": "MEDRAY", "Host": "127.0.0.1", "Port": 104, "AllowGet": True, "AllowFind": True}},
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }  # fmt: skip
-    (folder / "db").mkdir()
+    (folder / "db").mkdir(parents=True)
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["/usr/sbin/Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=log, cwd=folder)

@@ -2,12 +2,14 @@
 
 import shutil
 import subprocess
+import tempfile
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 import medray
 from medray.audit import open_trail
@@ -15,12 +17,14 @@ from medray.errors import ConfigError, NotFoundError, StorageError
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.ingestion.pacs import Receiving, receive
 from medray.ingestion.pipeline import ingest
+from medray.ingestion.verify import verify
 from medray.pacs.remote import parse_address
 from medray.pacs.scp import Listening
 from medray.privacy.profile import parse_profile
 from medray.privacy.pseudonym import naming
 from tests.phantoms import grid, orientations, phantom
 from tests.services import ORTHANC_PLUGIN, orthanc_server
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.services,
@@ -84,6 +88,35 @@ def test_a_query_becomes_a_cohort(local_ray, pacs, kind, tmp_path):
     assert not list((tmp_path / "home" / "spool").rglob("*.dcm")), "nothing identified is left behind"
 
 
+@pytest.mark.parametrize("kind", ["dimse", "dicomweb"])
+def test_series_with_localizers_are_pulled_once(local_ray, kind, tmp_path):
+    """The cohort has fewer objects of them than the PACS."""
+    with orthanc_server(tmp_path / "pacs") as server:
+        files = write(tmp_path / "files", "DOE1", 0)
+        for file in files[:2]:
+            turned = dcmread(file)
+            turned.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+            turned.SOPInstanceUID = turned.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            turned.save_as(file.with_suffix(".localizer.dcm"))
+        server.store(sorted((tmp_path / "files").iterdir()))
+        first = medray.ingest(source(server, kind, ""), tmp_path / "c")
+        assert (first.rows[0].instances, [row.reason for row in first.quarantine]) == (len(files), ["localizer"])
+        assert medray.ingest(source(server, kind, ""), tmp_path / "c").index.id == first.index.id
+        assert len(retrieved()) == 1
+        volume = first.root.join("volumes", f"part-{first.rows[0].volume}.parquet")
+        volume.write(b"damaged")
+        assert verify(tmp_path / "c", repair=True)
+        medray.ingest(source(server, kind, ""), tmp_path / "c")
+        assert len(retrieved()) == 2, "what was damaged is fetched again"
+        assert verify(tmp_path / "c") == []
+
+
+def test_objects_come_straight_into_the_spool(local_ray, pacs, tmp_path, monkeypatch):
+    """Not by way of the system's temporary folder, which may be another disk and outlives a crash with its identifiers."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert medray.ingest(source(pacs, "dimse", "PatientID=DOE1"), tmp_path / "c").index.counts["series"] == 1
+
+
 def test_both_ways_and_the_folder_give_one_cohort(local_ray, pacs, tmp_path):
     for number, patient in enumerate(PATIENTS):
         write(tmp_path / "files", patient, number)
@@ -140,16 +173,9 @@ def test_what_is_pushed_becomes_a_cohort(local_ray, tmp_path):
     points = sorted((row.subject == names.name("subject", PATIENTS[0]), row.time_point) for row in rows)
     assert points == [(False, 0), (True, 0), (True, 1)]
     stored = list(open_trail().events(action="pacs.store"))
-    assert len(stored) == 3
+    assert [event.outcome for event in stored] == ["begun", "ok"] * 3
     assert all(event.actor.startswith("STORESCU@127.0.0.1") for event in stored)
     assert open_trail().verify().problems == ()
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_a_slice_that_is_sent_again_replaces_nothing(local_ray, tmp_path):

@@ -5,22 +5,28 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 
+from medray.audit import open_trail
+from medray.errors import StorageError
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.pacs.scp import Listening, StoreScp
 from medray.pacs.spool import Spool
 from medray.pacs.stow import StowServer, stow_app
+from tests.certificates import issue
 from tests.formats.test_dicom import volume
 from tests.pacs.test_spool import objects
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.services,
@@ -37,12 +43,26 @@ def write_series(folder, name="s", shape=(40, 30, 12)):
     return folder
 
 
+class Noted:
+    """Takes note of what it is told, until it can't."""
+
+    def __init__(self):
+        self.begun, self.arrivals, self.broken = [], [], False
+
+    def begins(self, caller, header):
+        if self.broken:
+            raise StorageError("the audit trail can't be written")
+        self.begun.append((caller, header.series))
+
+    def ends(self, arrival):
+        self.arrivals.append(arrival)
+
+
 @pytest.fixture
 def receiver(tmp_path):
-    arrivals: list = []
-    spool = Spool(tmp_path / "spool")
-    scp = StoreScp(spool, Listening("MEDRAY"), arrivals.append)
-    yield scp, spool, arrivals
+    spool, witness = Spool(tmp_path / "spool"), Noted()
+    scp = StoreScp(spool, Listening("MEDRAY"), witness)
+    yield scp, spool, witness.arrivals
     scp.stop()
 
 
@@ -75,13 +95,6 @@ def test_what_storescu_sends_is_stored_as_it_was(receiver, tmp_path):
     assert list(spool.incoming.iterdir()) == []
 
 
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_compressed_objects_stay_compressed(receiver, tmp_path):
     scp, spool, _ = receiver
     sent = write_series(tmp_path / "s")
@@ -92,7 +105,7 @@ def test_compressed_objects_stay_compressed(receiver, tmp_path):
 
 
 def test_strangers_and_wrong_titles_are_turned_away(tmp_path):
-    scp = StoreScp(Spool(tmp_path / "spool"), Listening("MEDRAY", callers=("MODALITY",)), lambda arrival: None)
+    scp = StoreScp(Spool(tmp_path / "spool"), Listening("MEDRAY", callers=("MODALITY",)), Noted())
     sent = write_series(tmp_path / "s")
     try:
         assert send(scp.port, sent) != 0
@@ -109,6 +122,57 @@ def test_no_room_is_answered_and_nothing_is_lost(receiver, tmp_path, monkeypatch
     wait_until(lambda: arrivals)
     assert arrivals[0].refused == (("no-room", 1),)
     assert objects(spool.folder) == []
+
+
+def test_what_can_t_be_put_on_record_is_refused(tmp_path):
+    spool, witness = Spool(tmp_path / "spool"), Noted()
+    scp = StoreScp(spool, Listening("MEDRAY"), witness)
+    server = StowServer(stow_app(spool, witness))
+    sent = write_series(tmp_path / "s")
+    try:
+        witness.broken = True
+        assert send(scp.port, sent) == 0xA7
+        body, headers = body_of([objects(sent)[0].read_bytes()]), {"Content-Type": "multipart/related; boundary=xyz"}
+        assert httpx.post(f"http://127.0.0.1:{server.port}/studies", content=body, headers=headers).status_code == 409
+        assert objects(spool.folder) == []
+        witness.broken = False
+        assert send(scp.port, sent) == 0
+        assert httpx.post(f"http://127.0.0.1:{server.port}/studies", content=body, headers=headers).status_code == 200
+    finally:
+        scp.stop()
+        server.stop()
+    assert [caller.partition("@")[0] for caller, _ in witness.begun] == ["STORESCU", "stow"], "once for each association"
+
+
+@pytest.mark.parametrize("mutual", [True, False])
+def test_both_ways_in_are_encrypted(tmp_path, mutual):
+    own, caller = issue(tmp_path / "tls", "receiver", "modality")
+    tls = own if mutual else replace(own, authority=None)
+    spool = Spool(tmp_path / "spool")
+    scp = StoreScp(spool, Listening("MEDRAY", tls=tls), Noted())
+    server = StowServer(stow_app(spool, Noted()), tls=tls)
+    first, second = write_series(tmp_path / "s"), write_series(tmp_path / "t", "t")
+    trusted = ["+cf", str(own.authority)]
+    body, headers = body_of([objects(second)[0].read_bytes()]), {"Content-Type": "multipart/related; boundary=xyz"}
+    url, plain = f"https://127.0.0.1:{server.port}/studies", ssl.create_default_context(cafile=own.authority)
+    shown = ssl.create_default_context(cafile=own.authority)
+    shown.load_cert_chain(caller.certificate, caller.key)
+    try:
+        assert send(scp.port, first) != 0, "plain text"
+        assert (send(scp.port, first, "+tla", *trusted) == 0) != mutual, "a caller without a certificate"
+        assert send(scp.port, first, "+tls", str(caller.key), str(caller.certificate), *trusted) == 0
+        assert httpx.post(url, content=body, headers=headers, verify=shown).status_code == 200
+        if mutual:
+            with pytest.raises(httpx.TransportError):
+                httpx.post(url, content=body, headers=headers, verify=plain)
+        else:
+            assert httpx.post(url, content=body, headers=headers, verify=plain).status_code == 200
+        with pytest.raises(httpx.TransportError):
+            httpx.post(url.replace("https", "http"), content=body, headers=headers)
+    finally:
+        scp.stop()
+        server.stop()
+    assert len(objects(spool.arriving)) == 13
 
 
 def test_a_sender_that_goes_away_leaves_nothing_half(receiver, tmp_path):
@@ -137,12 +201,12 @@ def test_an_absurd_length_costs_no_memory(receiver, tmp_path):
 RECEIVER = """
 import sys
 from pathlib import Path
-from medray.pacs.scp import Listening, StoreScp
-from medray.pacs.spool import Spool
-import threading
-scp = StoreScp(Spool(Path(sys.argv[1])), Listening("MEDRAY"), lambda arrival: None)
-print(scp.port, flush=True)
-threading.Event().wait()
+from medray.ingestion.pacs import Receiving, receive
+from medray.pacs.scp import Listening
+from medray.privacy.profile import parse_profile
+from medray.privacy.pseudonym import naming
+receiving = Receiving(listening=Listening("MEDRAY"), spool=Path(sys.argv[1]), on_ready=lambda port, _: print(port, flush=True))
+receive(receiving, lambda folder: None, naming(parse_profile("basic")))
 """
 
 
@@ -166,16 +230,17 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path):
     assert 0 < acknowledged < 150
     kept = {dcmread(file).SOPInstanceUID for file in objects(spool)}
     assert len(kept) >= acknowledged
+    begun = list(open_trail().events(action="pacs.store"))
+    assert [(event.outcome, event.actor.partition("@")[0]) for event in begun] == [("begun", "STORESCU")], "it is on record"
     Spool(tmp_path / "spool").sweep()
     assert list((tmp_path / "spool" / "incoming").iterdir()) == []
 
 
 @pytest.fixture
 def stow(tmp_path):
-    arrivals: list = []
-    spool = Spool(tmp_path / "spool")
-    server = StowServer(stow_app(spool, arrivals.append, token="secret"))
-    yield f"http://127.0.0.1:{server.port}", spool, arrivals
+    spool, witness = Spool(tmp_path / "spool"), Noted()
+    server = StowServer(stow_app(spool, witness, token="secret"))
+    yield f"http://127.0.0.1:{server.port}", spool, witness.arrivals
     server.stop()
 
 

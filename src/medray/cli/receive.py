@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medray.cli.output import error_console, progress
 from medray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medray.pacs.tls import Tls
 
 __all__ = ["receive"]
 
@@ -24,7 +27,7 @@ def receive(  # noqa: PLR0913, PLR0917 - a command's options
     caller: Annotated[
         list[str] | None, typer.Option(help="A title that may call; give it for each. All may by default.")
     ] = None,
-    tls: Annotated[str, typer.Option(help="certificate.pem,key.pem,authority.pem: mutual TLS for C-STORE.")] = "",
+    tls: Annotated[str, typer.Option(help="certificate.pem,key.pem; with ,authority.pem callers show theirs.")] = "",
     quiet: Annotated[float, typer.Option(help="Seconds without a new object after which a study is taken in.")] = 30.0,
     keep_days: Annotated[float, typer.Option(help="Days that a study stays in the spool, for slices that come late.")] = 7.0,
     spool: Annotated[Path | None, typer.Option(help="Its folder; below MEDRAY_HOME by default. Holds identifiers.")] = None,
@@ -48,7 +51,7 @@ def receive(  # noqa: PLR0913, PLR0917 - a command's options
         return ingest(folder, root, profile=profile, site=site)
 
     def ready(dimse: int, stow: int | None) -> None:
-        web = f", STOW-RS on http://{host}:{stow}/studies" if stow else ""
+        web = f", STOW-RS on http{'s' if tls else ''}://{host}:{stow}/studies" if stow else ""
         error_console.print(f"C-STORE as {aet} on {host}:{dimse}{web}; a study is taken in after {quiet:g} quiet seconds")
 
     receiving = Receiving(
@@ -68,10 +71,12 @@ def receive(  # noqa: PLR0913, PLR0917 - a command's options
         run(receiving, take, names)
 
 
-def _tls_files(text: str) -> tuple[Path, Path, Path] | None:
+def _tls_files(text: str) -> Tls | None:
+    from medray.pacs.tls import Tls
+
     if not text:
         return None
     paths = [Path(part) for part in text.split(",")]
-    if len(paths) != 3 or not all(path.is_file() for path in paths):
-        raise ConfigError("--tls takes three files that are there: certificate.pem,key.pem,authority.pem")
-    return paths[0], paths[1], paths[2]
+    if len(paths) not in {2, 3} or not all(path.is_file() for path in paths):
+        raise ConfigError("--tls takes files that are there: certificate.pem,key.pem or certificate.pem,key.pem,authority.pem")
+    return Tls(*paths)

@@ -144,7 +144,7 @@ def _parts(objects: Sequence[Sequence[FileRecord]], problems: list[Problem]) -> 
     for copies in objects:
         header = _header(copies[0])
         if not (header.position and header.orientation and header.frames == 1):
-            alone.append(_series([copies], header.instance or fingerprint_of(copies[0].stamp)))
+            alone.append(_series([copies], fingerprint_of(header.instance or copies[0].stamp)))
             continue
         same = next((stack for stack in stacks if _one_stack(_header(stack[0][0]), header)), None)
         if same is None:

@@ -4,12 +4,14 @@
 
     ROOT/ledger/scan-<hash>.json.gz    what a chunk of files is, de-identified: kept for every later run
     ROOT/ledger/done-<key>.json        what became of one series; folded into the manifest by the next commit, then deleted
+    ROOT/ledger/pulled-<hash>.json     how many objects of which series were fetched from a PACS and taken in or refused
 
 A worker writes a series' entry last, after its shards.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,12 +23,24 @@ from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.errors import NotFoundError
 from medray.storage.location import Location
 
-__all__ = ["PASSING", "Outcome", "committed", "forget", "note", "pending", "recall", "redo", "to_redo"]
+__all__ = [
+    "PASSING",
+    "Outcome",
+    "committed",
+    "forget",
+    "note",
+    "note_pulled",
+    "pending",
+    "pulled",
+    "recall",
+    "redo",
+    "to_redo",
+]
 
 PASSING = ("forbidden", "unreadable")
 """Reasons that may have gone by the next run: such work is done again."""
 REDO = "redo.json"
-PREFIX, SUFFIX = "done-", ".json"
+DONE, PULLED, SUFFIX = "done-", "pulled-", ".json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +56,12 @@ _outcome = TypeAdapter(Outcome)
 
 def note(root: Location, key: str, outcome: Outcome) -> None:
     """Write down that a piece of work is finished."""
-    root.join("ledger", f"{PREFIX}{key}{SUFFIX}").write(json.dumps(_outcome.dump_python(outcome, mode="json")).encode())
+    root.join("ledger", f"{DONE}{key}{SUFFIX}").write(json.dumps(_outcome.dump_python(outcome, mode="json")).encode())
 
 
 def pending(root: Location) -> dict[str, Outcome]:
     """Return what was finished and not yet committed, by key."""
-    keys = [name.removeprefix(PREFIX).removesuffix(SUFFIX) for name in _names(root)]
+    keys = [name.removeprefix(DONE).removesuffix(SUFFIX) for name in _names(root, DONE)]
     found = {key: recall(root, key) for key in keys}
     return {key: outcome for key, outcome in found.items() if outcome is not None}
 
@@ -55,7 +69,7 @@ def pending(root: Location) -> dict[str, Outcome]:
 def recall(root: Location, key: str) -> Outcome | None:
     """Return what became of a piece of work; None when it isn't finished, or was noted by another version."""
     try:
-        outcome = _outcome.validate_json(root.join("ledger", f"{PREFIX}{key}{SUFFIX}").read())
+        outcome = _outcome.validate_json(root.join("ledger", f"{DONE}{key}{SUFFIX}").read())
     except (NotFoundError, ValueError):
         return None
     return None if _passing(outcome.quarantine) else outcome
@@ -87,11 +101,26 @@ def to_redo(root: Location) -> set[str]:
         return set()
 
 
+def note_pulled(root: Location, series: Mapping[str, int]) -> None:
+    """Note how many objects of each series a PACS gave, localizers and segmentations among them."""
+    data = json.dumps(dict(sorted(series.items()))).encode()
+    root.join("ledger", f"{PULLED}{hashlib.sha256(data).hexdigest()[:32]}{SUFFIX}").write(data)
+
+
+def pulled(root: Location) -> dict[str, int]:
+    """Return what `note_pulled` noted, the most of each series."""
+    found: dict[str, int] = {}
+    for name in _names(root, PULLED):
+        for series, count in json.loads(root.join("ledger", name).read()).items():
+            found[series] = max(count, found.get(series, 0))
+    return found
+
+
 def forget(root: Location, keys: Iterable[str]) -> None:
     """Delete entries that a commit has folded in."""
     gone = set(keys)
     for key in gone:
-        root.join("ledger", f"{PREFIX}{key}{SUFFIX}").remove()
+        root.join("ledger", f"{DONE}{key}{SUFFIX}").remove()
     left = to_redo(root) - gone
     if left:
         root.join("ledger", REDO).write(json.dumps(sorted(left)).encode())
@@ -103,8 +132,8 @@ def _passing(refused: Iterable[QuarantineRow]) -> bool:
     return any(row.reason in PASSING for row in refused)
 
 
-def _names(root: Location) -> list[str]:
+def _names(root: Location, prefix: str) -> list[str]:
     try:
-        return [entry.name for entry in root.join("ledger").entries() if entry.name.startswith(PREFIX)]
+        return [entry.name for entry in root.join("ledger").entries() if entry.name.startswith(prefix)]
     except NotFoundError:
         return []

@@ -6,7 +6,8 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from medray import config
 from medray.audit import Event, Trail, open_trail
 from medray.cohort.cohort import Cohort, open_cohort
 from medray.errors import MedrayError, NotFoundError, StorageError
+from medray.formats.dicom_header import DicomHeader
+from medray.ingestion.ledger import note_pulled, pulled, to_redo
 from medray.pacs.dicomweb import DicomwebPacs
 from medray.pacs.dimse import DimsePacs
 from medray.pacs.remote import Pacs, RemoteSeries, parse_address
@@ -21,6 +24,7 @@ from medray.pacs.scp import Arrival, Listening, StoreScp
 from medray.pacs.spool import Spool
 from medray.pacs.stow import StowServer, stow_app
 from medray.privacy.pseudonym import Naming
+from medray.storage.location import locate
 
 __all__ = ["Receiving", "is_pacs", "pull", "receive"]
 
@@ -57,14 +61,19 @@ def pull(source: str, root: str, ingest: Ingest, naming: Naming, on_progress: Ca
     matching = list(pacs.find())
     trail.record([Event("pacs.query", address.host, detail=f"{len(matching)} series match")])
     held = _held(root)
-    wanted = [item for item in matching if not _whole(item, held, naming)]
+    wanted = [item for item in matching if not 0 < item.instances <= held.get(naming.name("series", item.series), 0)]
     incomplete, cohort = 0, None
     for start in range(0, len(wanted), SERIES_AT_ONCE):
+        whole: dict[str, int] = {}
         for number, item in enumerate(wanted[start : start + SERIES_AT_ONCE], start=start + 1):
-            incomplete += not _retrieved(pacs, item, spool, naming, trail)
+            if _retrieved(pacs, item, spool, naming, trail):
+                whole[naming.name("series", item.series)] = item.instances
+            else:
+                incomplete += 1
             on_progress("pull", number, len(wanted))
         if spool.settle(quiet_s=0.0) or any(spool.settled.iterdir()):
             cohort = ingest(spool.settled)
+            note_pulled(locate(root), whole)
         shutil.rmtree(spool.settled)
         spool.settled.mkdir(mode=0o700)
     shutil.rmtree(spool.folder, ignore_errors=True)
@@ -76,16 +85,18 @@ def pull(source: str, root: str, ingest: Ingest, naming: Naming, on_progress: Ca
 
 
 def _held(root: str) -> dict[str, int]:
-    """Return how many objects of each series the cohort was made from."""
+    """Return how many objects of each series the cohort was made from, or were looked at for it and left."""
     try:
-        return {row.series: row.instances for row in open_cohort(root).rows}
+        cohort = open_cohort(root)
     except NotFoundError:
         return {}
-
-
-def _whole(item: RemoteSeries, held: dict[str, int], naming: Naming) -> bool:
-    name = naming.name("series", item.series)
-    return item.instances > 0 and sum(count for series, count in held.items() if series.startswith(name)) >= item.instances
+    held, damaged = Counter[str](), set[str]()
+    again = to_redo(cohort.root)
+    for row in cohort.rows:
+        held[row.series.rpartition("-")[0]] += row.instances
+        damaged |= {row.series.rpartition("-")[0]} if row.intake in again else set()
+    known = {name: max(held[name], count) for name, count in pulled(cohort.root).items()}
+    return {name: count for name, count in (held | known).items() if name not in damaged}
 
 
 def _retrieved(pacs: Pacs, item: RemoteSeries, spool: Spool, naming: Naming, trail: Trail) -> bool:
@@ -141,15 +152,12 @@ def receive(receiving: Receiving, ingest: Ingest, naming: Naming) -> None:
     """
     trail, spool = open_trail(), Spool(receiving.spool)
     spool.sweep()
-
-    def on_arrival(arrival: Arrival) -> None:
-        trail.record(_events(arrival, naming))
-
-    scp = StoreScp(spool, receiving.listening, on_arrival)
+    witness, listening = _Recorder(trail, naming), receiving.listening
+    scp = StoreScp(spool, listening, witness)
     stow = None
     if receiving.stow_port is not None:
-        app = stow_app(spool, on_arrival, token=receiving.token)
-        stow = StowServer(app, host=receiving.listening.host, port=receiving.stow_port)
+        app = stow_app(spool, witness, token=receiving.token)
+        stow = StowServer(app, host=listening.host, port=receiving.stow_port, tls=listening.tls)
     try:
         receiving.on_ready(scp.port, stow.port if stow else None)
         left = any(spool.settled.iterdir())  # an earlier receiver may have died before it took them in
@@ -175,8 +183,25 @@ def _taken_in(ingest: Ingest, spool: Spool, trail: Trail, on_failure: Callable[[
     return True
 
 
-def _events(arrival: Arrival, naming: Naming) -> Iterator[Event]:
-    for header, count in arrival.series:
-        yield Event("pacs.store", naming.name("series", header.series), "ok", f"{count} new objects", arrival.caller)
-    for reason, count in arrival.refused:
-        yield Event("pacs.store", "objects", reason, f"{count} refused", arrival.caller)
+class _Recorder:
+    """Writes what arrives into the audit trail: that a series begins to, before any of it is there; and how much of it came."""
+
+    def __init__(self, trail: Trail, naming: Naming) -> None:
+        self._trail = trail
+        self._naming = naming
+
+    def begins(self, caller: str, header: DicomHeader) -> None:
+        self._trail.record([Event("pacs.store", self._name(header), "begun", "", caller)])
+
+    def ends(self, arrival: Arrival) -> None:
+        brought = [
+            Event("pacs.store", self._name(header), "ok", f"{count} new objects", arrival.caller)
+            for header, count in arrival.series
+        ]
+        refused = [
+            Event("pacs.store", "objects", reason, f"{count} refused", arrival.caller) for reason, count in arrival.refused
+        ]
+        self._trail.record([*brought, *refused])
+
+    def _name(self, header: DicomHeader) -> str:
+        return self._naming.name("series", header.series)

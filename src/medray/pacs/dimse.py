@@ -22,13 +22,14 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import AE, _config, build_context, build_role, evt
+from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
 )
 
 from medray.errors import ImageError, StorageError
+from medray.pacs.pieces import write_pieces_into
 from medray.pacs.remote import PacsAddress, RemoteSeries
 from medray.pacs.spool import Spool
 
@@ -54,8 +55,6 @@ class DimsePacs:
 
     def __init__(self, address: PacsAddress) -> None:
         self._address = address
-        _config.STORE_RECV_CHUNKED_DATASET = True
-        _config.LOG_HANDLER_LEVEL = "none"
 
     def find(self) -> Iterator[RemoteSeries]:
         """Yield the series that match.
@@ -85,15 +84,15 @@ class DimsePacs:
 
     def _get(self, series: RemoteSeries, classes: Sequence[str], spool: Spool) -> int:
         arrived: set[str] = set()
+        write_pieces_into(spool.incoming)
 
         def store(event: Any) -> int:
-            path = spool.new_file()
+            path = Path(event.dataset_path)
             try:
-                Path(event.dataset_path).replace(path)
                 arrived.add(spool.accept(path).header.instance)
             except ImageError:
                 return CANNOT_UNDERSTAND
-            except (StorageError, OSError):
+            except StorageError:
                 return OUT_OF_RESOURCES
             finally:
                 path.unlink(missing_ok=True)

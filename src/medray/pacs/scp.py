@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
 import ssl
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydicom.uid import AllTransferSyntaxes
-from pynetdicom import AE, AllStoragePresentationContexts, _config, dimse_messages, evt, transport
+from pynetdicom import AE, AllStoragePresentationContexts, evt, transport
 from pynetdicom.sop_class import Verification
 
 from medray.errors import ImageError, StorageError
 from medray.formats.dicom_header import DicomHeader
+from medray.pacs.pieces import write_pieces_into
 from medray.pacs.spool import Spool
+from medray.pacs.tls import Tls
 
-__all__ = ["Arrival", "Listening", "StoreScp"]
+__all__ = ["Arrival", "Listening", "StoreScp", "Witness"]
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 MAX_PDU_BYTES = 128 << 10
@@ -40,7 +39,7 @@ class Listening:
         host: Address to bind.
         port: 0 for any free one.
         callers: Titles that may call; empty for all.
-        tls: Certificate, key, and authority for callers' certificates (all three or none).
+        tls: None for plain text.
         associations: How many at a time.
     """
 
@@ -48,7 +47,7 @@ class Listening:
     host: str = "127.0.0.1"
     port: int = 0
     callers: tuple[str, ...] = ()
-    tls: tuple[Path, Path, Path] | None = None
+    tls: Tls | None = None
     associations: int = 10
 
 
@@ -67,25 +66,34 @@ class Arrival:
     refused: tuple[tuple[str, int], ...]
 
 
+class Witness(Protocol):
+    """Is told what arrives. What it can't take note of is refused: it raises `StorageError` then."""
+
+    def begins(self, caller: str, header: DicomHeader) -> None:
+        """Hear of a series before the first object of it that an association brings is in the spool."""
+        ...
+
+    def ends(self, arrival: Arrival) -> None:
+        """Hear what an association has brought."""
+        ...
+
+
 class StoreScp:
     """Runs until `stop`.
 
     Args:
         spool: Where objects go.
         listening: How to listen.
-        on_arrival: Called at the end of each association.
+        witness: Is told of every series.
     """
 
-    def __init__(self, spool: Spool, listening: Listening, on_arrival: Callable[[Arrival], None]) -> None:
+    def __init__(self, spool: Spool, listening: Listening, witness: Witness) -> None:
         self._spool = spool
-        self._on_arrival = on_arrival
+        self._witness = witness
         self._stopping = False
         self._brought: dict[Any, tuple[dict[str, DicomHeader], Counter[str], Counter[str]]] = {}
-        _config.STORE_RECV_CHUNKED_DATASET = True  # a large object goes to a file piece by piece
-        _config.LOG_HANDLER_LEVEL = "none"
+        write_pieces_into(spool.incoming)
         transport.AssociationSocket.recv = _bounded_recv
-        # Where pynetdicom writes the pieces: in the spool, which is swept, and not in a temporary folder, which isn't.
-        dimse_messages.NamedTemporaryFile = partial(tempfile.NamedTemporaryFile, dir=spool.incoming)
         self._entity = AE(listening.aet)
         self._entity.maximum_pdu_size = MAX_PDU_BYTES
         self._entity.maximum_associations = listening.associations
@@ -107,7 +115,7 @@ class StoreScp:
             (listening.host, listening.port),
             block=False,
             evt_handlers=list(handlers),
-            ssl_context=_tls(*listening.tls) if listening.tls else None,
+            ssl_context=_context(listening.tls) if listening.tls else None,
         )
         self.port = int(self._server.server_address[1])
 
@@ -123,24 +131,27 @@ class StoreScp:
                 association.abort()
 
     def _store(self, event: Any) -> int:
-        _, _, refused = self._counts(event.assoc)
+        headers, counts, refused = self._counts(event.assoc)
+
+        def announce(header: DicomHeader) -> None:
+            if header.series not in headers:
+                self._witness.begins(_caller(event.assoc), header)
+                headers[header.series] = header
+
         if self._stopping or not self._spool.has_room():
             refused["no-room"] += 1
             return OUT_OF_RESOURCES
-        path = self._spool.new_file()
+        path = Path(event.dataset_path)
         try:
-            _take_over(Path(event.dataset_path), path)
-            received = self._spool.accept(path)
+            received = self._spool.accept(path, announce)
         except ImageError as error:
             refused[error.reason] += 1
             return CANNOT_UNDERSTAND
-        except (StorageError, OSError):
+        except StorageError:
             refused["no-room"] += 1
             return OUT_OF_RESOURCES
         finally:
             path.unlink(missing_ok=True)
-        headers, counts, _ = self._counts(event.assoc)
-        headers[received.header.series] = received.header
         counts[received.header.series] += int(received.new)
         return SUCCESS
 
@@ -153,18 +164,12 @@ class StoreScp:
         if found is None:
             return
         headers, counts, refused = found
-        requestor = event.assoc.requestor
-        caller = f"{requestor.ae_title}@{requestor.address}"
-        self._on_arrival(Arrival(caller, tuple((headers[uid], counts[uid]) for uid in headers), tuple(refused.items())))
+        series = tuple((headers[uid], counts[uid]) for uid in headers)
+        self._witness.ends(Arrival(_caller(event.assoc), series, tuple(refused.items())))
 
 
-def _take_over(source: Path, target: Path) -> None:
-    """Move pynetdicom's own file, which may lie on another disk."""
-    try:
-        source.rename(target)
-    except OSError:
-        shutil.copyfile(source, target)
-        source.unlink(missing_ok=True)
+def _caller(association: Any) -> str:
+    return f"{association.requestor.ae_title}@{association.requestor.address}"
 
 
 def _delete_half_written(association: Any) -> None:
@@ -199,11 +204,11 @@ class _PatientTls(ssl.SSLContext):
         return super().wrap_socket(sock, server_side=server_side, do_handshake_on_connect=not server_side, **options)
 
 
-def _tls(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
-    """Make the context for mutual TLS (PS3.15 B.9: 1.2 at least)."""
+def _context(tls: Tls) -> ssl.SSLContext:
     context = _PatientTls(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(authority)
-    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.authority is not None:
+        context.load_verify_locations(tls.authority)
+        context.verify_mode = ssl.CERT_REQUIRED
     return context

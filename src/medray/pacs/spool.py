@@ -13,13 +13,13 @@ again as the same bytes is stored once; one with the same UID and other bytes is
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,28 +74,30 @@ class Spool:
         """Tell whether there is disk left for another object."""
         return shutil.disk_usage(self.folder).free > MIN_FREE_BYTES
 
-    def accept(self, path: Path) -> Received:
+    def accept(self, path: Path, announce: Callable[[DicomHeader], None] = lambda header: None) -> Received:
         """Take a written file in: when this returns, the object outlives a crash of the machine.
 
         Args:
-            path: A whole DICOM file, on this disk or another one; it is moved or, when refused, left.
+            path: A whole DICOM file in `incoming`; it is moved or, when refused, left.
+            announce: Called before it is moved.
 
         Raises:
             ImageError: If it isn't a DICOM object with its three UIDs.
             StorageError: If it can't be stored.
         """
-        data = path.read_bytes()
-        header = read_dicom_file_header(data)
-        if not header.instance or not header.study:
-            raise ImageError("no-identity", "the object has no SOPInstanceUID or no StudyInstanceUID")
-        name = f"{_name(header.instance)}-{hashlib.sha256(without_meta(data)).hexdigest()[:NAME_LETTERS]}.dcm"
-        relative = Path(_name(header.study), _name(header.series), name)
         try:
+            data = path.read_bytes()
+            header = read_dicom_file_header(data)
+            if not header.instance or not header.study:
+                raise ImageError("no-identity", "the object has no SOPInstanceUID or no StudyInstanceUID")
+            name = f"{_name(header.instance)}-{hashlib.sha256(without_meta(data)).hexdigest()[:NAME_LETTERS]}.dcm"
+            relative = Path(_name(header.study), _name(header.series), name)
+            announce(header)
             with self._lock:
                 if any((place / relative).exists() for place in (self.arriving, self.settled)):
                     path.unlink()
                     return Received(header, new=False)
-                _move_durably(path, self.arriving / relative, self.incoming)
+                _move_durably(path, self.arriving / relative)
         except OSError as error:
             raise StorageError(f"the spool can't store an object: {os.strerror(error.errno or 5).lower()}") from None
         return Received(header, new=True)
@@ -142,21 +144,12 @@ def _name(uid: str) -> str:
     return hashlib.sha256(uid.encode()).hexdigest()[:NAME_LETTERS]
 
 
-def _move_durably(path: Path, target: Path, incoming: Path) -> None:
+def _move_durably(path: Path, target: Path) -> None:
     """Flush a file, rename it into place, and flush the folders that name it."""
     made = [parent for parent in (target.parent, target.parent.parent) if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _flush(path)
-    try:
-        path.rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        here = incoming / secrets.token_hex(16)
-        shutil.copyfile(path, here)
-        _flush(here)
-        here.rename(target)
-        path.unlink()
+    path.rename(target)
     for folder in (target.parent, *(parent.parent for parent in made)):
         _flush(folder)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +21,23 @@ from starlette.routing import Route
 from medray.errors import ImageError, StorageError
 from medray.formats.dicom_header import DicomHeader, read_dicom_file_header
 from medray.pacs.multipart import PartWriter, boundary_of
-from medray.pacs.scp import Arrival
+from medray.pacs.scp import Arrival, Witness
 from medray.pacs.spool import Spool
+from medray.pacs.tls import Tls
 
 __all__ = ["StowServer", "stow_app"]
 
 DICOM_JSON = "application/dicom+json"
 OUT_OF_RESOURCES, CANNOT_UNDERSTAND, WRONG_STUDY = 0xA700, 0xC000, 0x0110
 """Failure reasons of PS3.18 Annex I."""
-SECURE_METHODS = ("POST",)
 
 
-def stow_app(spool: Spool, on_arrival: Callable[[Arrival], None], *, token: str = "") -> Starlette:
+def stow_app(spool: Spool, witness: Witness, *, token: str = "") -> Starlette:
     """Return the application.
 
     Args:
         spool: Where objects go.
-        on_arrival: Called at the end of each request.
+        witness: Is told of every series.
         token: Bearer token that a caller must show; empty for none.
     """
 
@@ -45,7 +47,8 @@ def stow_app(spool: Spool, on_arrival: Callable[[Arrival], None], *, token: str 
             return Response(status_code=401, headers={"WWW-Authenticate": "Bearer"})
         if not spool.has_room():
             return Response(status_code=503, headers={"Retry-After": "300"})
-        taken = _Taken(spool, request.path_params.get("study", ""))
+        caller = f"stow@{request.client.host if request.client else ''}"
+        taken = _Taken(spool, request.path_params.get("study", ""), partial(witness.begins, caller))
         try:
             writer = PartWriter(boundary_of(request.headers.get("content-type", "")), spool.new_file, taken.part)
         except ImageError:
@@ -61,15 +64,14 @@ def stow_app(spool: Spool, on_arrival: Callable[[Arrival], None], *, token: str 
         except OSError:
             writer.discard()
             taken.failed.append((None, OUT_OF_RESOURCES))
-        caller = request.client.host if request.client else ""
-        on_arrival(taken.arrival(f"stow@{caller}"))
+        witness.ends(taken.arrival(caller))
         body, status = taken.answer(str(request.base_url).rstrip("/"))
         return JSONResponse(body, status, media_type=DICOM_JSON)
 
     return Starlette(
         routes=[
-            Route("/studies", store, methods=list(SECURE_METHODS)),
-            Route("/studies/{study}", store, methods=list(SECURE_METHODS)),
+            Route("/studies", store, methods=["POST"]),
+            Route("/studies/{study}", store, methods=["POST"]),
         ]
     )
 
@@ -81,10 +83,15 @@ class StowServer:
         app: See `stow_app`.
         host: Address to bind.
         port: 0 for any free one.
+        tls: None for plain text.
     """
 
-    def __init__(self, app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="critical", access_log=False))
+    def __init__(self, app: Starlette, *, host: str = "127.0.0.1", port: int = 0, tls: Tls | None = None) -> None:
+        options: dict[str, Any] = {"host": host, "port": port, "log_level": "critical", "access_log": False}
+        if tls is not None:
+            options |= {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key, "ssl_ca_certs": tls.authority}
+            options["ssl_cert_reqs"] = ssl.CERT_REQUIRED if tls.authority else ssl.CERT_NONE
+        self._server = uvicorn.Server(uvicorn.Config(app, **options))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
@@ -102,9 +109,11 @@ class StowServer:
 class _Taken:
     """What one request brought."""
 
-    def __init__(self, spool: Spool, study: str) -> None:
+    def __init__(self, spool: Spool, study: str, begins: Callable[[DicomHeader], None]) -> None:
         self._spool = spool
         self._study = study
+        self._begins = begins
+        self._begun: set[str] = set()
         self.stored: list[tuple[DicomHeader, bool]] = []
         self.failed: list[tuple[DicomHeader | None, int]] = []
 
@@ -115,7 +124,7 @@ class _Taken:
                 if header.study != self._study:
                     self.failed.append((header, WRONG_STUDY))
                     return
-            received = self._spool.accept(path)
+            received = self._spool.accept(path, self._announce)
             self.stored.append((received.header, received.new))
         except ImageError:
             self.failed.append((None, CANNOT_UNDERSTAND))
@@ -123,6 +132,11 @@ class _Taken:
             self.failed.append((None, OUT_OF_RESOURCES))
         finally:
             path.unlink(missing_ok=True)
+
+    def _announce(self, header: DicomHeader) -> None:
+        if header.series not in self._begun:
+            self._begins(header)
+            self._begun.add(header.series)
 
     def arrival(self, caller: str) -> Arrival:
         headers = {header.series: header for header, _ in self.stored}

@@ -25,6 +25,7 @@ from medray import __version__
 from medray.errors import ImageError
 from medray.privacy.profile import METHOD_CODES, OVERLAY_OR_CURVE_GROUPS, Action, Profile
 from medray.privacy.pseudonym import Naming
+from medray.privacy.traces import Traces, traces_of
 from medray.privacy.words import cleaned
 
 __all__ = ["Deidentified", "deidentify"]
@@ -37,8 +38,6 @@ IDENTIFIERS = (PATIENT_NAME, PATIENT_ID, 0x00080050, 0x00101000, 0x00101001, 0x0
 """Attributes whose values must not turn up in any text: names, patient and visit ids, accession number."""
 REFERENCE_VRS = ("UI", "IS", "US")
 KEPT_META = (0x00020000, 0x00020001, 0x00020002, 0x00020010)
-MIN_IDENTIFIER = 4
-"""Shorter parts of names and ids would match by chance."""
 DUMMIES: Mapping[str, Any] = {
     "AS": "000Y", "DA": "19000101", "DT": "19000101000000", "TM": "000000", "DS": "0", "IS": "0",
     "FD": 0.0, "FL": 0.0, "SL": 0, "SS": 0, "UL": 0, "US": 0, "SV": 0, "UV": 0,
@@ -66,7 +65,7 @@ class _Work:
     naming: Naming
     patient: str
     subject: str
-    identifiers: tuple[str, ...]
+    traces: Traces
     actions: Counter[str]
 
 
@@ -88,7 +87,7 @@ def deidentify(
     if profile.identified:
         return Deidentified(_copied(dataset), {})
     identity = patient or str(dataset.get("PatientID") or dataset.get("StudyInstanceUID") or "")
-    work = _Work(profile, naming, identity, naming.name("subject", identity), _identifiers(dataset), Counter())
+    work = _Work(profile, naming, identity, naming.name("subject", identity), _traces(dataset), Counter())
     try:
         with warnings.catch_warnings(), disable_value_validation():
             warnings.simplefilter("ignore")  # they repeat the values that they are about
@@ -168,7 +167,7 @@ def _replaced(element: DataElement, action: Action, work: _Work) -> DataElement 
 
 
 def _kept(element: DataElement, work: _Work) -> DataElement:
-    if element.VR in TEXT_VRS and _repeats_identifier(str(element.value), work.identifiers):
+    if element.VR in TEXT_VRS and work.traces.in_text(str(element.value or ""), term=element.VR == "CS"):
         return DataElement(element.tag, element.VR, None)
     return element
 
@@ -208,18 +207,11 @@ def _new_uid(value: Any, naming: Naming) -> Any:
     return [_new_uid(str(part), naming) for part in value]
 
 
-def _identifiers(dataset: Dataset) -> tuple[str, ...]:
-    """Return the longer parts of the patient's names and ids, lower case."""
-    parts: set[str] = set()
-    for tag in IDENTIFIERS:
-        if tag in dataset:
-            parts |= set(re.split(r"[\^=\s,\\'\[\]]+", str(dataset[tag].value).lower()))
-    return tuple(sorted(part for part in parts if len(part) >= MIN_IDENTIFIER))
-
-
-def _repeats_identifier(text: str, identifiers: tuple[str, ...]) -> bool:
-    lower = text.lower()
-    return any(part in lower for part in identifiers)
+def _traces(dataset: Dataset) -> Traces:
+    elements = [dataset[tag] for tag in IDENTIFIERS if tag in dataset]
+    return traces_of(
+        str(value) for element in elements for value in (element.value if element.VM > 1 else [element.value or ""])
+    )
 
 
 def _cleaned_meta(meta: FileMetaDataset, work: _Work) -> FileMetaDataset:
