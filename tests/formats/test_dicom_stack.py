@@ -74,3 +74,25 @@ def test_duplicates_that_are_not_everywhere_are_refused():
     with pytest.raises(ImageError, match="1 slices lie where another one lies"):
         read([*files, edited(files[2], SOPInstanceUID="1.2.3")])
     assert read([*files, *[edited(data, SOPInstanceUID=f"1.2.{k}") for k, data in enumerate(files)]]).voxels.shape[0] == 2
+
+
+def spaced(step, between, thickness, count=6):
+    """A stack along its normal, and what its header says of it."""
+    affine = np.diag([1.0, 1.0, step, 1.0])
+    files = write_dicom_series(Volume(np.zeros((1, 4, 4, count), np.int16), affine), WHO)
+    return [edited(data, SpacingBetweenSlices=str(between), SliceThickness=str(thickness)) for data in files]
+
+
+@pytest.mark.parametrize(("step", "between", "thickness"), [(2.0, 1.0, 1.5), (6.0, 2.0, 2.0), (2.004, 1.0, 0.5)])
+def test_a_stack_that_was_thinned_out_evenly_is_refused(step, between, thickness):
+    with pytest.raises(ImageError, match=r"mm apart and the header says .* are missing") as caught:
+        read(spaced(step, between, thickness))
+    assert caught.value.reason == "missing-slices"
+
+
+@pytest.mark.parametrize(
+    ("step", "between", "thickness"), [(2.0, 2.0, 2.0), (10.0, 5.0, 5.0), (2.0, 1.2, 1.0), (1.0, 2.0, 1.0), (3.0, 0.0, 1.0)]
+)
+def test_other_spacings_in_the_header_are_let_be(step, between, thickness):
+    """A gap instead of a distance, overlapping slices, a number that fits nothing, and none."""
+    assert read(spaced(step, between, thickness)).spacing_mm[2] == pytest.approx(step)

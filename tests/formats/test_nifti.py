@@ -1,10 +1,11 @@
 import gzip
 from io import BytesIO
+from itertools import pairwise
 
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medray.errors import ImageError
@@ -39,6 +40,17 @@ def test_round_trip_keeps_voxels_and_world(orientation, rotation, dtype):
 def test_ras_becomes_lps():
     volume = read_nifti(nifti(np.zeros((3, 3, 3), np.int16)))
     assert np.allclose(volume.affine, np.diag([-2.0, -3.0, 4.0, 1.0]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 9000), max_size=6), st.integers(0, 40))
+def test_a_gzip_may_have_many_members(cuts, rubbish):
+    """As bgzip, pigz and `cat a.gz b.gz` write it; what follows the last one is left alone."""
+    plain = nifti(np.arange(11 * 12 * 13, dtype=np.int16).reshape(11, 12, 13))
+    edges = [0, *sorted({cut for cut in cuts if cut < len(plain)}), len(plain)]
+    members = [gzip.compress(plain[start:end]) for start, end in pairwise(edges)]
+    packed = b"".join(members) + b"\0" * rubbish
+    assert np.array_equal(read_nifti(packed).voxels, read_nifti(plain).voxels)
 
 
 def test_gzip_is_told_by_magic():

@@ -31,7 +31,8 @@ class Frame:
         position: ImagePositionPatient, LPS mm, of the first pixel's centre; None for what has no place in the patient.
         orientation: ``(6,)``: directions of a row and of a column.
         spacing: mm between rows and between columns.
-        thickness: mm to the next slice as the header says; 0 where it doesn't.
+        thickness: SliceThickness in mm; 0 where the header doesn't say.
+        between: SpacingBetweenSlices, mm to the next slice; 0 where the header doesn't say.
         slope: Stored value times this …
         intercept: … plus this is the modality's value.
         order: Tells apart frames at one position: echo, b-value, time and such, in that order.
@@ -41,6 +42,7 @@ class Frame:
     orientation: NDArray[np.float64]
     spacing: tuple[float, float]
     thickness: float
+    between: float
     slope: float
     intercept: float
     order: tuple[float, ...]
@@ -87,7 +89,10 @@ def _offset_frames(dataset: Dataset, count: int) -> list[Frame]:
     offsets = numbers(dataset, "GridFrameOffsetVector", count)
     normal = np.cross(first.orientation[:3], first.orientation[3:])
     origin = numbers(dataset, "ImagePositionPatient", 3)
-    return [replace(first, position=origin + (offset - offsets[0]) * normal, thickness=0.0, order=(0.0,)) for offset in offsets]
+    return [
+        replace(first, position=origin + (offset - offsets[0]) * normal, thickness=0.0, between=0.0, order=(0.0,))
+        for offset in offsets
+    ]
 
 
 def _grouped_frame(dataset: Dataset, shared: Dataset, group: Dataset, number: int) -> Frame:
@@ -116,7 +121,8 @@ def _frame(dataset: Dataset, groups: _Groups, rescale: tuple[float, float], orde
         position=numbers(groups.position, "ImagePositionPatient", 3) if placed else None,
         orientation=numbers(groups.orientation, "ImageOrientationPatient", 6) if placed else np.array([1.0, 0, 0, 0, 1, 0]),
         spacing=_pair(numbers(groups.measures, "PixelSpacing", 2)) if placed else _plane_spacing(dataset),
-        thickness=_number(groups.measures, "SpacingBetweenSlices") or _number(groups.measures, "SliceThickness"),
+        thickness=_number(groups.measures, "SliceThickness"),
+        between=_number(groups.measures, "SpacingBetweenSlices"),
         slope=rescale[0],
         intercept=rescale[1],
         order=order,

@@ -59,6 +59,7 @@ def stack_of(frames: Sequence[Frame]) -> Stack:
     order = _grouped(along, frames)
     placed, heights = positions[order[:, 0]], along[order[:, 0]]
     _require_even(heights)
+    _require_dense(heights, first)
     origin, step = placed[0], _step(placed, heights, normal, first)
     sideways = float(np.linalg.norm(step - normal * np.dot(step, normal)))
     tilted = sideways > TILT_TOLERANCE * float(np.linalg.norm(step))
@@ -153,12 +154,30 @@ def _require_even(heights: NDArray[np.float64]) -> None:
         raise ImageError("uneven-slices", f"slice distances run from {gaps.min():.4g} to {gaps.max():.4g} mm")
 
 
+def _require_dense(heights: NDArray[np.float64], first: Frame) -> None:
+    """Refuse a stack of which every other slice, or two of three, are missing: evenly, so that only the header tells.
+
+    Some devices write the gap between slices as SpacingBetweenSlices, and not the distance of their centres (PS3.3 C.7.6.2):
+    such a stack is whole.
+    """
+    if len(heights) < 2 or first.between <= 0:
+        return
+    step = float(np.median(np.diff(heights)))
+    times = step / first.between
+    whole = abs(step - first.between - first.thickness) <= SPACING_TOLERANCE * step
+    if round(times) >= 2 and abs(times - round(times)) <= SPACING_TOLERANCE * times and not whole:
+        detail = (
+            f"slices lie {step:.4g} mm apart and the header says {first.between:.4g}: all but each {round(times)}. are missing"
+        )
+        raise ImageError("missing-slices", detail)
+
+
 def _step(
     placed: NDArray[np.float64], heights: NDArray[np.float64], normal: NDArray[np.float64], first: Frame
 ) -> NDArray[np.float64]:
     """Return the vector from a slice to the next one, in mm."""
     if len(placed) == 1:
-        return normal * (first.thickness or 1.0)
+        return normal * (first.between or first.thickness or 1.0)
     step: NDArray[np.float64] = (placed[-1] - placed[0]) / (len(placed) - 1)
     straight = normal * (heights[-1] - heights[0]) / (len(placed) - 1)
     return straight if np.linalg.norm(step - straight) <= TILT_TOLERANCE * np.linalg.norm(step) else step

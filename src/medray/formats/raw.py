@@ -28,10 +28,16 @@ def inflated(data: bytes, limit: int) -> bytes:
         ImageError: If the stream is damaged.
     """
     window = GZIP_WINDOW if data.startswith(GZIP_MAGIC) else ZLIB_WINDOW
+    parts: list[bytes] = []
     try:
-        return bytes(isal_zlib.decompressobj(wbits=window).decompress(data, limit))
+        while data and limit > 0:  # a gzip file is one member after the other (RFC 1952 2.2): bgzip writes thousands
+            stream = isal_zlib.decompressobj(wbits=window)
+            parts.append(bytes(stream.decompress(data, limit)))
+            limit -= len(parts[-1])
+            data = stream.unused_data if stream.eof and stream.unused_data.startswith(GZIP_MAGIC) else b""
     except DEFLATE_ERROR as error:
         raise ImageError("truncated", f"the compressed stream is damaged or cut off ({error})") from None
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def stored_array(raw: bytes, dtype: np.dtype[np.generic], shape: Sequence[int], offset: int = 0) -> Voxels:

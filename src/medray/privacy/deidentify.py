@@ -208,10 +208,9 @@ def _new_uid(value: Any, naming: Naming) -> Any:
 
 
 def _traces(dataset: Dataset) -> Traces:
-    elements = [dataset[tag] for tag in IDENTIFIERS if tag in dataset]
-    return traces_of(
-        str(value) for element in elements for value in (element.value if element.VM > 1 else [element.value or ""])
-    )
+    found = [dataset[tag] for tag in IDENTIFIERS if tag in dataset]
+    values = [value for element in found for value in (element.value if element.VM > 1 else [element.value or ""])]
+    return traces_of(map(str, values))
 
 
 def _cleaned_meta(meta: FileMetaDataset, work: _Work) -> FileMetaDataset:
