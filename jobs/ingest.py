@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import medray
 from medray.cli.job import run_job
+from medray.ingestion.layouts import LABEL_FILES
 
 
-def step(source: str, root: str, profile: str = "basic", labels: str = "*_dseg.nii*", site: str = "") -> dict[str, object]:
+def step(source: str, root: str, profile: str = "basic", labels: str = LABEL_FILES, site: str = "") -> dict[str, object]:
     """Ingest and report."""
     cohort = medray.ingest(source, root, profile=profile, labels=labels, site=site)
     return {"cohort": cohort.index.id, "root": root, **cohort.index.counts}

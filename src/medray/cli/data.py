@@ -29,15 +29,16 @@ def ingest(
             "+uids+descriptors; none: identifiers kept."
         ),
     ] = "basic",
-    labels: Annotated[str, typer.Option(help="Glob of the names of label maps.")] = "*_dseg.nii*",
+    labels: Annotated[str, typer.Option(help="Glob of the names of label maps; BIDS's by default.")] = "",
     site: Annotated[str, typer.Option(help="Tells apart sources that use the same identifiers for different people.")] = "",
     as_json: Json = False,
 ) -> None:
     """Take scans into a cohort; what can't be read is quarantined with its reason."""
+    from medray.ingestion.layouts import LABEL_FILES
     from medray.ingestion.pipeline import ingest as run
 
     with progress() as on_progress:
-        cohort = run(source, root, profile=profile, labels=labels, site=site, on_progress=on_progress)
+        cohort = run(source, root, profile=profile, labels=labels or LABEL_FILES, site=site, on_progress=on_progress)
     reasons: dict[str, int] = {}
     for row in cohort.quarantine:
         reasons[row.reason] = reasons.get(row.reason, 0) + 1

@@ -82,10 +82,9 @@ def read_dicom_series(files: Sequence[Source]) -> DicomSeries:
         ImageError: If a file can't be parsed, or its slices don't make one grid.
     """
     first = files[0]()
+    files = [lambda: first, *files[1:]]
     plain = _plain(first)
-    found = _read_plain(plain, files) if plain is not None else None
-    if found is None:
-        found = _read_any([lambda: first, *files[1:]])
+    found = (_read_plain(plain, files) if plain is not None else None) or _read_any(files)
     frames, channels, instances, annotated = found
     stack = stack_of(frames)
     header = parse(first, stop_before_pixels=True)

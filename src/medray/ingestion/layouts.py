@@ -21,8 +21,10 @@ from medray.errors import ConfigError
 from medray.imaging.labels import LabelSchema
 from medray.storage.location import Location
 
-__all__ = ["Layout", "NamedAs", "named_as", "read_layout", "stem"]
+__all__ = ["LABEL_FILES", "Layout", "NamedAs", "named_as", "read_layout", "stem"]
 
+LABEL_FILES = "*_dseg.nii*"
+"""BIDS's names of label maps."""
 LABEL_NAMES, MSD, CLASS_TABLE = "dseg.tsv", "dataset.json", "labels.csv"
 MR_SUFFIXES = {"T1w", "T2w", "PDw", "FLAIR", "T2star", "inplaneT1", "inplaneT2", "bold", "dwi"}
 MR_WORDS = ("MRI", "MR", "T1", "T2", "FLAIR", "ADC", "PD")

@@ -19,7 +19,7 @@ from medray.formats.dicom_header import DicomHeader
 from medray.ingestion.ledger import note_pulled, pulled, to_redo
 from medray.pacs.dicomweb import DicomwebPacs
 from medray.pacs.dimse import DimsePacs
-from medray.pacs.remote import Pacs, RemoteSeries, parse_address
+from medray.pacs.remote import SCHEMES, Pacs, RemoteSeries, parse_address
 from medray.pacs.scp import Arrival, Listening, StoreScp
 from medray.pacs.spool import Spool
 from medray.pacs.stow import StowServer, stow_app
@@ -37,7 +37,7 @@ Ingest = Callable[[Path], Cohort]
 
 def is_pacs(source: str) -> bool:
     """Tell whether a source is a PACS and not a folder."""
-    return source.startswith(("dicomweb:", "dicomweb+", "dimse:", "dimse+"))
+    return source.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
 
 
 def pull(source: str, root: str, ingest: Ingest, naming: Naming, on_progress: Callable[[str, int, int], None]) -> Cohort:

@@ -19,7 +19,7 @@ from medray.engine import stream
 from medray.errors import InputError
 from medray.ingestion.assemble import SeriesSource, assemble
 from medray.ingestion.intake import Intake
-from medray.ingestion.layouts import read_layout
+from medray.ingestion.layouts import LABEL_FILES, Layout, read_layout
 from medray.ingestion.ledger import Outcome, committed, forget, pending, to_redo
 from medray.ingestion.merge import beside, current, merged
 from medray.ingestion.pacs import is_pacs, pull
@@ -30,9 +30,8 @@ from medray.privacy.profile import parse_profile
 from medray.privacy.pseudonym import naming
 from medray.storage.location import Entry, locate
 
-__all__ = ["DEFAULT_LABELS", "ingest", "resolve_quarantine"]
+__all__ = ["ingest", "resolve_quarantine"]
 
-DEFAULT_LABELS = "*_dseg.nii*"
 EVENTS_AT_ONCE = 64
 
 Progress = Callable[[str, int, int], None]
@@ -43,7 +42,7 @@ def ingest(
     root: str | Path,
     *,
     profile: str = "basic",
-    labels: str = DEFAULT_LABELS,
+    labels: str = LABEL_FILES,
     site: str = "",
     on_progress: Progress = lambda stage, done, total: None,
 ) -> Cohort:
@@ -73,31 +72,36 @@ def ingest(
     chosen = parse_profile(profile)
     if "faces" in chosen.options:
         require_atlas()
-    if is_pacs(str(source)):
+    names = naming(chosen, site=site)
 
-        def take(folder: Path) -> Cohort:
-            return ingest(folder, root, profile=profile, labels=labels, site=site, on_progress=on_progress)
+    def take(folder: str | Path) -> Cohort:
+        place = locate(folder)
+        entries = place.entries()
+        layout = read_layout(place, [entry.name for entry in entries], labels)
+        return _take_folder(Intake(place, locate(root), names, chosen, layout.labels), layout, entries, on_progress)
 
-        return pull(str(source), str(root), take, naming(chosen, site=site), on_progress)
-    place, target, names = locate(source), locate(root), naming(chosen, site=site)
-    entries, trail = place.entries(), open_trail()
-    layout = read_layout(place, [entry.name for entry in entries], labels)
-    intake = Intake(place, target, names, chosen, layout.labels)
-    lineage = {"profile": str(chosen), "key_check": replace(intake, naming=naming(chosen)).key_check, "medray": __version__}
+    return pull(str(source), str(root), take, names, on_progress) if is_pacs(str(source)) else take(source)
+
+
+def _take_folder(intake: Intake, layout: Layout, entries: Sequence[Entry], on_progress: Progress) -> Cohort:
+    """Take in what a listing names: scan, assemble, read, merge, commit."""
+    trail, key_check = open_trail(), replace(intake, naming=naming(intake.profile)).key_check
+    lineage = {"profile": str(intake.profile), "key_check": key_check, "medray": __version__}
     old = current(intake, lineage)
-    target.sweep()
-    trail.record([Event("ingest.start", names.name("source", str(source)), detail=f"{len(entries)} files, profile {chosen}")])
+    intake.root.sweep()
+    source = intake.naming.name("source", intake.source.path)
+    trail.record([Event("ingest.start", source, detail=f"{len(entries)} files, profile {intake.profile}")])
     records = list(_scan(intake, entries, on_progress))
-    series, problems = assemble(records, layout, names)
+    series, problems = assemble(records, layout, intake.naming)
     if not series and not problems:
         raise InputError(f"no image among {len(entries)} files in the source: is it the right folder?")
     outcomes = _finish(intake, series, old, trail, on_progress)
     old = current(intake, lineage)  # another run may have committed meanwhile
     contents = merged(old, intake, series, outcomes, problems)
     lineage |= {"audit": trail.head(), "parent": old.index.id if old else ""}
-    cohort = commit_cohort(target, contents, lineage, partial(beside, intake, lineage))
+    cohort = commit_cohort(intake.root, contents, lineage, partial(beside, intake, lineage))
     trail.record([Event("cohort.commit", cohort.index.id, detail=f"{len(cohort.rows)} series")])
-    forget(target, outcomes.keys() & committed(cohort).keys())  # a version that was there already keeps its old manifest
+    forget(intake.root, outcomes.keys() & committed(cohort).keys())  # a version that was there already keeps its old manifest
     return cohort
 
 

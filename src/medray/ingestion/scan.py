@@ -142,14 +142,15 @@ def identify(intake: Intake, entry: Entry) -> FileRecord:
         if entry.name.lower().endswith(IMAGE_SUFFIXES):
             raise ImageError("not-an-image", "the name says that it is an image and the content isn't one that is known")
     except ImageError as error:
-        return FileRecord(path=entry.name, kind="bad", stamp=stamp, reason=error.reason, detail=error.detail)
+        reason, detail = error.reason, error.detail
     except StorageError as error:
         intake.require_source(error)
-        return FileRecord(path=entry.name, kind="bad", stamp=stamp, reason="forbidden", detail="the file may not be read")
+        reason, detail = "forbidden", "the file may not be read"
     except MedrayError as error:
-        detail = f"the file can't be opened ({type(error).__name__})"
-        return FileRecord(path=entry.name, kind="bad", stamp=stamp, reason="unreadable", detail=detail)
-    return FileRecord(path=entry.name, kind="other", stamp=stamp)
+        reason, detail = "unreadable", f"the file can't be opened ({type(error).__name__})"
+    else:
+        return FileRecord(path=entry.name, kind="other", stamp=stamp)
+    return FileRecord(path=entry.name, kind="bad", stamp=stamp, reason=reason, detail=detail)
 
 
 def header_at(place: Location, head: bytes) -> DicomHeader:

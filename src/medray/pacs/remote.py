@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from medray.errors import ConfigError
 from medray.pacs.spool import Spool
 
-__all__ = ["STUDY_KEYS", "Pacs", "PacsAddress", "RemoteSeries", "parse_address"]
+__all__ = ["SCHEMES", "STUDY_KEYS", "Pacs", "PacsAddress", "RemoteSeries", "parse_address"]
 
 STUDY_KEYS = (
     "PatientID",
