@@ -68,7 +68,7 @@ def test_a_killed_driver_is_finished_by_the_next_run(local_ray, source, tmp_path
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    psutil.wait_procs(children, timeout=30)
+    psutil.wait_procs(children, timeout=5)
     for child in children:  # what outlives its driver was started by this test, too
         if child.is_running():
             child.kill()

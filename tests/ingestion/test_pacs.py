@@ -127,7 +127,8 @@ def test_both_ways_and_the_folder_give_one_cohort(local_ray, pacs, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["dimse", "dicomweb"])
-def test_what_the_pacs_does_wrong_is_told_in_one_line(local_ray, pacs, kind, tmp_path):
+def test_what_the_pacs_does_wrong_is_told_in_one_line(local_ray, pacs, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("medray.pacs.dicomweb.PAUSE_MS", 10)
     with pytest.raises(NotFoundError, match="no series that matches"):
         medray.ingest(source(pacs, kind, "PatientID=NOBODY"), tmp_path / "c")
     gone = type(pacs)(1, 1)

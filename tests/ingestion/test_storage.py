@@ -2,14 +2,17 @@
 
 import contextlib
 import shutil
+import threading
 
 import pyarrow.fs
 import pytest
 
 import medray
+from medray.cohort.commit import commit_cohort
 from medray.errors import StorageError
 from medray.ingestion.verify import verify
 from medray.storage.location import locate
+from tests.cohort.test_commit import holding
 from tests.phantoms import SMALL_PLAN, write_phantoms
 from tests.services import Bucket, azure_server, azurite, gcs_server, s3_server
 
@@ -39,28 +42,28 @@ def bucket(request, tmp_path_factory):
         ray.shutdown()
 
 
-def upload(folder, uri):
-    place = locate(uri)
-    pyarrow.fs.copy_files(str(folder), place.path, destination_filesystem=place.filesystem)
+@pytest.fixture(scope="module")
+def scans(bucket, phantom_source):
+    place = locate(f"{bucket}/scans")
+    pyarrow.fs.copy_files(str(phantom_source), place.path, destination_filesystem=place.filesystem)
+    return f"{bucket}/scans"
 
 
-def test_a_bucket_is_a_source_and_a_home(bucket, phantom_source, phantom_cohort, tmp_path):
-    upload(phantom_source, f"{bucket}/scans")
-    cohort = medray.ingest(f"{bucket}/scans", f"{bucket}/cohort")
+def test_a_bucket_is_a_source_and_a_home(bucket, scans, phantom_cohort):
+    cohort = medray.ingest(scans, f"{bucket}/cohort")
     assert cohort.index.id == phantom_cohort.index.id
     assert medray.open_cohort(f"{bucket}/cohort").rows == cohort.rows
     for row in cohort.rows:
         assert row.volume_checksum == cohort.root.join("volumes", f"part-{row.volume}.parquet").checksum() != ""
         assert row.label_checksum
-    assert medray.ingest(f"{bucket}/scans", f"{bucket}/cohort").index.id == cohort.index.id
+    assert medray.ingest(scans, f"{bucket}/cohort").index.id == cohort.index.id
     prepared = medray.prepare(cohort, medray.plan(cohort, changes=SMALL_PLAN), f"{bucket}/prepared")
     assert len(prepared.cases) == 9
     assert verify(f"{bucket}/cohort") == []
 
 
-def test_damage_in_the_bucket_is_named_by_the_store_s_own_checksum(bucket, phantom_source):
-    upload(phantom_source, f"{bucket}/scans2")
-    cohort = medray.ingest(f"{bucket}/scans2", f"{bucket}/cohort2")
+def test_damage_in_the_bucket_is_named_by_the_store_s_own_checksum(bucket, scans):
+    cohort = medray.ingest(scans, f"{bucket}/cohort2")
     assert verify(f"{bucket}/cohort2", quick=True) == []
     victim = cohort.root.join("volumes", f"part-{cohort.rows[3].volume}.parquet")
     data = bytearray(victim.read())
@@ -74,12 +77,21 @@ def test_damage_in_the_bucket_is_named_by_the_store_s_own_checksum(bucket, phant
         assert any("is missing" in problem for problem in problems)
 
 
+def test_many_commit_to_a_bucket_at_once_and_nothing_is_lost(bucket):
+    root = locate(f"{bucket}/together")
+    threads = [threading.Thread(target=commit_cohort, args=(root, holding(name), {})) for name in "abcdef"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert "".join(row.series for row in medray.open_cohort(root).rows) == "abcdef"
+
+
 @pytest.mark.parametrize("bucket", ["s3"], indirect=True)
-def test_a_wrong_secret_ends_a_run_and_quarantines_nothing(bucket, phantom_source, monkeypatch):
-    upload(phantom_source, f"{bucket}/scans3")
+def test_a_wrong_secret_ends_a_run_and_quarantines_nothing(bucket, scans, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match="check the credentials"):
-        medray.ingest(f"{bucket}/scans3", f"{bucket}/cohort3")
+        medray.ingest(scans, f"{bucket}/cohort3")
 
 
 def test_local_damage_is_named(local_disk_cohort):

@@ -1,6 +1,7 @@
 import errno
 import os
 import pickle
+import threading
 
 import pytest
 
@@ -70,6 +71,25 @@ def test_a_rewrite_replaces_the_whole(root):
     place.write(b"old and long")
     place.write(b"new")
     assert place.read() == b"new"
+    assert [entry.name for entry in root.entries()] == ["f"]
+
+
+def test_a_reader_never_sees_a_part_of_a_write(root):
+    place, whole, stop, seen = root.join("f"), (b"a" * 300_000, b"b" * 200_000), threading.Event(), []
+    place.write(whole[0])
+
+    def read():
+        while not stop.is_set():
+            seen.append(place.read())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(12):
+        place.write(whole[number % 2])
+    stop.set()
+    reader.join(30)
+    assert len(seen) > 3
+    assert set(seen) <= set(whole)
     assert [entry.name for entry in root.entries()] == ["f"]
 
 

@@ -121,10 +121,10 @@ def forget(root: Location, keys: Iterable[str]) -> None:
     gone = set(keys)
     for key in gone:
         root.join("ledger", f"{DONE}{key}{SUFFIX}").remove()
-    left = to_redo(root) - gone
-    if left:
-        root.join("ledger", REDO).write(json.dumps(sorted(left)).encode())
-    else:
+    again = to_redo(root)
+    if again - gone:
+        root.join("ledger", REDO).write(json.dumps(sorted(again - gone)).encode())
+    elif again:
         root.join("ledger", REDO).remove()
 
 

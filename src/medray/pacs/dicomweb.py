@@ -19,6 +19,8 @@ __all__ = ["DicomwebPacs"]
 
 PAGE = 200
 TIMEOUT_S = (10, 120)
+ATTEMPTS, PAUSE_MS = 5, 1000
+"""Of one request that finds the service busy or away: pauses double, half a minute in all."""
 CHUNK_BYTES = 1 << 18
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 STUDY, SERIES, COUNT = "0020000D", "0020000E", "00201209"
@@ -40,6 +42,7 @@ class DicomwebPacs:
         if os.environ.get("MEDRAY_DICOMWEB_TOKEN"):
             self._session.headers["Authorization"] = f"Bearer {os.environ['MEDRAY_DICOMWEB_TOKEN']}"
         self._client = DICOMwebClient(self._url, session=self._session, timeout=TIMEOUT_S)
+        self._client.set_http_retry_params(max_attempts=ATTEMPTS, wait_exponential_multiplier=PAUSE_MS)
 
     def find(self) -> Iterator[RemoteSeries]:
         """Yield the series that match.

@@ -1,7 +1,7 @@
 """`Location`: a place that a URI names, with whole-object reads and atomic whole-object writes.
 
-An object store's PUT and its multipart upload are atomic; on a local disk a write goes to a temporary name beside its
-target, is flushed, and is renamed. What the network, the server or the disk does wrong becomes a `StorageError`, whose
+The PUT and the multipart upload of S3 and Google are atomic; on a local disk a write goes to a temporary name beside its target, is
+flushed, and is renamed; on Azure it is copied. What the network, the server or the disk does wrong becomes a `StorageError`, whose
 message names the bucket or the folder and never an object: a source's names may be patients'.
 """
 
@@ -24,6 +24,7 @@ from medray.storage.filesystems import filesystem_of
 __all__ = ["Entry", "Location", "locate"]
 
 TEMPORARY_PREFIX = ".tmp-"
+AZURE = "abfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,26 @@ class Location:
             if self.is_local:
                 _write_local(Path(self.path), data)
                 return ""
-            stream = self.filesystem.open_output_stream(self.path, compression=None)
-            stream.write(data)
-            stream.close()  # not in a with-block: leaving that after an error would complete a torn object
+            if self.filesystem.type_name == AZURE:
+                self._write_aside(data)
+            else:
+                self._write_through(data)
         return self.checksum()
+
+    def _write_through(self, data: bytes) -> None:
+        stream = self.filesystem.open_output_stream(self.path, compression=None)
+        stream.write(data)
+        stream.close()  # not in a with-block: leaving that after an error would complete a torn object
+
+    def _write_aside(self, data: bytes) -> None:
+        """Write to another name and copy: pyarrow empties an Azure blob before it writes it, the server copies in one step."""
+        folder, _, name = self.path.rpartition("/")
+        temporary = Location(self.filesystem, f"{folder}/{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{name}")
+        try:
+            temporary._write_through(data)
+            self.filesystem.copy_file(temporary.path, self.path)
+        finally:
+            temporary.remove()
 
     def checksum(self) -> str:
         """Return the store's own checksum of a file, its ETag; empty on a local disk.
@@ -115,6 +132,8 @@ class Location:
 
     def remove(self) -> None:
         """Delete a file; one that isn't there is fine."""
+        if not self.exists():  # Azure's client tries to lease what isn't there for seven seconds
+            return
         with self._told_plainly("delete in"):
             try:
                 self.filesystem.delete_file(self.path)
@@ -138,15 +157,18 @@ class Location:
         return sorted((entry for entry in named if not _hidden(entry.name)), key=lambda entry: entry.name)
 
     def sweep(self, *, older_s: float = 3600.0) -> None:
-        """Delete what writes that were killed have left on a local disk; young ones may still be at work."""
-        if not self.is_local:
-            return
-        for path in Path(self.path).rglob(f"{TEMPORARY_PREFIX}*"):
-            try:
-                if time.time() - path.stat().st_mtime > older_s:
-                    path.unlink(missing_ok=True)
-            except OSError:
-                continue
+        """Delete what writes that were killed have left, where they leave anything; young ones may still be at work."""
+        if self.is_local:
+            _sweep_local(Path(self.path), older_s)
+        elif self.filesystem.type_name == AZURE:
+            for info in self._below():
+                if Path(info.path).name.startswith(TEMPORARY_PREFIX) and time.time() - (info.mtime_ns or 0) / 1e9 > older_s:
+                    Location(self.filesystem, info.path).remove()
+
+    def _below(self) -> list[fs.FileInfo]:
+        with self._told_plainly("list"):
+            found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True, allow_not_found=True))
+        return [info for info in found if info.type == fs.FileType.File]
 
     @contextmanager
     def _told_plainly(self, verb: str) -> Iterator[None]:
@@ -191,6 +213,15 @@ def _local_entries(folder: Path) -> list[Entry]:
 
 def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
+
+
+def _sweep_local(folder: Path, older_s: float) -> None:
+    for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+        try:
+            if time.time() - path.stat().st_mtime > older_s:
+                path.unlink(missing_ok=True)
+        except OSError:
+            continue
 
 
 def _write_local(target: Path, data: bytes) -> None:
