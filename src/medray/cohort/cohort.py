@@ -16,9 +16,11 @@ a run that is killed leaves the old version whole, or none.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic.dataclasses import dataclass
 
@@ -26,7 +28,7 @@ from medray import config
 from medray.cohort.fingerprint import Fingerprint
 from medray.cohort.manifest import QuarantineRow, SeriesRow, read_table
 from medray.cohort.shards import read_shard
-from medray.errors import InputError, NotFoundError
+from medray.errors import InputError, NotFoundError, StorageError
 from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
 from medray.storage.location import Location, locate
@@ -128,12 +130,24 @@ def open_cohort(root: str | Path | Location, *, version: str | None = None) -> C
     if not file.exists():
         what = "no complete cohort" if version is None else f"no version {version}"
         raise NotFoundError(f"{what} at {place.path}: run medray ingest SRC {place.path}")
-    try:
-        data = json.loads(file.read())
-    except ValueError:
-        raise InputError(
-            f"{file.path} is damaged: ingest again, or copy a version from {place.path}/versions over it"
-        ) from None
+    data = _read_index(file, place)
     if data.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"cohort at {place.path} has schema {data.get('schema_version')}; this medray reads {SCHEMA_VERSION}")
     return Cohort(place, config.load(CohortIndex, data, what="cohort.json"))
+
+
+def _read_index(file: Location, place: Location, attempts: int = 5) -> dict[str, Any]:
+    """Read ``cohort.json``, again where a commit replaces it at the same moment."""
+    try:
+        data: dict[str, Any] = json.loads(file.read())
+    except (ValueError, StorageError) as error:
+        refused = isinstance(error, StorageError) and error.refused
+        if attempts > 1 and not refused:
+            time.sleep(0.05)
+            return _read_index(file, place, attempts - 1)
+        if isinstance(error, StorageError):
+            raise
+        raise InputError(
+            f"{file.path} is damaged: ingest again, or copy a version from {place.path}/versions over it"
+        ) from None
+    return data

@@ -1,8 +1,8 @@
 """`Location`: a place that a URI names, with whole-object reads and atomic whole-object writes.
 
-The PUT and the multipart upload of S3 and Google are atomic; on a local disk a write goes to a temporary name beside its target, is
-flushed, and is renamed; on Azure it is copied. What the network, the server or the disk does wrong becomes a `StorageError`, whose
-message names the bucket or the folder and never an object: a source's names may be patients'.
+The PUT and the multipart upload of S3 and Google are atomic; on a local disk a write goes to a temporary name beside its
+target, is flushed, and is renamed; on Azure it is copied. What the network, the server or the disk does wrong becomes a
+`StorageError`, whose message names the bucket or the folder and never an object: a source's names may be patients'.
 """
 
 from __future__ import annotations
@@ -72,6 +72,9 @@ class Location:
     def read(self, size: int | None = None) -> bytes:
         """Return the file's bytes, or its first ``size``.
 
+        An object that is replaced by one of another length meanwhile may come cut off, or as a `StorageError`: the length is
+        asked for first. Only ``cohort.json`` is ever replaced, and read again then.
+
         Raises:
             NotFoundError: If it isn't there or isn't a file.
             StorageError: If the disk, the network or the server fails, or refuses.
@@ -80,8 +83,11 @@ class Location:
             if self.is_local:  # names need not be UTF-8 on a disk, and pyarrow's must
                 with Path(self.path).open("rb") as file:
                     return file.read(-1 if size is None else size)
-            with self.filesystem.open_input_stream(self.path, compression=None) as stream:
-                return bytes(stream.read(size))
+            with self.filesystem.open_input_file(
+                self.path
+            ) as file:  # one request; a stream makes many, and may mix two versions
+                length = file.size()
+                return bytes(file.read_at(length if size is None else min(size, length), 0))
 
     def write(self, data: bytes) -> str:
         """Write a whole file: afterwards it holds ``data`` or, after a crash, what it held before.
