@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medray.audit import Event, open_trail
-from medray.errors import ConfigError
+from medray.errors import ConfigError, StorageError
 from tests.services import postgres_server
 
 
@@ -82,6 +82,16 @@ def test_a_chain_made_again_without_the_key_is_found(database, monkeypatch):
     verdict = open_trail().verify(anchor=anchor)
     assert verdict.keyed < verdict.events
     assert any("anchor" in problem for problem in verdict.problems)
+    assert any("head isn't bound by the key" in problem for problem in open_trail().verify().problems), "without an anchor, too"
+
+
+def test_a_database_that_fails_is_a_storage_error(database):
+    trail = fill()
+    change(database, "DROP TABLE audit_head")
+    change(database, "DROP TABLE audit_events")
+    for attempt in (trail.head, trail.verify, lambda: list(trail.events()), lambda: trail.record([Event("x", "y")])):
+        with pytest.raises(StorageError, match="the audit trail can't be"):
+            attempt()
 
 
 def test_another_key_is_named(database, monkeypatch):

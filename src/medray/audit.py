@@ -15,6 +15,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -123,17 +124,12 @@ class Trail:
         new = list(events)
         if not new:
             return
-        try:
-            with self._engine.begin() as connection:
-                self._append(connection, new)
-        except sa.exc.SQLAlchemyError as error:
-            raise StorageError(
-                f"the audit trail can't be written ({type(error).__name__}): check MEDRAY_DATABASE_URL"
-            ) from None
+        with _told_plainly("written"), self._engine.begin() as connection:
+            self._append(connection, new)
 
     def head(self) -> str:
         """Return number and digest of the last event, ``0:…`` for an empty trail."""
-        with self._engine.begin() as connection:
+        with _told_plainly("read"), self._engine.begin() as connection:
             row = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest)).first()
         return f"{row.number}:{row.digest}" if row else f"0:{GENESIS}"
 
@@ -143,7 +139,7 @@ class Trail:
         query = sa.select(*(EVENTS.c[name] for name in names)).order_by(EVENTS.c.number)
         if action:
             query = query.where(EVENTS.c.action == action)
-        with self._engine.connect() as connection:
+        with _told_plainly("read"), self._engine.connect() as connection:
             for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
                 yield Recorded(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
 
@@ -155,7 +151,7 @@ class Trail:
         """
         problems: list[str] = []
         previous, expected, keyed, anchored = GENESIS, 1, 0, not anchor or anchor.startswith("0:")
-        with self._engine.connect() as connection:
+        with _told_plainly("read"), self._engine.connect() as connection:
             query = sa.select(EVENTS).order_by(EVENTS.c.number)
             for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
                 fields = dict(row._mapping)  # noqa: SLF001
@@ -175,8 +171,8 @@ class Trail:
                 previous, expected = digest, fields["number"] + 1
             head = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest, HEAD.c.seal)).first()
         last = (head.number, head.digest) if head else (0, GENESIS)
-        if head and keyed and self._key and not hmac.compare_digest(head.seal, _seal(head.number, head.digest, self._key)):
-            problems.append("the head isn't bound by the key: the trail was cut, or last written without")
+        if head and self._key and not hmac.compare_digest(head.seal, _seal(head.number, head.digest, self._key)):
+            problems.append("the head isn't bound by the key: the trail was cut or forged, or last written without MEDRAY_KEY")
         if last != (expected - 1, previous):
             problems.append(f"the trail ends at event {expected - 1} and should end at {last[0]}")
         if not anchored:
@@ -234,6 +230,14 @@ def _engine(url: str) -> sa.Engine:
             f"MEDRAY_DATABASE_URL can't be used ({type(error).__name__}): check its form, server and driver"
         ) from None
     return engine
+
+
+@contextmanager
+def _told_plainly(done: str) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        raise StorageError(f"the audit trail can't be {done} ({type(error).__name__}): check MEDRAY_DATABASE_URL") from None
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

@@ -37,6 +37,23 @@ def test_help_names_every_command():
         assert name in done.stdout
 
 
+def test_an_error_of_the_system_names_no_file(monkeypatch, capsys):
+    import errno
+
+    from medray.cli import main as entry
+
+    def fail():
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/DOE^JOHN/1.dcm")
+
+    monkeypatch.setattr(entry, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        entry.main()
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert "permission denied" in told
+    assert "DOE" not in told
+
+
 def test_an_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     refused(medray("ingest", tmp_path / "empty", tmp_path / "c"), "no image among 0 files")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medray.cohort.cohort import open_cohort
-from medray.cohort.commit import Contents, commit_cohort
+from medray.cohort.commit import Contents, base_of, commit_cohort
 from medray.cohort.manifest import QuarantineRow
 from medray.errors import InputError, NotFoundError
 
@@ -23,9 +23,10 @@ def test_the_id_follows_the_content(phantom_cohort, tmp_path):
     from medray.storage.location import locate
 
     contents = Contents(phantom_cohort.rows, (), phantom_cohort.index.labels)
-    same = commit_cohort(locate(tmp_path), contents, {"profile": "other"})
+    root = locate(tmp_path)
+    same = commit_cohort(root, contents, {"profile": "other"})
     assert same.index.id == phantom_cohort.index.id
-    fewer = commit_cohort(locate(tmp_path), Contents(contents.rows[1:], (), contents.labels), {"parent": same.index.id})
+    fewer = commit_cohort(root, Contents(contents.rows[1:], (), contents.labels), {}, base=base_of(root))
     assert fewer.index.id != same.index.id
     assert open_cohort(tmp_path).index.id == fewer.index.id
     assert open_cohort(tmp_path, version=same.index.id).rows == contents.rows

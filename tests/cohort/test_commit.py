@@ -1,3 +1,4 @@
+import os
 import threading
 from contextlib import contextmanager
 
@@ -6,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medray.cohort.cohort import open_cohort
-from medray.cohort.commit import Contents, commit_cohort, content_id, joined
+from medray.cohort.commit import Contents, base_of, commit_cohort, content_id, joined
 from medray.cohort.fingerprint import SeriesStatistics
 from medray.cohort.manifest import QuarantineRow, SeriesRow
+from medray.errors import InputError
 from medray.storage.location import Location, locate
 
 
@@ -45,7 +47,7 @@ def content(contents):
 @given(versions, versions, versions)
 def test_the_union_depends_on_neither_order_nor_number(one, two, three):
     assert content(joined(one, two)) == content(joined(two, one))
-    assert content(joined(joined(one, two), three)) == content(joined(one, joined(two, three)))
+    assert content(joined(joined(one, two), three))[0] == content(joined(one, joined(two, three)))[0]
     assert content(joined(one, one)) == content(one)
     assert {item.series for item in joined(one, two).rows} == {item.series for item in (*one.rows, *two.rows)}
 
@@ -71,15 +73,13 @@ def at_write(number, do):
 def test_whenever_another_commits_both_are_in(tmp_path, moment):
     """Another run's whole commit falls between any two writes of this one."""
     root = locate(tmp_path)
-    first = commit_cohort(root, holding("a"), {})
-    build_on = {"parent": first.index.id}
-    with at_write(moment, lambda: commit_cohort(root, holding("a", "c"), build_on)):
-        commit_cohort(root, holding("a", "b"), build_on)
-    expected = {"a", "b", "c"} if moment <= 4 else {"a", "b"}  # it writes four files; later moments never come
-    current = open_cohort(root)
-    assert {item.series for item in current.rows} == expected
-    if moment <= 4:
-        assert len(current.index.lineage["parent"].split()) == 2
+    commit_cohort(root, holding("a"), {})
+    base = base_of(root)
+    with at_write(moment, lambda: commit_cohort(root, holding("a", "c"), {}, base=base)):
+        commit_cohort(root, holding("a", "b"), {}, base=base)
+    writes = 3  # a manifest, a version and the current one: the empty quarantine is there already; later moments never come
+    expected = {"a", "b", "c"} if moment <= writes else {"a", "b"}
+    assert {item.series for item in open_cohort(root).rows} == expected
 
 
 @pytest.mark.parametrize("moment", range(1, 5))
@@ -92,6 +92,19 @@ def test_three_at_once_are_all_in(tmp_path, moment):
 
     with at_write(moment, second):
         commit_cohort(root, holding("a"), {})
+    assert {item.series for item in open_cohort(root).rows} == {"a", "b", "c"}
+
+
+def test_a_run_that_sleeps_before_its_commit_loses_nothing(tmp_path):
+    """Hours after the others': what counts is what it builds on."""
+    root = locate(tmp_path)
+    commit_cohort(root, holding("a"), {})
+    base = base_of(root)
+    commit_cohort(root, holding("a", "c"), {}, base=base)
+    for file in ("cohort.json", *(f"versions/{path.name}" for path in (tmp_path / "versions").iterdir())):
+        facts = (tmp_path / file).stat()
+        os.utime(tmp_path / file, ns=(facts.st_atime_ns, facts.st_mtime_ns - 7200 * 10**9))
+    commit_cohort(root, holding("a", "b"), {}, base=base)
     assert {item.series for item in open_cohort(root).rows} == {"a", "b", "c"}
 
 
@@ -108,27 +121,63 @@ def test_many_threads_lose_nothing(tmp_path):
 def test_what_a_version_has_dropped_does_not_come_back(tmp_path):
     """Its ancestors are recent, too, and are no one else's work."""
     root = locate(tmp_path)
-    first = commit_cohort(root, Contents((row("a"),), (refused("x"),), None), {})
-    second = commit_cohort(root, Contents((row("a", volume="w"),), (), None), {"parent": first.index.id})
-    third = commit_cohort(root, Contents((row("a", volume="x"),), (), None), {"parent": second.index.id})
+    commit_cohort(root, Contents((row("a"),), (refused("x"),), None), {})
+    commit_cohort(root, Contents((row("a", volume="w"),), (), None), {}, base=base_of(root))
+    third = commit_cohort(root, Contents((row("a", volume="x"),), (), None), {}, base=base_of(root))
     assert open_cohort(root).index.id == third.index.id
     assert third.quarantine == ()
 
 
-def test_an_old_version_of_another_line_stays_out(tmp_path):
-    """Somebody went back to an earlier version long ago: that was meant."""
-    import os
-    import time
-
+def test_content_that_returns_is_a_child_of_what_came_between(tmp_path):
     root = locate(tmp_path)
     first = commit_cohort(root, holding("a"), {})
-    commit_cohort(root, holding("a", "b"), {"parent": first.index.id})
-    for file in (tmp_path / "versions").iterdir():
-        os.utime(file, (time.time() - 7200,) * 2)
+    commit_cohort(root, Contents((row("a", volume="wrong"),), (refused("x"),), None), {}, base=base_of(root))
+    mended = commit_cohort(root, holding("a"), {}, base=base_of(root))
+    assert mended.index.id == first.index.id
+    last = commit_cohort(root, holding("a", "b"), {}, base=base_of(root))
+    assert {item.series: item.volume for item in last.rows} == {"a": "v", "b": "v"}
+    assert last.quarantine == ()
+
+
+def test_the_same_again_changes_no_file(tmp_path):
+    root = locate(tmp_path)
+    commit_cohort(root, holding("a"), {"audit": "1"})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    commit_cohort(root, holding("a"), {"audit": "2"}, base=base_of(root))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_line_that_was_left_long_ago_stays_out(tmp_path):
+    """Somebody went back to an earlier version, and that was meant."""
+    root = locate(tmp_path)
+    first = commit_cohort(root, holding("a"), {})
+    commit_cohort(root, holding("a", "b"), {}, base=base_of(root))
+    (tmp_path / "cohort.json").write_bytes((tmp_path / "versions" / f"{first.index.id}.json").read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medray.cohort.commit.AT_ONCE_NS", 0)
-        commit_cohort(root, holding("a", "c"), {"parent": first.index.id})
+        patch.setattr("medray.cohort.commit.MARGIN_NS", 0)
+        commit_cohort(root, holding("a", "c"), {}, base=base_of(root))
     assert {item.series for item in open_cohort(root).rows} == {"a", "c"}
+
+
+def test_different_voxels_under_one_name_at_once_are_not_lost_in_silence(tmp_path):
+    root = locate(tmp_path)
+    with at_write(2, lambda: commit_cohort(root, Contents((row("a", volume="w"),), (), None), {})):
+        commit_cohort(root, holding("a", "b"), {})
+    current = open_cohort(root)
+    assert {item.series for item in current.rows} == {"a", "b"}
+    assert [(item.source, item.reason) for item in current.quarantine] == [("a", "conflicting-series")]
+
+
+def test_another_s_version_that_is_refused_leaves_nothing_behind(tmp_path):
+    def refuse(contents, other):
+        raise InputError("made with another key")
+
+    root = locate(tmp_path)
+    other = commit_cohort(root, holding("a"), {})
+    with pytest.raises(InputError, match="another key"):
+        commit_cohort(root, holding("b"), {}, join=refuse)
+    assert open_cohort(root).index.id == other.index.id
+    commit_cohort(root, holding("a", "c"), {}, base=base_of(root), join=refuse)
 
 
 def test_the_id_is_that_of_the_content(tmp_path):

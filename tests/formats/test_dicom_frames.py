@@ -181,8 +181,54 @@ def test_values_that_do_not_fit_16_bits_get_32():
 
 def test_monochrome1_is_turned_round():
     plain = write_dicom_series(volume(), WHO)
-    turned = read([edited(data, PhotometricInterpretation="MONOCHROME1") for data in plain])
+    turned = read([edited(data, PhotometricInterpretation="MONOCHROME1", Modality="CR") for data in plain])
     assert np.array_equal(turned.voxels, 4095 - read(plain).voxels.astype(int))
+
+
+@pytest.mark.parametrize(
+    "facts", [{"Modality": "CT"}, {"Modality": "CR", "RescaleType": "HU"}, {"Modality": "PT", "Units": "BQML"}]
+)
+def test_a_measured_quantity_is_not(facts):
+    plain = [edited(data, RescaleIntercept="-1000", **facts) for data in write_dicom_series(volume(), WHO)]
+    shown = [edited(data, PhotometricInterpretation="MONOCHROME1") for data in plain]
+    assert np.array_equal(read(shown).voxels, read(plain).voxels)
+
+
+def spect(between, **facts):
+    """A reconstruction whose place is its detector's."""
+    scan = volume()
+    item = dcmread(BytesIO(write_dicom_series(scan, WHO)[0]))
+    item.SOPClassUID = item.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.20"
+    item.Modality, item.ImageType = "NM", ["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"]
+    detector = Dataset()
+    detector.ImageOrientationPatient = item.ImageOrientationPatient
+    first = 0 if between > 0 else scan.shape[2] - 1
+    detector.ImagePositionPatient = [f"{value:.8f}" for value in scan.affine[:3, 3] + first * scan.affine[:3, 2]]
+    del item.ImagePositionPatient, item.ImageOrientationPatient
+    item.DetectorInformationSequence, item.NumberOfFrames = [detector], scan.shape[2]
+    item.SpacingBetweenSlices = f"{between * scan.spacing_mm[2]:.8f}"
+    frames = scan.voxels[0].transpose(2, 1, 0)[:: 1 if between > 0 else -1]
+    item.PixelData = np.ascontiguousarray(frames, "<u2").tobytes()
+    for key, value in facts.items():
+        setattr(item, key, value)
+    made = BytesIO()
+    item.save_as(made)
+    return made.getvalue(), scan
+
+
+@pytest.mark.parametrize("between", [1, -1])
+def test_a_reconstructed_spect_lies_where_its_detector_says(between):
+    data, scan = spect(between)
+    image = read([data])
+    assert image.shape == scan.shape
+    assert np.array_equal(image.reoriented().voxels, scan.reoriented().voxels)
+    assert np.abs(image.reoriented().affine - scan.reoriented().affine).max() < 1e-3
+
+
+def test_gated_reconstructions_are_refused():
+    data, _ = spect(1, ImageType=["ORIGINAL", "PRIMARY", "RECON GATED TOMO", "EMISSION"])
+    with pytest.raises(ImageError, match="gated"):
+        read([data])
 
 
 def test_every_slice_has_its_own_rescale():

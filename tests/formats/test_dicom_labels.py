@@ -89,7 +89,7 @@ def test_a_segmentation_on_another_grid_is_refused():
         read_dicom_labels(segmentation(slices, mask), smaller, NAMES)
 
 
-def structure_set(image, outlines):
+def structure_set(image, outlines, kind="CLOSED_PLANAR"):
     """An RT structure set with polygons given in voxels: name to a list of (k, points)."""
     item = Dataset()
     item.SOPClassUID, item.Modality, item.SeriesInstanceUID = "1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT", "1.2.9"
@@ -106,7 +106,7 @@ def structure_set(image, outlines):
         drawn.ReferencedROINumber, drawn.ContourSequence = number, Sequence()
         for k, points in polygons:
             contour = Dataset()
-            contour.ContourGeometricType = "CLOSED_PLANAR"
+            contour.ContourGeometricType = kind
             world = np.c_[points, np.full(len(points), k)] @ image.affine[:3, :3].T + image.affine[:3, 3]
             contour.ContourData = [f"{value:.6f}" for value in world.ravel()]
             drawn.ContourSequence.append(contour)
@@ -139,6 +139,17 @@ def test_contours_fill_the_voxels_whose_centres_they_enclose(centre, radius, tur
     assert np.array_equal((mask[:, :, 5] == 3)[clear], ring[clear])
     assert np.array_equal((mask[:, :, 6] == 3)[clear], disc[clear])
     assert not mask[:, :, 4].any()
+
+
+def test_contours_that_say_they_are_xor_are_filled_and_points_are_no_structure():
+    _, image, _ = scene(0)
+    outlines = {"GTV-1": [(5, circle((10, 9), 4)), (5, circle((10, 9), 2))]}
+    plain, told = (structure_set(image, outlines, kind) for kind in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"))
+    mask = read_dicom_labels(told, image, {"gtv1": 3})
+    assert np.array_equal(mask, read_dicom_labels(plain, image, {"gtv1": 3}))
+    assert mask.any()
+    with pytest.raises(LabelError, match="no closed contour"):
+        read_dicom_labels(structure_set(image, outlines, "OPEN_PLANAR"), image, {"gtv1": 3})
 
 
 def test_contours_between_slices_or_overlapping_are_refused():

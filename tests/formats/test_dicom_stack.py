@@ -73,7 +73,31 @@ def test_duplicates_that_are_not_everywhere_are_refused():
     files = write_dicom_series(Volume(np.zeros((1, 4, 4, 5), np.int16), AFFINE), WHO)
     with pytest.raises(ImageError, match="1 slices lie where another one lies"):
         read([*files, edited(files[2], SOPInstanceUID="1.2.3")])
-    assert read([*files, *[edited(data, SOPInstanceUID=f"1.2.{k}") for k, data in enumerate(files)]]).voxels.shape[0] == 2
+    again = [edited(data, SOPInstanceUID=f"1.2.{k}") for k, data in enumerate(files)]
+    with pytest.raises(ImageError, match="nothing tells them apart"):
+        read([*files, *again])
+    later = [edited(data, TemporalPositionIdentifier=2) for data in again]
+    assert read([*files, *later]).voxels.shape[0] == 2
+
+
+def test_slices_beside_each_other_are_no_channels():
+    files = write_dicom_series(Volume(np.zeros((1, 4, 4, 5), np.int16), np.eye(4)), WHO)
+    beside = [edited(data, ImagePositionPatient=[100, 0, k], InstanceNumber=50 + k) for k, data in enumerate(files)]
+    with pytest.raises(ImageError, match="beside each other"):
+        read([*files, *beside])
+
+
+def test_channels_are_of_one_kind_at_every_slice():
+    files = write_dicom_series(Volume(np.zeros((1, 4, 4, 3), np.int16), np.eye(4)), WHO)
+    second = [edited(data, EchoTime=str(9 if k else 20), InstanceNumber=50 + k) for k, data in enumerate(files)]
+    with pytest.raises(ImageError, match="echo times"):
+        read([*files, *second])
+
+
+def test_an_absurd_tilt_costs_no_memory():
+    files = write_dicom_series(Volume(np.zeros((1, 16, 16, 2), np.int16), np.eye(4)), WHO)
+    with pytest.raises(ImageError, match="45 degrees"):
+        read([files[0], edited(files[1], ImagePositionPatient=[9000, 0, 1])])
 
 
 def spaced(step, between, thickness, count=6):

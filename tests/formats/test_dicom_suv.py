@@ -27,6 +27,12 @@ def test_the_factor_is_weight_over_what_is_left_of_the_dose():
     )
 
 
+def test_a_series_that_was_computed_later_gives_none():
+    assert suv_factor(pet(AcquisitionTime="103000")) is not None
+    assert suv_factor(pet(AcquisitionTime="104500")) is not None
+    assert suv_factor(pet(AcquisitionTime="093500")) is None
+
+
 @pytest.mark.parametrize(
     "changes", [{"Units": "CNTS"}, {"DecayCorrection": "ADMIN"}, {"PatientWeight": None}, {"PatientWeight": "0"}]
 )

@@ -53,6 +53,13 @@ def test_a_gzip_may_have_many_members(cuts, rubbish):
     assert np.array_equal(read_nifti(packed).voxels, read_nifti(plain).voxels)
 
 
+def test_members_without_a_byte_come_to_an_end():
+    plain = nifti(np.zeros((64, 64, 64), np.int16))
+    empty = gzip.compress(b"")
+    with pytest.raises(ImageError, match="promises"):
+        read_nifti(gzip.compress(plain[:500]) + empty * 200_000)
+
+
 def test_gzip_is_told_by_magic():
     plain = nifti(np.ones((3, 3, 3), np.int16))
     assert is_nifti(plain)

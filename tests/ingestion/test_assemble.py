@@ -1,5 +1,8 @@
 from dataclasses import replace
 
+import numpy as np
+import pytest
+
 from medray.imaging.labels import LabelSchema
 from medray.ingestion.assemble import assemble
 from medray.ingestion.layouts import Layout, named_as
@@ -60,6 +63,25 @@ def test_slices_come_in_the_order_of_their_positions():
 
 def test_objects_without_pixels_are_named():
     assert pairs([dicom("sr.dcm", kind="other")]) == ({}, [("sr.dcm", "no-pixels")])
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_one_localizer_among_slices_costs_itself_alone(place):
+    records = [dicom(f"m{z}", position=(0.0, 0.0, float(z)), localizer=z == place) for z in range(9)]
+    series, problems = assemble(records, LAYOUT, Plain())
+    assert [len(item.files) for item in series] == [8]
+    assert [(p.source, p.reason) for p in problems] == [(f"m{place}", "localizer")]
+
+
+def test_slices_a_hair_apart_name_one_stack():
+    def turned(angle):
+        return (np.cos(angle), np.sin(angle), 0.0, -np.sin(angle), np.cos(angle), 0.0)
+
+    jitter = [dicom(f"{z}", position=(0.0, 0.0, z), orientation=turned(0.1234 if z < 5 else 0.1236)) for z in range(12)]
+    names = {assemble(some, LAYOUT, Plain())[0][0].series for some in (jitter[:8], jitter)}
+    assert len(names) == 1
+    radial = [dicom(f"{a}-{k}", position=(0.0, 0.0, k), orientation=turned(a / 50)) for a in range(3) for k in range(5)]
+    assert len({item.series for item in assemble(radial, LAYOUT, Plain())[0]}) == 3
 
 
 def test_localizers_are_split_off():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 
 from medray.errors import ImageError
@@ -44,6 +44,33 @@ def test_a_hot_pixel_hides_no_name(rng):
     assert readable(voxels)
 
 
+def test_bright_tissue_hides_no_name(rng):
+    """Letters are fewer than one pixel in a thousand of a large radiograph, and hardly brighter than what lies below."""
+    plane = rng.normal(800, 60, (2000, 1600)).astype(np.float32)
+    plane[200:700, 100:900] = rng.normal(2500, 30, (500, 800))
+    letters = Image.new("L", (1600, 2000))
+    ImageDraw.Draw(letters).text((300, 400), "SCHMIDT EVA", fill=255, font=ImageFont.load_default(28))
+    shown = np.asarray(letters) > 127
+    assert shown.mean() < 1e-3
+    voxels = np.where(shown, 4000, plane).astype(np.uint16).T[None, :, :, None]
+    result = redacted(voxels, None)
+    assert (result[0, :, :, 0].T[shown] == 4000).mean() < 0.02
+
+
+def test_regions_that_cover_everything_vouch_for_nothing(rng, monkeypatch):
+    monkeypatch.setattr(pixels, "can_look", lambda: False)
+    header, region = Dataset(), Dataset()
+    header.SequenceOfUltrasoundRegions = [region]
+    for bottom, fine in ((239, False), (199, True)):
+        for corner, value in {"MinX0": 0, "MaxX1": 319, "MinY0": 40 if fine else 0, "MaxY1": bottom}.items():
+            setattr(region, f"RegionLocation{corner}", value)
+        if fine:
+            redacted(cine(rng, 1), header)
+        else:
+            with pytest.raises(ImageError, match="nothing here can look"):
+                redacted(cine(rng, 1), header)
+
+
 def test_what_shows_no_text_stays_as_it_is(rng):
     voxels = cine(rng, 3)
     assert redacted(voxels, None) is voxels
@@ -73,6 +100,9 @@ def test_what_is_left_after_blanking_is_refused(rng, monkeypatch):
         ({"Modality": "MR"}, False),
         ({"Modality": "CT", "BurnedInAnnotation": "YES"}, True),
         ({"Modality": "DX"}, True),
+        ({"Modality": "EC"}, True),
+        ({}, True),
+        ({"Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.6"}, True),
         ({"Modality": "DX", "BurnedInAnnotation": "NO"}, False),
         ({"Modality": "US", "BurnedInAnnotation": "NO"}, True),
         ({"Modality": "CT", "ConversionType": "WSD"}, True),

@@ -5,6 +5,7 @@ import os
 import pickle
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -196,6 +197,29 @@ def test_an_azure_account_comes_from_the_uri_or_the_environment(monkeypatch):
     assert locate("abfs://images@clinic.dfs.core.windows.net/a/b").path == "images/a/b"
     with pytest.raises(ConfigError, match="AZURE_STORAGE_ACCOUNT_NAME"):
         locate("abfs://images/a/b")
+
+
+def test_what_may_not_be_listed_is_an_entry_that_may_not_be_read(tmp_path, monkeypatch):
+    for name in ("open/a", "closed/b", "odd/c"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"1")
+    scandir, look = os.scandir, Path.stat
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    def failing(path, **options):
+        if path.name == "c":
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(Path, "stat", failing)
+    assert [entry.name for entry in locate(tmp_path).entries()] == ["closed", "odd/c", "open/a"]
+    with pytest.raises(StorageError, match="may not be read"):
+        locate(tmp_path / "closed").entries()
 
 
 def test_an_edit_in_place_that_hides_its_time_is_seen(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import typer
@@ -43,6 +44,11 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         app()
-    except (MedrayError, PermissionError) as error:
-        error_console.print(f"medray: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(BAD_INPUT)
+    except MedrayError as error:
+        problem = str(error)
+    except OSError as error:  # without the file's name, which may be a patient's
+        problem = f"the system refuses: {os.strerror(error.errno or 5).lower()}"
+    else:
+        return
+    error_console.print(f"medray: {problem}", style="red", markup=False, soft_wrap=True)
+    sys.exit(BAD_INPUT)

@@ -4,12 +4,12 @@
 
     ROOT/cohort.json                     the current version, written last: its presence means completeness
     ROOT/versions/<id>.json              every version; cohort.json is a copy of one of them
-    ROOT/manifest-<id>.parquet           a row a series
-    ROOT/quarantine-<id>.parquet         source, reason, detail
+    ROOT/manifest-<hash>.parquet         a row a series
+    ROOT/quarantine-<hash>.parquet       source, reason, detail
     ROOT/volumes/part-<hash>.parquet     see `medray.cohort.shards`
     ROOT/labels/part-<hash>.parquet
 
-Manifest and quarantine carry the version in their names, so that nothing a reader may have open is ever overwritten:
+Manifest and quarantine carry their hashes in their names, so that nothing a reader may have open is ever overwritten:
 a run that is killed leaves the old version whole, or none.
 """
 

@@ -1,9 +1,9 @@
 """Make a new version of a cohort current, and lose nothing that others commit meanwhile.
 
-Object stores have no lock and a network disk's can't be trusted, so that none is used. A commit writes its version, then makes
-it current, then looks at the versions of the last minutes: one that isn't among its ancestors was written by somebody else at
-the same time, and the union of both is committed over both. Of two that commit at once, whoever looks last sees the other. The
-union depends on neither order nor number, so that all who join the same versions write the same one and come to an end.
+Object stores have no lock and a network disk's can't be trusted, so that none is used. A commit writes its version, joins what
+others have written since the version that it builds on became current, makes its own current, and looks once more: of two that
+commit at once, whoever looks last sees the other. Versions name those that they were made from, so that one's own ancestors are
+no others. The union of two versions depends on neither their order nor their number: all who join the same ones come to an end.
 """
 
 from __future__ import annotations
@@ -11,25 +11,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
-from pydantic.dataclasses import dataclass
+from pydantic import dataclasses as pydantic_dataclasses
 
 from medray import config
 from medray.cohort.cohort import CURRENT, SCHEMA_VERSION, Cohort, CohortIndex, open_cohort
 from medray.cohort.fingerprint import combine
 from medray.cohort.manifest import QUARANTINE_SCHEMA, SERIES_SCHEMA, QuarantineRow, SeriesRow, write_table
-from medray.errors import NotFoundError
+from medray.errors import InputError, NotFoundError
 from medray.imaging.labels import LabelSchema
-from medray.storage.location import Entry, Location
+from medray.storage.location import Location
 
 __all__ = ["Contents", "commit_cohort", "content_id", "joined"]
 
 ID_LETTERS = 16
-AT_ONCE_NS = 900 * 10**9
-"""Versions that were written so short a time before the newest one may be another's who commits at the same time."""
+MARGIN_NS = 600 * 10**9
+"""Before a version became current, another one may have been written by somebody who was about to make that one current."""
+PARENT = "parent"
 
 
-@dataclass(frozen=True, config=config.STRICT)
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a commit builds on.
+
+    Attributes:
+        cohort: The version that was current; None for a first one.
+        since_ns: When it became current, by the store's own clock.
+    """
+
+    cohort: Cohort | None
+    since_ns: int
+
+
+@pydantic_dataclasses.dataclass(frozen=True, config=config.STRICT)
 class Contents:
     """What a version of a cohort is made of."""
 
@@ -42,34 +58,73 @@ Join = Callable[[Contents, Cohort], Contents]
 """Takes another's version into contents; may refuse it."""
 
 
+def base_of(root: Location) -> Base:
+    """Return what a commit builds on. Read it before anything is decided by what the cohort holds.
+
+    Raises:
+        InputError: If the current version is damaged, or a newer medray's.
+    """
+    since_ns = root.join(CURRENT).modified_ns()
+    try:
+        return Base(open_cohort(root), since_ns)
+    except NotFoundError:
+        return Base(None, 0)
+
+
 def joined(contents: Contents, other: Cohort | Contents) -> Contents:
-    """Return the union of two versions; of a series in both, the fuller reading, and one with a label before one without."""
+    """Return the union of two versions.
+
+    Of a series in both, the fuller reading stays, and one with a label before one without. Where two readings as full as each
+    other show different voxels, one stays and the other is quarantined: two sources may use one name for different people.
+    """
     labels = contents.labels or (other.labels if isinstance(other, Contents) else other.index.labels)
-    rows = {row.series: row for row in sorted((*contents.rows, *other.rows), key=_fuller)}
+    rows: dict[str, SeriesRow] = {}
     refused = dict.fromkeys((*contents.quarantine, *other.quarantine))
+    for row in sorted((*contents.rows, *other.rows), key=_fuller):
+        lesser = rows.get(row.series)
+        if lesser is not None and lesser.instances == row.instances and lesser.volume != row.volume:
+            refused[_collision(lesser)] = None
+        rows[row.series] = row
     return Contents(tuple(rows.values()), tuple(refused), labels)
 
 
-def commit_cohort(root: Location, contents: Contents, lineage: Mapping[str, str], join: Join = joined) -> Cohort:
-    """Write manifest and quarantine, then the version, then ``cohort.json``; then join what others committed meanwhile.
+def commit_cohort(
+    root: Location, contents: Contents, lineage: Mapping[str, str], *, base: Base | None = None, join: Join = joined
+) -> Cohort:
+    """Write manifest, quarantine and version, join what others committed since, and make the result current.
 
     Args:
         root: Where the shards already lie.
         contents: Rows in any order.
-        lineage: Where it came from; ``parent`` names the version that the contents build on.
+        lineage: Where it came from.
+        base: What the contents were made from; none for what holds everything itself.
         join: See `joined`.
 
     Raises:
+        InputError: If ``join`` refuses another's version; this one isn't current then.
         StorageError: If the store fails; a version that was current before still is, or the new one is.
     """
+    base = base or Base(None, 0)
+    parents = {base.cohort.index.id} if base.cohort else set[str]()
+    pointed = False
     while True:
-        cohort = _write(root, contents, lineage)
-        others = _others(root, cohort, lineage.get("parent", ""))
-        for other in others:
-            contents = join(contents, other)
-        if content_id(*_sorted(contents), contents.labels) == cohort.index.id:
+        cohort, fresh = _write(root, contents, lineage, parents)
+        others = _others(root, cohort, base.since_ns)
+        if not others and pointed:
             return cohort
-        lineage = {**lineage, "parent": " ".join((cohort.index.id, *(other.index.id for other in others)))}
+        if not others:
+            root.join(CURRENT).write(_version(root, cohort.index.id).read())
+            pointed = True
+            continue
+        try:
+            for other in others:
+                contents = join(contents, other)
+        except InputError:
+            if fresh and not pointed:  # else nobody else could commit any more
+                _version(root, cohort.index.id).remove()
+            raise
+        parents |= {cohort.index.id, *(other.index.id for other in others)}
+        pointed = False
 
 
 def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], labels: LabelSchema | None) -> str:
@@ -85,18 +140,14 @@ def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], l
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:ID_LETTERS]
 
 
-def _write(root: Location, contents: Contents, lineage: Mapping[str, str]) -> Cohort:
+def _write(root: Location, contents: Contents, lineage: Mapping[str, str], parents: AbstractSet[str]) -> tuple[Cohort, bool]:
+    """Write a version, and return it and whether it is new; one with the same content only learns of further parents."""
     rows, quarantine = _sorted(contents)
     digest = content_id(rows, quarantine, contents.labels)
-    known = root.join("versions", f"{digest}.json")
-    if known.exists():  # the same content: the version stays as it was written, and becomes the current one
-        root.join(CURRENT).write(known.read())
-        return open_cohort(root, version=digest)
-    manifest, refused = f"manifest-{digest}.parquet", f"quarantine-{digest}.parquet"
-    hashes = {
-        manifest: write_table(root.join(manifest), rows, SERIES_SCHEMA),
-        refused: write_table(root.join(refused), quarantine, QUARANTINE_SCHEMA),
-    }
+    manifest, manifest_hash = write_table(root, "manifest", rows, SERIES_SCHEMA)
+    refused, refused_hash = write_table(root, "quarantine", quarantine, QUARANTINE_SCHEMA)
+    known = _open(root, digest)
+    older = set(known.index.lineage.get(PARENT, "").split()) if known else set[str]()
     counts = {
         "subjects": len({row.subject for row in rows}),
         "series": len(rows),
@@ -111,13 +162,19 @@ def _write(root: Location, contents: Contents, lineage: Mapping[str, str]) -> Co
         fingerprint=combine(rows) if rows else None,
         manifest=manifest,
         quarantine=refused,
-        hashes=hashes,
-        lineage=dict(lineage),
+        hashes={manifest: manifest_hash, refused: refused_hash},
+        lineage={**lineage, PARENT: " ".join(sorted((older | parents) - {digest}))},
     )
-    data = json.dumps(config.dump(index), indent=1).encode()
-    known.write(data)
-    root.join(CURRENT).write(data)
-    return Cohort(root, index)
+    if known and known.index.hashes == index.hashes:
+        if parents <= older | {digest}:
+            return known, False
+        index = replace(known.index, lineage={**known.index.lineage, PARENT: index.lineage[PARENT]})
+    _version(root, digest).write(json.dumps(config.dump(index), indent=1).encode())
+    return Cohort(root, index), known is None
+
+
+def _version(root: Location, version: str) -> Location:
+    return root.join("versions", f"{version}.json")
 
 
 def _sorted(contents: Contents) -> tuple[list[SeriesRow], list[QuarantineRow]]:
@@ -130,25 +187,23 @@ def _fuller(row: SeriesRow) -> tuple[object, ...]:
     return row.instances, bool(row.label), row.volume, row.label, row.intake, row.findings, row.source_hash
 
 
-def _others(root: Location, cohort: Cohort, parent: str) -> list[Cohort]:
-    """Return recent versions that are neither the cohort nor one that it was made from."""
-    recent = {entry.name.removesuffix(".json") for entry in _recent(root.join("versions").entries())}
-    found: dict[str, Cohort] = {cohort.index.id: cohort}
-    known, left = set[str](), [cohort.index.id, *parent.split()]
+def _collision(row: SeriesRow) -> QuarantineRow:
+    detail = "two runs at the same time took in different voxels under one name: use --site where they are different people's"
+    return QuarantineRow(source=row.series, reason="conflicting-series", detail=detail, intake=row.intake)
+
+
+def _others(root: Location, cohort: Cohort, since_ns: int) -> list[Cohort]:
+    """Return versions written since that are neither the cohort nor one that it was made from."""
+    entries = root.join("versions").entries()
+    recent = {entry.name.removesuffix(".json") for entry in entries if entry.modified_ns >= since_ns - MARGIN_NS}
+    known, left = set[str](), [cohort]
     while left:
-        version = left.pop()
-        if version in known:
-            continue
-        known.add(version)
-        if version in recent | found.keys():
-            made = found.get(version) or _open(root, version)
-            left += made.index.lineage.get("parent", "").split() if made else []
+        made = left.pop()
+        known.add(made.index.id)
+        parents = set(made.index.lineage.get(PARENT, "").split()) - known
+        known |= parents
+        left += [parent for version in parents & recent if (parent := _open(root, version)) is not None]
     return [other for version in sorted(recent - known) if (other := _open(root, version)) is not None]
-
-
-def _recent(versions: Sequence[Entry]) -> list[Entry]:
-    newest = max((entry.modified_ns for entry in versions), default=0)
-    return [entry for entry in versions if newest - entry.modified_ns < AT_ONCE_NS]
 
 
 def _open(root: Location, version: str) -> Cohort | None:

@@ -79,6 +79,7 @@ class QuarantineRow:
     intake: str = ""
 
 
+NAME_LETTERS = 16
 STATISTICS = pa.struct(
     [
         ("percentiles", pa.list_(pa.float64(), 3)),
@@ -112,8 +113,8 @@ SERIES_SCHEMA = pa.schema(
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "intake")])
 
 
-def write_table(target: Location, rows: Iterable[Any], schema: pa.Schema) -> str:
-    """Write rows as Parquet, and return the SHA-256 of the file."""
+def write_table(root: Location, stem: str, rows: Iterable[Any], schema: pa.Schema) -> tuple[str, str]:
+    """Write rows as ``STEM-<hash>.parquet`` unless that is there, and return the file's name and SHA-256."""
     plain = [config.dump(row) for row in rows]
     for row in plain:
         if "statistics" in row:
@@ -121,8 +122,11 @@ def write_table(target: Location, rows: Iterable[Any], schema: pa.Schema) -> str
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(plain, schema=schema), sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
-    target.write(data)
-    return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"{stem}-{digest[:NAME_LETTERS]}.parquet"
+    if not root.join(name).exists():
+        root.join(name).write(data)
+    return name, digest
 
 
 def read_table(source: Location) -> list[dict[str, Any]]:

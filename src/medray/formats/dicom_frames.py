@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medray.errors import ImageError
-from medray.formats.dicom_file import frame_count, numbers
+from medray.formats.dicom_file import frame_count, numbers, text
 
 __all__ = ["Frame", "frames_of"]
 
@@ -72,6 +72,8 @@ def frames_of(dataset: Dataset) -> list[Frame]:
         return [_grouped_frame(dataset, shared, group, number) for number, group in enumerate(groups)]
     if count > 1 and "GridFrameOffsetVector" in dataset and "ImagePositionPatient" in dataset:
         return _offset_frames(dataset, count)
+    if count > 1 and "RECON" in text(dataset, "ImageType") and "DetectorInformationSequence" in dataset:
+        return _tomographic_frames(dataset, count)
     frame = _plain_frame(dataset)
     if count > 1 and frame.position is not None:
         raise ImageError("no-geometry", f"{count} frames have one position between them")
@@ -93,6 +95,19 @@ def _offset_frames(dataset: Dataset, count: int) -> list[Frame]:
         replace(first, position=origin + (offset - offsets[0]) * normal, thickness=0.0, between=0.0, order=(0.0,))
         for offset in offsets
     ]
+
+
+def _tomographic_frames(dataset: Dataset, count: int) -> list[Frame]:
+    """Slices of a reconstructed SPECT (PS3.3 C.8.4.11, C.8.4.15): the first one's place, and a distance with its sign."""
+    detectors = dataset.DetectorInformationSequence
+    between = _number(dataset, "SpacingBetweenSlices")
+    if "GATED" in text(dataset, "ImageType") or len(detectors) != 1 or not between:
+        raise ImageError("no-geometry", f"{count} frames of a gated reconstruction, or without SpacingBetweenSlices")
+    orientation = numbers(detectors[0], "ImageOrientationPatient", 6)
+    origin = numbers(detectors[0], "ImagePositionPatient", 3)
+    normal = np.cross(orientation[:3], orientation[3:])
+    first = replace(_plain_frame(dataset), orientation=orientation, spacing=_pair(numbers(dataset, "PixelSpacing", 2)))
+    return [replace(first, position=origin + k * between * normal, between=abs(between), order=(0.0,)) for k in range(count)]
 
 
 def _grouped_frame(dataset: Dataset, shared: Dataset, group: Dataset, number: int) -> Frame:

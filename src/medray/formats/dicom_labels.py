@@ -23,6 +23,8 @@ from medray.types import Mask
 __all__ = ["read_dicom_labels"]
 
 STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+"""Contours that enclose an area; points and open lines don't."""
 GRID_TOLERANCE = 0.05
 """Voxels: how far a segmentation's pixels may lie from the image's."""
 PLANE_TOLERANCE = 0.25
@@ -146,11 +148,13 @@ def _draw_structures(dataset: Dataset, image: Volume, wanted: Mapping[str, int],
             continue
         inside: dict[int, NDArray[np.bool_]] = {}
         for contour in contours.get("ContourSequence") or []:
-            if text(contour, "ContourGeometricType") != "CLOSED_PLANAR":
+            if text(contour, "ContourGeometricType") not in CLOSED:
                 continue
             k, outline = _outline(contour, inverse, image.shape[2])
             plane = inside.setdefault(k, np.zeros(image.shape[:2], np.bool_))
             plane ^= _filled(outline, image.shape[:2])  # a contour inside another one is a hole
+        if contours.get("ContourSequence") and not inside:
+            raise LabelError("label-empty", "a structure that is wanted has no closed contour")
         for k, plane in inside.items():
             _paint(mask[:, :, k], plane, value)
             drawn = True

@@ -34,6 +34,7 @@ PIXEL_KEYWORDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PixelData",
 )  # fmt: skip
+MEASURED_MODALITIES = ("CT", "MR", "PT", "NM", "RTDOSE")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -41,7 +42,8 @@ def stored_pixels(dataset: Dataset) -> Voxels:
     """Decode an object's pixels, before any rescaling.
 
     Returns:
-        ``(F, J, I, S)``: frames, rows, columns, samples; colour is RGB. MONOCHROME1 is turned round, so that more is brighter.
+        ``(F, J, I, S)``: frames, rows, columns, samples; colour is RGB. MONOCHROME1 is turned round, so that more is brighter,
+        unless values are a measured quantity.
 
     Raises:
         ImageError: If there are none, they can't be decoded, or the header declares more than the data can hold.
@@ -156,9 +158,16 @@ def _stored_bits(shaped: Voxels, dataset: Dataset) -> Voxels:
 
 
 def _upright(shaped: Voxels, dataset: Dataset) -> Voxels:
-    if text(dataset, "PhotometricInterpretation") != "MONOCHROME1" or shaped.dtype.kind not in "iu":
+    """Turn what is meant to be shown with low values bright; a measured quantity is what it is, however it is to be shown."""
+    if text(dataset, "PhotometricInterpretation") != "MONOCHROME1" or shaped.dtype.kind not in "iu" or _measured(dataset):
         return shaped
     if shaped.dtype.kind == "i":
         return np.invert(shaped)
     most = (1 << int(dataset.get("BitsStored") or shaped.dtype.itemsize * 8)) - 1
     return np.asarray(np.subtract(shaped.dtype.type(most), shaped))
+
+
+def _measured(dataset: Dataset) -> bool:
+    """Tell whether values have a unit: MONOCHROME1 speaks of the display alone (PS3.3 C.7.6.3.1.2)."""
+    named = any(keyword in dataset for keyword in ("Units", "RealWorldValueMappingSequence"))
+    return named or text(dataset, "Modality") in MEASURED_MODALITIES or text(dataset, "RescaleType") not in {"", "US"}

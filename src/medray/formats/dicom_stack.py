@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medray.errors import ImageError
 from medray.formats.dicom_frames import Frame
+from medray.formats.raw import byte_size
 from medray.types import Affine, Voxels
 
 __all__ = ["Stack", "rectified", "stack_of"]
@@ -20,6 +21,9 @@ __all__ = ["Stack", "rectified", "stack_of"]
 POSITION_TOLERANCE_MM = 1e-2
 SPACING_TOLERANCE = 1e-2
 ORIENTATION_TOLERANCE = 1e-3
+SAME_PLACE_MM = 0.1
+KINDS = 2
+"""Echo time and b-value, the first of what tells frames apart, are a channel's own; times go on from slice to slice."""
 TILT_TOLERANCE = 1e-2
 """Of a slice's step: more sideways than this is a gantry tilt."""
 
@@ -77,15 +81,21 @@ def rectified(voxels: Voxels, affine: Affine) -> tuple[Voxels, Affine]:
 
     Returns:
         A grid that holds every slice; what no slice covers has the volume's lowest value.
+
+    Raises:
+        ImageError: If it is tilted by more than 45 degrees, or would not fit into memory.
     """
     axes = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
     step = affine[:3, 2]
+    if np.linalg.norm(axes.T @ step) > np.linalg.norm(step - axes @ (axes.T @ step)):
+        raise ImageError("crooked-stack", "slices slide sideways by more than 45 degrees: no gantry tilts so far")
     slide = axes.T @ step / np.linalg.norm(affine[:3, :2], axis=0)
     count = voxels.shape[3]
     offsets = np.outer(np.arange(count), slide)
     low = np.floor(offsets.min(axis=0)).astype(int)
     room = np.ceil(offsets.max(axis=0)).astype(int) - low + 1
-    shape = (voxels.shape[0], voxels.shape[1] + room[0], voxels.shape[2] + room[1], count)
+    shape = (voxels.shape[0], voxels.shape[1] + int(room[0]), voxels.shape[2] + int(room[1]), count)
+    byte_size(voxels.dtype, shape)
     result = np.full(shape, voxels.min(), dtype=voxels.dtype)
     for k in range(count):
         start = offsets[k] - low
@@ -136,7 +146,24 @@ def _grouped(along: NDArray[np.float64], frames: Sequence[Frame]) -> NDArray[np.
         raise ImageError(
             "duplicate-slices", f"{extra} slices lie where another one lies, and not equally often (up to {most} at one place)"
         )
-    return np.array([sorted(place, key=lambda number: frames[number].order) for place in places])
+    ordered = np.array([sorted(place, key=lambda number: frames[number].order) for place in places])
+    _require_channels(ordered, frames)
+    return ordered
+
+
+def _require_channels(ordered: NDArray[np.int64], frames: Sequence[Frame]) -> None:
+    """Refuse frames at one height that are no channels: beside each other, the same one twice, or of unlike kinds."""
+    if ordered.shape[1] == 1:
+        return
+    kinds = np.array([frames[number].order[:KINDS] for number in ordered[0]])
+    for place in ordered:
+        own = [frames[number] for number in place]
+        if np.ptp([frame.position for frame in own], axis=0).max() > SAME_PLACE_MM:
+            raise ImageError("mixed-positions", "slices of one series lie beside each other: it holds several images")
+        if len({frame.order for frame in own}) < len(own):
+            raise ImageError("duplicate-slices", f"{len(own)} slices lie at one place and nothing tells them apart")
+        if not np.allclose([frame.order[:KINDS] for frame in own], kinds, rtol=0.02):
+            raise ImageError("mixed-channels", "echo times or b-values are not the same ones at every slice")
 
 
 def _require_even(heights: NDArray[np.float64]) -> None:

@@ -11,12 +11,15 @@ from medray.formats.dicom_file import reading, text
 
 __all__ = ["suv_factor"]
 
+DAY_S = 86_400
+
 
 @reading()
 def suv_factor(header: Dataset) -> float | None:
     """Return the factor from Bq/ml to SUV by body weight in g/ml; None where the header doesn't say enough.
 
-    Only images decay-corrected to the series' start are covered.
+    Only images decay-corrected to the series' start are covered, and none whose series was made after they were acquired: then
+    its time is that of a later computation, and not what the correction is for.
     """
     infos = header.get("RadiopharmaceuticalInformationSequence") or []
     if text(header, "Units") != "BQML" or text(header, "DecayCorrection") != "START" or len(infos) != 1:
@@ -25,10 +28,12 @@ def suv_factor(header: Dataset) -> float | None:
         weight_g = float(header.PatientWeight) * 1000.0
         dose_bq, half_life_s = float(infos[0].RadionuclideTotalDose), float(infos[0].RadionuclideHalfLife)
         started = text(infos[0], "RadiopharmaceuticalStartDateTime")[8:] or text(infos[0], "RadiopharmaceuticalStartTime")
-        waited_s = (_seconds(text(header, "SeriesTime")) - _seconds(started)) % 86_400
+        series_s = _seconds(text(header, "SeriesTime"))
+        waited_s = (series_s - _seconds(started)) % DAY_S
+        acquired_s = _seconds(text(header, "AcquisitionTime") or text(header, "SeriesTime"))
     except (AttributeError, TypeError, ValueError):
         return None
-    if min(weight_g, dose_bq, half_life_s) <= 0:
+    if min(weight_g, dose_bq, half_life_s) <= 0 or 1 < (series_s - acquired_s) % DAY_S < DAY_S / 2:
         return None
     return float(weight_g / (dose_bq * 2.0 ** (-waited_s / half_life_s)))
 

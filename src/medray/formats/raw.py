@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -16,6 +16,8 @@ __all__ = ["GZIP_MAGIC", "inflated", "native", "stored_array"]
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WINDOW, ZLIB_WINDOW = 31, 15
 """zlib's wbits for the two wrappings of a deflate stream."""
+MEMBER_BYTES, MOST_EMPTY = 64 << 10, 1000
+"""What the inflater gets at once, for it copies what a member doesn't need; and members without a byte in a row."""
 MAX_BYTES = 16 << 30
 MAX_AXIS = 65_536
 DEFLATE_ERROR = cast("type[Exception]", isal_zlib.error)
@@ -28,16 +30,30 @@ def inflated(data: bytes, limit: int) -> bytes:
         ImageError: If the stream is damaged.
     """
     window = GZIP_WINDOW if data.startswith(GZIP_MAGIC) else ZLIB_WINDOW
-    parts: list[bytes] = []
     try:
-        while data and limit > 0:  # a gzip file is one member after the other (RFC 1952 2.2): bgzip writes thousands
-            stream = isal_zlib.decompressobj(wbits=window)
-            parts.append(bytes(stream.decompress(data, limit)))
-            limit -= len(parts[-1])
-            data = stream.unused_data if stream.eof and stream.unused_data.startswith(GZIP_MAGIC) else b""
+        stream = isal_zlib.decompressobj(wbits=window)
+        first = bytes(stream.decompress(data, limit))
+        start = len(data) - len(stream.unused_data)
+        if not stream.eof or len(first) >= limit or not data.startswith(GZIP_MAGIC, start):
+            return first
+        return b"".join([first, *_members(memoryview(data)[start:], limit - len(first))])
     except DEFLATE_ERROR as error:
         raise ImageError("truncated", f"the compressed stream is damaged or cut off ({error})") from None
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _members(data: memoryview, limit: int) -> Iterator[bytes]:
+    """Inflate further members of a gzip file (RFC 1952 2.2): bgzip writes thousands, each of at most 64 KiB."""
+    empty = 0
+    while limit > 0 and bytes(data[:2]) == GZIP_MAGIC and empty < MOST_EMPTY:
+        stream, made = isal_zlib.decompressobj(wbits=GZIP_WINDOW), 0
+        while not stream.eof and len(data) and limit > made:
+            window = data[:MEMBER_BYTES]
+            part = bytes(stream.decompress(window, limit - made))
+            data = data[len(window) - len(stream.unused_data) - len(stream.unconsumed_tail) :]
+            made += len(part)
+            yield part
+        empty = 0 if made else empty + 1
+        limit -= made
 
 
 def stored_array(raw: bytes, dtype: np.dtype[np.generic], shape: Sequence[int], offset: int = 0) -> Voxels:

@@ -19,6 +19,8 @@ __all__ = ["Problem", "SeriesSource", "assemble"]
 
 ORIENTATION_TOLERANCE = 5e-3
 """How far direction cosines of one stack may lie apart; the reader then asks for more."""
+ROUGHLY, FINELY = 1, 3
+"""Decimals of direction cosines that a stack's name is made of."""
 FEW_SLICES = 3
 """A part of a mixed series with no more slices than this, beside a larger one, is a localizer."""
 PART_LETTERS = 8
@@ -153,24 +155,31 @@ def _parts(objects: Sequence[Sequence[FileRecord]], problems: list[Problem]) -> 
             same.append(copies)
     largest = max((len(stack) for stack in stacks), default=0)
     found: list[SeriesSource] = []
-    for stack in stacks:
+    for stack, plane in zip(stacks, _planes(stacks), strict=True):
         if _header(stack[0][0]).localizer or (len(stack) <= FEW_SLICES < largest):
             problems.append(Problem(stack[0][0].path, "localizer", f"{len(stack)} slices that only show where others lie"))
         else:
-            found.append(_series(sorted(stack, key=_height), _plane(stack)))
+            found.append(_series(sorted(stack, key=_height), plane))
     return [*found, *alone]
 
 
-def _plane(stack: Sequence[Sequence[FileRecord]]) -> str:
+def _plane(stack: Sequence[Sequence[FileRecord]], decimals: int) -> str:
     """Return what all slices of a stack share, whichever of them are there and whatever else is in their series."""
     headers = [_header(copies[0]) for copies in stack]
-    orientation = np.round(np.median([header.orientation for header in headers], axis=0), 3) + 0.0
+    orientation = np.round(np.median([header.orientation for header in headers], axis=0), decimals) + 0.0
     return fingerprint_of(f"{headers[0].size} {orientation.tolist()}")
+
+
+def _planes(stacks: Sequence[Sequence[Sequence[FileRecord]]]) -> list[str]:
+    """Name stacks by their planes: roughly, so that slices a hair apart name the same one; finely where that names two."""
+    rough = [_plane(stack, ROUGHLY) for stack in stacks]
+    return [name if rough.count(name) == 1 else _plane(stack, FINELY) for name, stack in zip(rough, stacks, strict=True)]
 
 
 def _one_stack(first: SeriesHeader, other: SeriesHeader) -> bool:
     turned = np.abs(np.subtract(first.orientation, other.orientation)).max()
-    return first.size == other.size and bool(turned < ORIENTATION_TOLERANCE)
+    alike = (first.size, first.localizer) == (other.size, other.localizer)
+    return alike and bool(turned < ORIENTATION_TOLERANCE)
 
 
 def _series(stack: Sequence[Sequence[FileRecord]], part: str) -> SeriesSource:

@@ -116,15 +116,17 @@ def pulled(root: Location) -> dict[str, int]:
     return found
 
 
-def forget(root: Location, keys: Iterable[str]) -> None:
-    """Delete entries that a commit has folded in."""
-    gone = set(keys)
+def forget(root: Location, keys: Iterable[str], cohort: Cohort) -> None:
+    """Delete entries that a commit has folded in, and what `redo` noted of readings that it holds no more."""
+    held = committed(cohort).keys()
+    gone = held & set(keys)
     for key in gone:
         root.join("ledger", f"{DONE}{key}{SUFFIX}").remove()
     again = to_redo(root)
-    if again - gone:
-        root.join("ledger", REDO).write(json.dumps(sorted(again - gone)).encode())
-    elif again:
+    left = (again - gone) & held
+    if left and left != again:
+        root.join("ledger", REDO).write(json.dumps(sorted(left)).encode())
+    elif again and not left:
         root.join("ledger", REDO).remove()
 
 

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from medray.cohort.cohort import Cohort, open_cohort
-from medray.cohort.commit import Contents, joined
+from medray.cohort.cohort import Cohort
+from medray.cohort.commit import Base, Contents, base_of, joined
 from medray.cohort.manifest import QuarantineRow, SeriesRow
-from medray.errors import ConfigError, InputError, NotFoundError
+from medray.errors import ConfigError, InputError
 from medray.ingestion.assemble import Problem, SeriesSource
 from medray.ingestion.intake import Intake
 from medray.ingestion.ledger import Outcome
@@ -19,20 +19,18 @@ from medray.privacy.pseudonym import Naming
 __all__ = ["beside", "current", "merged", "numbered"]
 
 
-def current(intake: Intake, lineage: Mapping[str, str]) -> Cohort | None:
-    """Open the current version; None when there is none yet.
+def current(intake: Intake, lineage: Mapping[str, str]) -> Base:
+    """Open the current version, to build on it.
 
     Raises:
         ConfigError: If it was made with another profile or key: the same patient would be in the cohort under two names, on two
             sides of a split.
         InputError: If its labels mean something else.
     """
-    try:
-        old = open_cohort(intake.root)
-    except NotFoundError:
-        return None
-    _require_same(old, intake, lineage)
-    return old
+    base = base_of(intake.root)
+    if base.cohort is not None:
+        _require_same(base.cohort, intake, lineage)
+    return base
 
 
 def merged(

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -175,9 +176,10 @@ def _taken_in(ingest: Ingest, spool: Spool, trail: Trail, on_failure: Callable[[
     try:
         ingest(spool.settled)
         spool.mark_taken()
-    except MedrayError as error:
-        trail.record([Event("pacs.ingest", "spool", "failed", type(error).__name__)])
-        on_failure(error)
+    except Exception as error:  # noqa: BLE001 - a receiver goes on receiving, whatever ails what comes after it
+        with suppress(StorageError):
+            trail.record([Event("pacs.ingest", "spool", "failed", type(error).__name__)])
+        on_failure(error if isinstance(error, MedrayError) else MedrayError(f"an error within medray ({type(error).__name__})"))
         time.sleep(CHECK_S)
         return False
     return True

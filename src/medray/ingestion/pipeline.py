@@ -87,7 +87,7 @@ def _take_folder(intake: Intake, layout: Layout, entries: Sequence[Entry], on_pr
     """Take in what a listing names: scan, assemble, read, merge, commit."""
     trail, key_check = open_trail(), replace(intake, naming=naming(intake.profile)).key_check
     lineage = {"profile": str(intake.profile), "key_check": key_check, "medray": __version__}
-    old = current(intake, lineage)
+    old = current(intake, lineage).cohort
     intake.root.sweep()
     source = intake.naming.name("source", intake.source.path)
     trail.record([Event("ingest.start", source, detail=f"{len(entries)} files, profile {intake.profile}")])
@@ -96,12 +96,12 @@ def _take_folder(intake: Intake, layout: Layout, entries: Sequence[Entry], on_pr
     if not series and not problems:
         raise InputError(f"no image among {len(entries)} files in the source: is it the right folder?")
     outcomes = _finish(intake, series, old, trail, on_progress)
-    old = current(intake, lineage)  # another run may have committed meanwhile
-    contents = merged(old, intake, series, outcomes, problems)
-    lineage |= {"audit": trail.head(), "parent": old.index.id if old else ""}
-    cohort = commit_cohort(intake.root, contents, lineage, partial(beside, intake, lineage))
+    base = current(intake, lineage)  # another run may have committed meanwhile
+    contents = merged(base.cohort, intake, series, outcomes, problems)
+    lineage["audit"] = trail.head()
+    cohort = commit_cohort(intake.root, contents, lineage, base=base, join=partial(beside, intake, lineage))
     trail.record([Event("cohort.commit", cohort.index.id, detail=f"{len(cohort.rows)} series")])
-    forget(intake.root, outcomes.keys() & committed(cohort).keys())  # a version that was there already keeps its old manifest
+    forget(intake.root, outcomes.keys(), cohort)
     return cohort
 
 

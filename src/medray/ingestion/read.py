@@ -177,6 +177,8 @@ def clean_series(profile: Profile, naming: Naming, series: DicomSeries) -> Volum
     keep_uids = profile.identified or "uids" in profile.options
     instances = [uid if keep_uids else naming.uid(uid) for uid in series.instances]
     made.dataset.Modality = identity.modality or "OT"
+    if not made.dataset.get("BodyPartExamined"):  # it repeated a name
+        meta.pop("body_part", None)
     meta["dicom"] = json.dumps(_json(made.dataset), sort_keys=True)
     meta["instances"] = "\\".join(instances)
     factor = suv_factor(series.header)

@@ -50,14 +50,14 @@ class DicomwebPacs:
         Raises:
             StorageError: If the service can't be reached, or refuses.
         """
-        offset = 0
+        known: set[str] = set()
         while True:
-            page = self._search_studies(offset)
-            for study in page:
-                yield from self._series_of(_value(study, STUDY))
-            if not page:  # a server may give fewer than were asked for
+            page = {_value(study, STUDY) for study in self._search_studies(len(known))} - known
+            for study in sorted(page):
+                yield from self._series_of(study)
+            if not page:  # a server may give fewer than were asked for, or the same ones again
                 return
-            offset += len(page)
+            known |= page
 
     def retrieve(self, series: RemoteSeries, spool: Spool) -> int:
         """Fetch a series.

@@ -109,6 +109,8 @@ class DimsePacs:
 
     def _query(self, level: str, keys: dict[str, str]) -> list[Dataset]:
         wanted = Dataset()
+        if not "".join(keys.values()).isascii():  # without it, letters would go out as "?", which matches any (PS3.4 C.2.2.2.4)
+            wanted.SpecificCharacterSet = "ISO_IR 192"
         wanted.QueryRetrieveLevel = level
         for key, value in keys.items():
             setattr(wanted, key, value)

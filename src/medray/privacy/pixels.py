@@ -20,22 +20,24 @@ from medray.types import Voxels
 
 __all__ = ["at_risk", "can_look", "redacted"]
 
-RISKY_MODALITIES = frozenset(
-    ("US", "IVUS", "SC", "OT", "RF", "XA", "ES", "XC", "GM", "RG", "DOC", "IO", "OP", "SM", "HC", "VA")
-)
+SLICES = frozenset(("CT", "MR", "PT", "NM", "RTDOSE", "RTIMAGE", "SEG", "CR", "DX", "MG", "PX", "OCT", "IVOCT", "OPT", "PA"))
+"""Modalities whose devices compute their images; all others, retired and unknown ones among them, may paint into them."""
 RISKY_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.7",  # secondary capture, all kinds
-    "1.2.840.10008.5.1.4.1.1.3.1",  # ultrasound cines
-    "1.2.840.10008.5.1.4.1.1.6.",  # ultrasound images
+    "1.2.840.10008.5.1.4.1.1.3",  # ultrasound cines, retired ones too
+    "1.2.840.10008.5.1.4.1.1.6",  # ultrasound images, retired ones too
     "1.2.840.10008.5.1.4.1.1.12.",  # X-ray angiography and fluoroscopy
     "1.2.840.10008.5.1.4.1.1.77.",  # visible light
 )
 USUALLY_CLEAN = frozenset(("CR", "DX", "MG", "PX"))
 """Radiographs: their header is believed when it says NO, and only then."""
+MOST_COVERED = 0.9
 MARGIN = 4
 """Pixels around a text that are blanked with it."""
 MOST_LOOKS = 256
 """More frames than this are looked at some at a time, as the brightest and the darkest of them; a look takes 0.2 s."""
+ALIKE = 0.9
+"""Share of a plane's range above which its percentiles show nothing else."""
 READABLE_SCORE, READABLE_LETTERS = 0.6, 3
 
 Box = tuple[int, int, int, int]
@@ -55,7 +57,7 @@ def at_risk(header: Dataset) -> bool:
     return (
         annotated == "YES"
         or (modality in USUALLY_CLEAN and annotated != "NO")
-        or modality in RISKY_MODALITIES
+        or modality not in SLICES
         or sop_class.startswith(RISKY_CLASSES)
         or "ConversionType" in header
         or "SCREEN" in image_type
@@ -83,7 +85,7 @@ def redacted(voxels: Voxels, header: Dataset | None, *, samples: int = 1) -> Vox
     regions = _regions(header)
     result = _outside_blanked(voxels, regions) if regions else voxels
     if not can_look():
-        if regions and str(header.get("BurnedInAnnotation", "")).upper() != "YES":
+        if regions and not _cover(regions, voxels.shape) and str(header.get("BurnedInAnnotation", "")).upper() != "YES":
             return result
         raise ImageError(
             "burned-in-text", "this kind of image may show names and nothing here can look: pip install 'medray[ocr]'"
@@ -112,6 +114,14 @@ def _regions(header: Dataset) -> list[Box]:
     return boxes
 
 
+def _cover(regions: Sequence[Box], shape: Sequence[int]) -> bool:
+    """Tell whether scan regions leave no room for a banner, so that one may lie inside them."""
+    covered = np.zeros(shape[1:3], bool)
+    for left, right, top, bottom in regions:
+        covered[left : right + 1, top : bottom + 1] = True
+    return bool(covered.mean() > MOST_COVERED)
+
+
 def _outside_blanked(voxels: Voxels, regions: Sequence[Box]) -> Voxels:
     result = np.full_like(voxels, voxels.min())
     for left, right, top, bottom in regions:
@@ -132,14 +142,24 @@ def _pictures(voxels: Voxels, samples: int) -> Iterator[NDArray[np.uint8]]:
     frames = voxels.reshape(-1, samples, *voxels.shape[1:])
     flat = np.moveaxis(frames, 4, 1).reshape(-1, samples, *voxels.shape[1:3])
     for some in np.array_split(flat, min(len(flat), MOST_LOOKS)):
-        yield _picture(some.max(axis=0))
+        yield from _ranges(some.max(axis=0))
         if len(some) > 1:
-            yield _picture(some.min(axis=0))
+            yield from _ranges(some.min(axis=0))
 
 
-def _picture(plane: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a plane ``(S, I, J)`` in its own range, so that neither other frames nor single hot pixels make its text faint."""
-    low, high = np.percentile(plane, (0.1, 99.9))
+def _ranges(plane: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+    """Yield a plane ``(S, I, J)`` in its own range, and without its few brightest and darkest pixels.
+
+    Bright text stands out from bright tissue in the one, and shows beside a hot pixel in the other.
+    """
+    lowest, highest = float(plane.min()), float(plane.max())
+    yield _picture(plane, lowest, highest)
+    low, high = (float(value) for value in np.percentile(plane, (0.1, 99.9)))
+    if high - low < ALIKE * (highest - lowest):
+        yield _picture(plane, low, high)
+
+
+def _picture(plane: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     scaled = (plane.astype(np.float32) - np.float32(low)) * np.float32(255.0 / max(high - low, 1e-6))
     grey = scaled.clip(0, 255).transpose(2, 1, 0).astype(np.uint8)
     return np.ascontiguousarray(np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey[:, :, :3])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from medray.errors import NotFoundError
+from medray.errors import NotFoundError, StorageError
 from medray.storage.faults import disk_fault, is_missing, store_fault
 from medray.storage.filesystems import filesystem_of
 
@@ -68,6 +69,11 @@ class Location:
         """Tell whether there is a file or a folder."""
         with self._told_plainly("look at"):
             return bool(self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound)
+
+    def modified_ns(self) -> int:
+        """Return when a file was last written, by the store's own clock; 0 when there is none."""
+        with self._told_plainly("look at"):
+            return int(self.filesystem.get_file_info(self.path).mtime_ns or 0)
 
     def read(self, size: int | None = None) -> bytes:
         """Return the file's bytes, or its first ``size``.
@@ -149,8 +155,11 @@ class Location:
     def entries(self) -> list[Entry]:
         """List every file below, sorted by name; hidden ones are left out.
 
+        A folder that can't be listed is an entry itself, of no bytes: whoever reads it learns that it is forbidden.
+
         Raises:
             NotFoundError: If there is no such folder.
+            StorageError: If it can't be listed at all.
         """
         if self.is_local:
             return _local_entries(Path(self.path))
@@ -204,16 +213,25 @@ def locate(uri: str | Path | Location) -> Location:
 def _local_entries(folder: Path) -> list[Entry]:
     if not folder.is_dir():
         raise NotFoundError(f"no file or folder {folder}")
-    found = []
-    for place, folders, names in os.walk(folder):
+    closed: list[Path] = []
+    found: list[Entry] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = [name for name in folders if not _hidden(name)]
         for name in names:
             path = Path(place, name)
-            if _hidden(name) or not path.is_file():
+            if _hidden(name):
                 continue
-            facts = path.stat()
-            changed_ns = max(facts.st_mtime_ns, facts.st_ctime_ns)
-            found.append(Entry(path.relative_to(folder).as_posix(), facts.st_size, changed_ns))
+            try:
+                facts = path.stat()
+            except OSError:  # it is listed, so that reading it tells what is wrong with it
+                found.append(Entry(path.relative_to(folder).as_posix(), 0, 0))
+                continue
+            if stat.S_ISREG(facts.st_mode):
+                changed_ns = max(facts.st_mtime_ns, facts.st_ctime_ns)
+                found.append(Entry(path.relative_to(folder).as_posix(), facts.st_size, changed_ns))
+    if folder in closed:
+        raise StorageError(f"can't list the disk: {folder} may not be read", refused=True)
+    found += [Entry(path.relative_to(folder).as_posix(), 0, 0) for path in closed]
     return sorted(found, key=lambda entry: entry.name)
 
 
