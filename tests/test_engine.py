@@ -36,6 +36,11 @@ def test_a_worker_that_dies_costs_its_item(local_ray):
         list(stream(list(range(4)), die))
 
 
-def test_when_every_item_dies_the_item_is_not_to_blame(local_ray):
+def test_when_every_item_dies_and_other_tasks_live_each_is_to_blame(local_ray):
+    assert sorted(stream([1, 2], lambda n: os._exit(1), on_crash=lambda n: -n)) == [-2, -1]
+
+
+def test_when_workers_can_do_nothing_no_item_is_to_blame(local_ray, monkeypatch):
+    monkeypatch.setattr("medray.engine._workers_live", lambda: False)
     with pytest.raises(ResourceError, match="2 of 2 items"):
         list(stream([1, 2], lambda n: os._exit(1), on_crash=lambda n: n))

@@ -84,7 +84,7 @@ def stream(
             larger than a worker's memory.
 
     Raises:
-        ResourceError: If workers died over an item and there is no ``on_crash``, or over every item.
+        ResourceError: If workers died over an item and there is no ``on_crash``, or die over a task that does nothing, too.
     """
     left = dict(enumerate(items))
     for several in (True, False):  # what dies in company is tried again alone, so that only the one to blame is left
@@ -93,13 +93,18 @@ def stream(
             yield result
         if not left:
             return
-    if on_crash is None or len(left) == len(items) > 1:
+    if on_crash is None or not _workers_live():
         raise ResourceError(
             f"no worker finished {len(left)} of {len(items)} items in {MAX_RETRIES + 1} attempts: "
             "can workers import the same code, and is there enough memory?"
         )
     for item in left.values():
         yield on_crash(item)
+
+
+def _workers_live() -> bool:
+    """Tell whether workers can run anything: if so, those that died were killed by what they were given."""
+    return bool(list(_mapped({0: None}, lambda _: True, several=False)))
 
 
 def _mapped(items: Mapping[int, Item], function: Callable[[Item], Result], *, several: bool) -> Iterator[tuple[int, Result]]:

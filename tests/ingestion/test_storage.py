@@ -120,6 +120,18 @@ def test_an_edited_manifest_is_named(local_disk_cohort):
     assert any("is not what was committed" in problem for problem in verify(root))
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("table", ["manifest", "quarantine"])
+def test_a_damaged_table_is_named(local_disk_cohort, table, damage):
+    root, cohort = local_disk_cohort
+    path = root / getattr(cohort.index, table)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.unlink() if damage == "gone" else path.write_bytes(data if damage == "flipped" else data[:-50])
+    what = "is missing" if damage == "gone" else "is not what was committed"
+    assert verify(root) == [f"{path.name} {what}"]
+
+
 def test_an_edited_index_is_named(local_disk_cohort):
     root, _ = local_disk_cohort
     text = (root / "cohort.json").read_text()

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from medray import config
 from medray.cohort.fingerprint import SeriesStatistics
+from medray.errors import InputError
 from medray.storage.location import Location
 
 __all__ = ["QUARANTINE_SCHEMA", "SERIES_SCHEMA", "QuarantineRow", "SeriesRow", "read_table", "write_table"]
@@ -130,8 +131,16 @@ def write_table(root: Location, stem: str, rows: Iterable[Any], schema: pa.Schem
 
 
 def read_table(source: Location) -> list[dict[str, Any]]:
-    """Read rows as plain data."""
-    rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(source.read())).to_pylist()
+    """Read rows as plain data.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    data = source.read()
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(data)).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{source.path} is damaged ({type(error).__name__}): ingest again, or go back to a version") from None
     for row in rows:
         if "statistics" in row:
             row["statistics"]["label_voxels"] = dict(row["statistics"]["label_voxels"])

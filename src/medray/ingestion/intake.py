@@ -12,9 +12,9 @@ from medray.privacy.profile import Profile
 from medray.privacy.pseudonym import Naming
 from medray.storage.location import Entry, Location
 
-__all__ = ["Intake", "fingerprint_of"]
+__all__ = ["Intake", "abilities", "fingerprint_of"]
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Goes up when files are read differently: what was refused or read before is then read again."""
 KEY_CHECK = "medray key check"
 
@@ -46,7 +46,7 @@ class Intake:
     def settings(self) -> str:
         """All that a result depends on besides the files."""
         names = sorted(self.labels.names.items()) if self.labels else []
-        return fingerprint_of(str(READER_VERSION), str(self.profile), self.key_check, str(names), str(can_look()))
+        return fingerprint_of(abilities(), str(self.profile), self.key_check, str(names))
 
     def stamp(self, entry: Entry) -> str:
         """Return what changes when a file does: its source's and its name's pseudonym, size and time of writing."""
@@ -62,6 +62,11 @@ class Intake:
         if not error.refused:
             raise error
         self.source.exists()
+
+
+def abilities() -> str:
+    """Return what changes when files are read differently or other things can be read: then what was refused is tried again."""
+    return fingerprint_of(str(READER_VERSION), str(can_look()))
 
 
 def fingerprint_of(*parts: str) -> str:

@@ -101,17 +101,18 @@ def to_redo(root: Location) -> set[str]:
         return set()
 
 
-def note_pulled(root: Location, series: Mapping[str, int]) -> None:
-    """Note how many objects of each series a PACS gave, localizers and segmentations among them."""
-    data = json.dumps(dict(sorted(series.items()))).encode()
+def note_pulled(root: Location, abilities: str, series: Mapping[str, int]) -> None:
+    """Note how many objects of each series a PACS gave, localizers and segmentations among them, and who looked at them."""
+    data = json.dumps({"abilities": abilities, "series": dict(sorted(series.items()))}).encode()
     root.join("ledger", f"{PULLED}{hashlib.sha256(data).hexdigest()[:32]}{SUFFIX}").write(data)
 
 
-def pulled(root: Location) -> dict[str, int]:
-    """Return what `note_pulled` noted, the most of each series."""
+def pulled(root: Location, abilities: str) -> dict[str, int]:
+    """Return what `note_pulled` noted for the same abilities, the most of each series."""
     found: dict[str, int] = {}
-    for name in _names(root, PULLED):
-        for series, count in json.loads(root.join("ledger", name).read()).items():
+    notes = [json.loads(root.join("ledger", name).read()) for name in _names(root, PULLED)]
+    for noted in (note["series"] for note in notes if note["abilities"] == abilities):
+        for series, count in noted.items():
             found[series] = max(count, found.get(series, 0))
     return found
 

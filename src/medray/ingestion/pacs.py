@@ -17,15 +17,15 @@ from medray.audit import Event, Trail, open_trail
 from medray.cohort.cohort import Cohort, open_cohort
 from medray.errors import MedrayError, NotFoundError, StorageError
 from medray.formats.dicom_header import DicomHeader
-from medray.ingestion.ledger import note_pulled, pulled, to_redo
+from medray.ingestion.intake import abilities
+from medray.ingestion.ledger import PASSING, note_pulled, pulled, to_redo
 from medray.pacs.dicomweb import DicomwebPacs
 from medray.pacs.dimse import DimsePacs
 from medray.pacs.remote import SCHEMES, Pacs, RemoteSeries, parse_address
-from medray.pacs.scp import Arrival, Listening, StoreScp
+from medray.pacs.scp import Arrival, Listening, StoreScp, Witness
 from medray.pacs.spool import Spool
 from medray.pacs.stow import StowServer, stow_app
 from medray.privacy.pseudonym import Naming
-from medray.storage.location import locate
 
 __all__ = ["Receiving", "is_pacs", "pull", "receive"]
 
@@ -52,37 +52,55 @@ def pull(source: str, root: str, ingest: Ingest, naming: Naming, on_progress: Ca
         on_progress: Called with ``("pull", done, total)``.
 
     Raises:
-        StorageError: If the PACS fails, or handed out a series in part; what came whole is in the cohort then.
+        StorageError: If the PACS fails, handed out a series in part, or another run pulls the same; what came whole is in the
+            cohort then, and nothing else.
         NotFoundError: If nothing matches.
     """
     address, trail = parse_address(source), open_trail()
     pacs: Pacs = DimsePacs(address) if address.scheme.startswith("dimse") else DicomwebPacs(address)
     spool = Spool(config.home() / "spool" / f"pull-{hashlib.sha256(source.encode()).hexdigest()[:16]}")
-    spool.sweep()
-    matching = list(pacs.find())
-    trail.record([Event("pacs.query", address.host, detail=f"{len(matching)} series match")])
-    held = _held(root)
-    wanted = [item for item in matching if not 0 < item.instances <= held.get(naming.name("series", item.series), 0)]
-    incomplete, cohort = 0, None
-    for start in range(0, len(wanted), SERIES_AT_ONCE):
-        whole: dict[str, int] = {}
-        for number, item in enumerate(wanted[start : start + SERIES_AT_ONCE], start=start + 1):
-            if _retrieved(pacs, item, spool, naming, trail):
-                whole[naming.name("series", item.series)] = item.instances
-            else:
-                incomplete += 1
-            on_progress("pull", number, len(wanted))
-        if spool.settle(quiet_s=0.0) or any(spool.settled.iterdir()):
-            cohort = ingest(spool.settled)
-            note_pulled(locate(root), whole)
-        shutil.rmtree(spool.settled)
-        spool.settled.mkdir(mode=0o700)
-    shutil.rmtree(spool.folder, ignore_errors=True)
+    with spool.held():
+        spool.sweep()
+        shutil.rmtree(spool.arriving)  # of a series that a run which was killed had begun with
+        spool.arriving.mkdir(mode=0o700)
+        matching = list(pacs.find())
+        trail.record([Event("pacs.query", address.host, detail=f"{len(matching)} series match")])
+        held = _held(root)
+        wanted = [item for item in matching if not 0 < item.instances <= held.get(naming.name("series", item.series), 0)]
+        incomplete, cohort = 0, None
+        for start in range(0, len(wanted), SERIES_AT_ONCE):
+            whole = []
+            for number, item in enumerate(wanted[start : start + SERIES_AT_ONCE], start=start + 1):
+                if _retrieved(pacs, item, spool, naming, trail):
+                    whole.append(item)
+                else:
+                    spool.discard(item.study, item.series)  # half of a series looks like a whole one
+                    incomplete += 1
+                on_progress("pull", number, len(wanted))
+            if spool.settle(quiet_s=0.0) or any(spool.settled.iterdir()):
+                cohort = ingest(spool.settled)
+                note_pulled(cohort.root, abilities(), _settled_for_good(whole, cohort, spool, naming))
+            shutil.rmtree(spool.settled)
+            spool.settled.mkdir(mode=0o700)
+        shutil.rmtree(spool.folder, ignore_errors=True)
     if incomplete:
-        raise StorageError(f"{incomplete} of {len(wanted)} series could not be retrieved whole: run the same command again")
+        raise StorageError(
+            f"{incomplete} of {len(wanted)} series could not be retrieved whole, and were left out: run the same command again"
+        )
     if cohort is None and not matching:
         raise NotFoundError(f"the PACS at {address.host} has no series that matches")
     return cohort or open_cohort(root)
+
+
+def _settled_for_good(whole: list[RemoteSeries], cohort: Cohort, spool: Spool, naming: Naming) -> dict[str, int]:
+    """Return how many objects each series has, without those that may be read another time though they weren't now."""
+    passing = {row.source for row in cohort.quarantine if row.reason in PASSING}
+
+    def sure(item: RemoteSeries) -> bool:
+        files = (spool.settled / spool.place_of(item.study, item.series)).glob("*")
+        return passing.isdisjoint(naming.name("source", file.relative_to(spool.settled).as_posix()) for file in files)
+
+    return {naming.name("series", item.series): item.instances for item in whole if sure(item)}
 
 
 def _held(root: str) -> dict[str, int]:
@@ -96,7 +114,7 @@ def _held(root: str) -> dict[str, int]:
     for row in cohort.rows:
         held[row.series.rpartition("-")[0]] += row.instances
         damaged |= {row.series.rpartition("-")[0]} if row.intake in again else set()
-    known = {name: max(held[name], count) for name, count in pulled(cohort.root).items()}
+    known = {name: max(held[name], count) for name, count in pulled(cohort.root, abilities()).items()}
     return {name: count for name, count in (held | known).items() if name not in damaged}
 
 
@@ -152,8 +170,13 @@ def receive(receiving: Receiving, ingest: Ingest, naming: Naming) -> None:
         naming: Pseudonyms for the audit trail.
     """
     trail, spool = open_trail(), Spool(receiving.spool)
-    spool.sweep()
-    witness, listening = _Recorder(trail, naming), receiving.listening
+    with spool.held():
+        spool.sweep()
+        _receive(receiving, ingest, spool, trail, _Recorder(trail, naming))
+
+
+def _receive(receiving: Receiving, ingest: Ingest, spool: Spool, trail: Trail, witness: Witness) -> None:
+    listening = receiving.listening
     scp = StoreScp(spool, listening, witness)
     stow = None
     if receiving.stow_port is not None:

@@ -12,7 +12,7 @@ from medray.cohort.commit import content_id
 from medray.cohort.manifest import SeriesRow
 from medray.cohort.shards import content_hash, read_shard, shard_location
 from medray.engine import stream
-from medray.errors import InputError, NotFoundError
+from medray.errors import InputError, MedrayError, NotFoundError
 from medray.ingestion.ledger import redo
 
 __all__ = ["check_series", "verify"]
@@ -44,32 +44,39 @@ def verify(
     """
     cohort = open_cohort(root, version=version)
     problems, damaged = _check_index(cohort), []
-    checks = stream(cohort.rows, lambda row: (row.intake, check_series(cohort, row, quick=quick, repair=repair)))
+    rows = () if any(cohort.index.manifest in problem for problem in problems) else cohort.rows
+    checks = stream(rows, lambda row: (row.intake, check_series(cohort, row, quick=quick, repair=repair)))
     for done, (intake, found) in enumerate(checks, start=1):
         problems += found
         damaged += [intake] if found else []
-        on_progress("verify", done, len(cohort.rows))
+        on_progress("verify", done, len(rows))
     if repair and damaged:
         redo(cohort.root, damaged)
     outcome = "ok" if not problems else "damaged"
-    open_trail().record(
-        [Event("cohort.verify", cohort.index.id, outcome, f"{len(cohort.rows)} series, {len(problems)} problems")]
-    )
+    open_trail().record([Event("cohort.verify", cohort.index.id, outcome, f"{len(rows)} series, {len(problems)} problems")])
     return sorted(problems)
 
 
 def _check_index(cohort: Cohort) -> list[str]:
     """Check the tables against their hashes, the current version against its copy, and the id against the content."""
-    problems = []
-    for name, expected in cohort.index.hashes.items():
-        if hashlib.sha256(cohort.root.join(name).read()).hexdigest() != expected:
-            problems.append(f"{name} is not what was committed")
-    if content_id(cohort.rows, cohort.quarantine, cohort.index.labels) != cohort.index.id:
+    problems = [problem for name, digest in cohort.index.hashes.items() if (problem := _check_table(cohort, name, digest))]
+    if not problems and content_id(cohort.rows, cohort.quarantine, cohort.index.labels) != cohort.index.id:
         problems.append(f"the content is not that of cohort {cohort.index.id}")
-    copy = cohort.root.join("versions", f"{cohort.index.id}.json")
-    if not copy.exists() or open_cohort(cohort.root, version=cohort.index.id).index != cohort.index:
+    try:
+        copied = open_cohort(cohort.root, version=cohort.index.id).index == cohort.index
+    except MedrayError:
+        copied = False
+    if not copied:
         problems.append(f"cohort.json and versions/{cohort.index.id}.json differ")
     return problems
+
+
+def _check_table(cohort: Cohort, name: str, digest: str) -> str:
+    try:
+        found = hashlib.sha256(cohort.root.join(name).read()).hexdigest()
+    except NotFoundError:
+        return f"{name} is missing"
+    return "" if found == digest else f"{name} is not what was committed"
 
 
 def check_series(cohort: Cohort, row: SeriesRow, *, quick: bool, repair: bool = False) -> list[str]:

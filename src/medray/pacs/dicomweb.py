@@ -72,6 +72,8 @@ class DicomwebPacs:
             try:
                 spool.accept(path)
                 arrived += 1
+            except ImageError:  # one that can't be read costs itself; the series is then short of it
+                return
             finally:
                 path.unlink(missing_ok=True)
 

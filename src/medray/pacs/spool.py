@@ -13,13 +13,14 @@ again as the same bytes is stored once; one with the same UID and other bytes is
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ __all__ = ["Received", "Spool"]
 
 NAME_LETTERS = 32
 MIN_FREE_BYTES = 2 << 30
-TAKEN = ".taken"
+TAKEN, LOCK = ".taken", ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,28 @@ class Spool:
         for place in (folder, self.incoming, self.arriving, self.settled):
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out.
+
+        Raises:
+            StorageError: If another one holds it.
+        """
+        with (self.folder / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StorageError("another medray uses the same spool: wait for it, or give this one --spool") from None
+            yield
+
+    def place_of(self, study: str, series: str) -> Path:
+        """Return where a series lies below `arriving` or `settled`."""
+        return Path(_name(study), _name(series))
+
+    def discard(self, study: str, series: str) -> None:
+        """Delete what has arrived of a series."""
+        shutil.rmtree(self.arriving / self.place_of(study, series), ignore_errors=True)
 
     def sweep(self) -> None:
         """Delete what was half-written when a receiver died."""
@@ -91,7 +114,7 @@ class Spool:
             if not header.instance or not header.study:
                 raise ImageError("no-identity", "the object has no SOPInstanceUID or no StudyInstanceUID")
             name = f"{_name(header.instance)}-{hashlib.sha256(without_meta(data)).hexdigest()[:NAME_LETTERS]}.dcm"
-            relative = Path(_name(header.study), _name(header.series), name)
+            relative = self.place_of(header.study, header.series) / name
             announce(header)
             with self._lock:
                 if any((place / relative).exists() for place in (self.arriving, self.settled)):
