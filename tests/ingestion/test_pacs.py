@@ -108,6 +108,8 @@ def test_series_with_localizers_are_pulled_once(local_ray, kind, tmp_path):
         assert verify(tmp_path / "c", repair=True)
         medray.ingest(source(server, kind, ""), tmp_path / "c")
         assert len(retrieved()) == 2, "what was damaged is fetched again"
+        medray.ingest(source(server, kind, ""), tmp_path / "c")
+        assert len(retrieved()) == 2, "once"
         assert verify(tmp_path / "c") == []
 
 

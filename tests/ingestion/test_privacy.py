@@ -130,6 +130,19 @@ def test_the_search_would_find_a_token(tmp_path):
     assert len(survivors(tokens.planted, everything_below(tmp_path / "source"))) > 0.85 * len(tokens.planted)
 
 
+def test_a_name_where_the_body_part_should_be_reaches_no_meta(tmp_path):
+    from tests.phantoms import take_in_all
+
+    tokens = Tokens()
+    (tmp_path / "s").mkdir()
+    for k in range(3):
+        item = token_slice(tokens, k, 1)
+        item.PatientName, item.BodyPartExamined = "MUELLER^HANS", "MUELLER_HANS"
+        (tmp_path / "s" / f"{k}.dcm").write_bytes(dicom_bytes(item))
+    cohort = take_in_all(tmp_path / "s", tmp_path / "c")
+    assert "MUELLER" not in str(cohort.volume(cohort.rows[0]).meta).upper()
+
+
 def test_headers_are_kept_as_dicom_json_and_signed(local_ray, tmp_path):
     tokens = Tokens()
     (tmp_path / "s").mkdir()
