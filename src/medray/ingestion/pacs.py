@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,48 +59,69 @@ def pull(source: str, root: str, ingest: Ingest, naming: Naming, on_progress: Ca
     address, trail = parse_address(source), open_trail()
     pacs: Pacs = DimsePacs(address) if address.scheme.startswith("dimse") else DicomwebPacs(address)
     spool = Spool(config.home() / "spool" / f"pull-{hashlib.sha256(source.encode()).hexdigest()[:16]}")
+    pulling, cohort, whole = _Pulling(pacs, spool, naming, trail), None, 0
     with spool.held():
-        spool.sweep()
-        shutil.rmtree(spool.arriving)  # of a series that a run which was killed had begun with
-        spool.arriving.mkdir(mode=0o700)
+        spool.sweep(arriving=True)
         matching = list(pacs.find())
         trail.record([Event("pacs.query", address.host, detail=f"{len(matching)} series match")])
         held = _held(root)
         wanted = [item for item in matching if not 0 < item.instances <= held.get(naming.name("series", item.series), 0)]
-        incomplete, cohort = 0, None
         for start in range(0, len(wanted), SERIES_AT_ONCE):
-            whole = []
+            some = []
             for number, item in enumerate(wanted[start : start + SERIES_AT_ONCE], start=start + 1):
-                if _retrieved(pacs, item, spool, naming, trail):
-                    whole.append(item)
-                else:
-                    spool.discard(item.study, item.series)  # half of a series looks like a whole one
-                    incomplete += 1
+                some += [item] if pulling.retrieved(item) else []
                 on_progress("pull", number, len(wanted))
-            if spool.settle(quiet_s=0.0) or any(spool.settled.iterdir()):
-                cohort = ingest(spool.settled)
-                note_pulled(cohort.root, abilities(), _settled_for_good(whole, cohort, spool, naming))
-            shutil.rmtree(spool.settled)
-            spool.settled.mkdir(mode=0o700)
+            cohort = pulling.taken_in(some, ingest) or cohort
+            whole += len(some)
         shutil.rmtree(spool.folder, ignore_errors=True)
-    if incomplete:
-        raise StorageError(
-            f"{incomplete} of {len(wanted)} series could not be retrieved whole, and were left out: run the same command again"
-        )
+    if whole < len(wanted):
+        left = f"{len(wanted) - whole} of {len(wanted)} series"
+        raise StorageError(f"{left} could not be retrieved whole, and were left out: run the same command again")
     if cohort is None and not matching:
         raise NotFoundError(f"the PACS at {address.host} has no series that matches")
     return cohort or open_cohort(root)
 
 
-def _settled_for_good(whole: list[RemoteSeries], cohort: Cohort, spool: Spool, naming: Naming) -> dict[str, int]:
-    """Return how many objects each series has, without those that may be read another time though they weren't now."""
-    passing = {row.source for row in cohort.quarantine if row.reason in PASSING}
+@dataclass(frozen=True, slots=True)
+class _Pulling:
+    pacs: Pacs
+    spool: Spool
+    naming: Naming
+    trail: Trail
 
-    def sure(item: RemoteSeries) -> bool:
-        files = (spool.settled / spool.place_of(item.study, item.series)).glob("*")
-        return passing.isdisjoint(naming.name("source", file.relative_to(spool.settled).as_posix()) for file in files)
+    def retrieved(self, item: RemoteSeries) -> bool:
+        """Fetch a series into the spool whole, or not at all: half of one looks like a whole one."""
+        target, arrived = self.naming.name("series", item.series), 0
+        try:
+            for _ in range(2):
+                arrived = self.pacs.retrieve(item, self.spool)
+                if arrived and arrived >= item.instances:
+                    self.trail.record([Event("pacs.retrieve", target, "ok", f"{arrived} of {item.instances} objects")])
+                    return True
+            self.trail.record([Event("pacs.retrieve", target, "incomplete", f"{arrived} of {item.instances} objects")])
+        except StorageError as error:
+            self.trail.record([Event("pacs.retrieve", target, "failed", str(error))])
+        self.spool.discard(item.study, item.series)
+        return False
 
-    return {naming.name("series", item.series): item.instances for item in whole if sure(item)}
+    def taken_in(self, items: Sequence[RemoteSeries], ingest: Ingest) -> Cohort | None:
+        """Take in what is in the spool, note it, and empty the spool."""
+        self.spool.settle(quiet_s=0.0)
+        if not any(self.spool.settled.iterdir()):
+            return None
+        cohort = ingest(self.spool.settled)
+        passing = {row.source for row in cohort.quarantine if row.reason in PASSING}
+        sure = [item for item in items if passing.isdisjoint(self._sources(item))]
+        noted = {self.naming.name("series", item.series): item.instances for item in sure}
+        note_pulled(cohort.root, abilities(), noted)
+        shutil.rmtree(self.spool.settled)
+        self.spool.settled.mkdir(mode=0o700)
+        return cohort
+
+    def _sources(self, item: RemoteSeries) -> Iterator[str]:
+        """Yield what a quarantine would call a series' files."""
+        for file in (self.spool.settled / self.spool.place_of(item.study, item.series)).iterdir():
+            yield self.naming.name("source", file.relative_to(self.spool.settled).as_posix())
 
 
 def _held(root: str) -> dict[str, int]:
@@ -116,22 +137,6 @@ def _held(root: str) -> dict[str, int]:
         damaged |= {row.series.rpartition("-")[0]} if row.intake in again else set()
     known = {name: max(held[name], count) for name, count in pulled(cohort.root, abilities()).items()}
     return {name: count for name, count in (held | known).items() if name not in damaged}
-
-
-def _retrieved(pacs: Pacs, item: RemoteSeries, spool: Spool, naming: Naming, trail: Trail) -> bool:
-    target = naming.name("series", item.series)
-    arrived = 0
-    try:
-        for _ in range(2):
-            arrived = pacs.retrieve(item, spool)
-            if arrived and arrived >= item.instances:
-                break
-    except StorageError as error:
-        trail.record([Event("pacs.retrieve", target, "failed", str(error))])
-        return False
-    ended = "ok" if arrived and arrived >= item.instances else "incomplete"
-    trail.record([Event("pacs.retrieve", target, ended, f"{arrived} of {item.instances} objects")])
-    return ended == "ok"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,10 +84,17 @@ class Spool:
         """Delete what has arrived of a series."""
         shutil.rmtree(self.arriving / self.place_of(study, series), ignore_errors=True)
 
-    def sweep(self) -> None:
-        """Delete what was half-written when a receiver died."""
+    def sweep(self, *, arriving: bool = False) -> None:
+        """Delete what was half-written when a receiver died.
+
+        Args:
+            arriving: Delete what has not settled, too: nobody was told that it had arrived, and it can be fetched again.
+        """
         for path in self.incoming.iterdir():
             path.unlink(missing_ok=True)
+        if arriving:
+            shutil.rmtree(self.arriving)
+            self.arriving.mkdir(mode=0o700)
 
     def new_file(self) -> Path:
         """Return a fresh path for an object on its way in."""
