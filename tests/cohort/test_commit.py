@@ -1,13 +1,14 @@
 import os
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medray.cohort.cohort import open_cohort
-from medray.cohort.commit import Contents, base_of, commit_cohort, content_id, joined
+from medray.cohort.commit import Contents, base_of, commit_cohort, content_id, joined, restore_version
 from medray.cohort.fingerprint import SeriesStatistics
 from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.errors import InputError
@@ -133,7 +134,7 @@ def test_content_that_returns_is_a_child_of_what_came_between(tmp_path):
     first = commit_cohort(root, holding("a"), {})
     commit_cohort(root, Contents((row("a", volume="wrong"),), (refused("x"),), None), {}, base=base_of(root))
     mended = commit_cohort(root, holding("a"), {}, base=base_of(root))
-    assert mended.index.id == first.index.id
+    assert mended.index.id == f"{first.index.id}-1"
     last = commit_cohort(root, holding("a", "b"), {}, base=base_of(root))
     assert {item.series: item.volume for item in last.rows} == {"a": "v", "b": "v"}
     assert last.quarantine == ()
@@ -147,16 +148,79 @@ def test_the_same_again_changes_no_file(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_line_that_was_left_long_ago_stays_out(tmp_path):
-    """Somebody went back to an earlier version, and that was meant."""
+def test_an_earlier_version_is_restored_and_stays(tmp_path):
+    root = locate(tmp_path)
+    first = commit_cohort(root, holding("a"), {})
+    commit_cohort(root, holding("a", "wrong"), {}, base=base_of(root))
+    assert restore_version(root, first.index.id).index.id == f"{first.index.id}-1"
+    assert {item.series for item in open_cohort(root).rows} == {"a"}
+    commit_cohort(root, holding("a", "new"), {}, base=base_of(root))
+    assert {item.series for item in open_cohort(root).rows} == {"a", "new"}
+
+
+def test_what_comes_again_after_a_restoration_is_seen_by_a_run_beside(tmp_path):
+    """Its content is an old version's, and so is its name; it is another commit all the same."""
     root = locate(tmp_path)
     first = commit_cohort(root, holding("a"), {})
     commit_cohort(root, holding("a", "b"), {}, base=base_of(root))
-    (tmp_path / "cohort.json").write_bytes((tmp_path / "versions" / f"{first.index.id}.json").read_bytes())
+    restore_version(root, first.index.id)
+    for path in tmp_path.rglob("*.json"):
+        facts = path.stat()
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns - 7200 * 10**9))
+    base = base_of(root)
+    with mtime_alone():
+        commit_cohort(root, holding("a", "b"), {}, base=base)
+        commit_cohort(root, holding("a", "c"), {}, base=base)
+    assert {item.series for item in open_cohort(root).rows} == {"a", "b", "c"}
+
+
+@contextmanager
+def mtime_alone():
+    """Listings as an object store's: it knows when an object was written and nothing else."""
+    original = Location.entries
+
+    def entries(place):
+        return [replace(entry, modified_ns=place.join(entry.name).modified_ns()) for entry in original(place)]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medray.cohort.commit.MARGIN_NS", 0)
-        commit_cohort(root, holding("a", "c"), {}, base=base_of(root))
-    assert {item.series for item in open_cohort(root).rows} == {"a", "c"}
+        patch.setattr(Location, "entries", entries)
+        yield
+
+
+@pytest.mark.parametrize("mended_first", [True, False])
+def test_what_one_run_has_mended_another_leaves_mended(tmp_path, mended_first):
+    """It only inherited what was there before."""
+    root = locate(tmp_path)
+    faulty = Contents((row("s", label="zz"), row("t", volume="zz")), (refused("x"),), None)
+    mended = Contents((row("s", label="aa"), row("t", volume="aa")), (), None)
+    commit_cohort(root, faulty, {})
+    base = base_of(root)
+    added = Contents((*faulty.rows, row("n")), faulty.quarantine, None)
+    for contents in (mended, added) if mended_first else (added, mended):
+        commit_cohort(root, contents, {}, base=base)
+    current = open_cohort(root)
+    assert {(item.series, item.label, item.volume) for item in current.rows} == {
+        ("s", "aa", "v"),
+        ("t", "", "aa"),
+        ("n", "", "v"),
+    }
+    assert current.quarantine == ()
+
+
+def test_a_first_run_that_died_before_its_end_blocks_nobody(tmp_path):
+    def refuse(contents, other, base):
+        raise InputError("made with another key")
+
+    root = locate(tmp_path)
+    with at_write(4, lambda: (_ for _ in ()).throw(KeyboardInterrupt)), pytest.raises(KeyboardInterrupt):
+        commit_cohort(root, holding("z"), {})
+    assert not (tmp_path / "cohort.json").exists()
+    for path in (tmp_path / "versions").iterdir():
+        facts = path.stat()
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns - 7200 * 10**9))
+    with mtime_alone():
+        commit_cohort(root, holding("a"), {}, join=refuse)
+    assert {item.series for item in open_cohort(root).rows} == {"a"}
 
 
 def test_different_voxels_under_one_name_at_once_are_not_lost_in_silence(tmp_path):
@@ -169,7 +233,7 @@ def test_different_voxels_under_one_name_at_once_are_not_lost_in_silence(tmp_pat
 
 
 def test_another_s_version_that_is_refused_leaves_nothing_behind(tmp_path):
-    def refuse(contents, other):
+    def refuse(contents, other, base):
         raise InputError("made with another key")
 
     root = locate(tmp_path)

@@ -72,7 +72,7 @@ def test_studies_settle_when_they_are_quiet(tmp_path):
     for path in objects(spool.settled):
         os.utime(path, (time.time() - 100,) * 2)
     assert spool.expire(older_s=60) == 0, "nobody has taken it in yet"
-    spool.mark_taken()
+    spool.mark_taken(list(spool.settled.iterdir()))
     assert spool.expire(older_s=60) == 1
     assert objects(spool.folder) == []
 

@@ -21,6 +21,11 @@ from medray.privacy.traces import traces_of
         ("Ｙａｍａｄａ", "yamada"),
         ("Иванов^Пётр", "КТ ИВАНОВ"),
         ("1234567", "acc 1234567-2"),
+        ("Müller-Schmidt^Anna", "fl3d SCHMIDT"),
+        ("Li-Na^Wu", "KOPF LI NA"),
+        ("Meier_Hans", "Meier"),
+        ("Müller", "MRT Mueller"),
+        ("Sørensen", "SOERENSEN"),
         ("A12", "a12 follow-up"),
     ],
 )

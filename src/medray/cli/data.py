@@ -75,6 +75,22 @@ def verify(
         raise InputError(f"{len(problems)} problems; --repair and ingest the sources again: {problems[0]}")
 
 
+@cohort_app.command("restore")
+def restore(
+    root: Root,
+    version: Annotated[str, typer.Argument(help="A cohort id, as in versions/.")],
+    as_json: Json = False,
+) -> None:
+    """Make an earlier version current again; nothing is deleted."""
+    from medray.audit import Event, open_trail
+    from medray.cohort.commit import restore_version
+    from medray.storage.location import locate
+
+    cohort = restore_version(locate(root), version)
+    open_trail().record([Event("cohort.restore", cohort.index.id)])
+    show({"cohort": cohort.index.id, "root": root, **cohort.index.counts}, as_json=as_json)
+
+
 @cohort_app.command("split")
 def split(root: Root, as_json: Json = False) -> None:
     """Show which subjects train, validate and test by default."""

@@ -46,7 +46,7 @@ class CohortIndex:
 
     Attributes:
         schema_version: Of this layout.
-        id: Hash of the content.
+        id: Hash of the content; with a number where that content is current for another time.
         labels: What label values mean, or None without labels.
         counts: How many subjects, series, labels and quarantined.
         fingerprint: None when no series could be read.
@@ -148,6 +148,6 @@ def _read_index(file: Location, place: Location, attempts: int = 5) -> dict[str,
         if isinstance(error, StorageError):
             raise
         raise InputError(
-            f"{file.path} is damaged: ingest again, or copy a version from {place.path}/versions over it"
+            f"{file.path} is damaged: ingest again, or medray cohort restore {place.path} VERSION with one of its versions/"
         ) from None
     return data

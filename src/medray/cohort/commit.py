@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pydantic import dataclasses as pydantic_dataclasses
 
@@ -20,11 +21,11 @@ from medray import config
 from medray.cohort.cohort import CURRENT, SCHEMA_VERSION, Cohort, CohortIndex, open_cohort
 from medray.cohort.fingerprint import combine
 from medray.cohort.manifest import QUARANTINE_SCHEMA, SERIES_SCHEMA, QuarantineRow, SeriesRow, write_table
-from medray.errors import InputError, NotFoundError
+from medray.errors import InputError, MedrayError, NotFoundError
 from medray.imaging.labels import LabelSchema
 from medray.storage.location import Location
 
-__all__ = ["Contents", "commit_cohort", "content_id", "joined"]
+__all__ = ["Base", "Contents", "base_of", "commit_cohort", "content_id", "joined", "restore_version"]
 
 ID_LETTERS = 16
 MARGIN_NS = 600 * 10**9
@@ -54,8 +55,8 @@ class Contents:
     labels: LabelSchema | None
 
 
-Join = Callable[[Contents, Cohort], Contents]
-"""Takes another's version into contents; may refuse it."""
+Join = Callable[[Contents, Cohort, Cohort | None], Contents]
+"""Takes another's version into contents, given what both may build on; may refuse it."""
 
 
 def base_of(root: Location) -> Base:
@@ -71,20 +72,28 @@ def base_of(root: Location) -> Base:
         return Base(None, 0)
 
 
-def joined(contents: Contents, other: Cohort | Contents) -> Contents:
+def joined(contents: Contents, other: Cohort | Contents, base: Cohort | Contents | None = None) -> Contents:
     """Return the union of two versions.
 
-    Of a series in both, the fuller reading stays, and one with a label before one without. Where two readings as full as each
-    other show different voxels, one stays and the other is quarantined: two sources may use one name for different people.
+    What one of them has left as it was in the base gives way to what the other has made of it. Of a series that both have read,
+    the fuller reading stays, and one with a label before one without. Where two readings as full as each other show different
+    voxels, one stays and the other is quarantined: two sources may use one name for different people.
     """
     labels = contents.labels or (other.labels if isinstance(other, Contents) else other.index.labels)
+    before = {row.series: row for row in base.rows} if base else {}
+    mine, theirs = ({row.series: row for row in rows} for rows in (contents.rows, other.rows))
     rows: dict[str, SeriesRow] = {}
-    refused = dict.fromkeys((*contents.quarantine, *other.quarantine))
-    for row in sorted((*contents.rows, *other.rows), key=_fuller):
-        lesser = rows.get(row.series)
-        if lesser is not None and lesser.instances == row.instances and lesser.volume != row.volume:
-            refused[_collision(lesser)] = None
-        rows[row.series] = row
+    noted: list[QuarantineRow] = []
+    for name in mine.keys() | theirs.keys():
+        found = [side[name] for side in (mine, theirs) if name in side]
+        changed = [row for row in found if not _same(row, before.get(name))] or found
+        ordered = sorted(changed, key=_fuller)
+        rows[name] = ordered[-1]
+        lesser = ordered[0]
+        if lesser.instances == rows[name].instances and lesser.volume != rows[name].volume:
+            noted.append(_collision(lesser))
+    resolved = {row for row in base.quarantine if not {row} <= set(contents.quarantine) & set(other.quarantine)} if base else ()
+    refused = dict.fromkeys(row for row in (*contents.quarantine, *other.quarantine, *noted) if row not in resolved)
     return Contents(tuple(rows.values()), tuple(refused), labels)
 
 
@@ -106,25 +115,36 @@ def commit_cohort(
     """
     base = base or Base(None, 0)
     parents = {base.cohort.index.id} if base.cohort else set[str]()
-    pointed = False
+    written, pointed = _write(root, contents, lineage, parents), False
     while True:
-        cohort, fresh = _write(root, contents, lineage, parents)
-        others = _others(root, cohort, base.since_ns)
+        version = written.cohort.index.id
+        others = _others(root, written.cohort, base.since_ns or _version(root, version).modified_ns())
         if not others and pointed:
-            return cohort
+            return written.cohort
         if not others:
-            root.join(CURRENT).write(_version(root, cohort.index.id).read())
+            root.join(CURRENT).write(_version(root, version).read())
             pointed = True
             continue
         try:
             for other in others:
-                contents = join(contents, other)
-        except InputError:
-            if fresh and not pointed:  # else nobody else could commit any more
-                _version(root, cohort.index.id).remove()
+                contents = join(contents, other, base.cohort)
+        except MedrayError:
+            if written.fresh and not pointed:  # else nobody else could commit any more
+                _version(root, version).remove()
             raise
-        parents |= {cohort.index.id, *(other.index.id for other in others)}
-        pointed = False
+        parents |= {version, *(other.index.id for other in others)}
+        written, pointed = _write(root, contents, lineage, parents), False
+
+
+def restore_version(root: Location, version: str) -> Cohort:
+    """Make an earlier version current again, as a child of the current one: what came after it is among its ancestors then.
+
+    Raises:
+        NotFoundError: If there is no such version.
+    """
+    old = open_cohort(root, version=version)
+    contents = Contents(old.rows, old.quarantine, old.index.labels)
+    return commit_cohort(root, contents, {**old.index.lineage, "restored": version}, base=base_of(root))
 
 
 def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], labels: LabelSchema | None) -> str:
@@ -140,10 +160,16 @@ def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], l
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:ID_LETTERS]
 
 
-def _write(root: Location, contents: Contents, lineage: Mapping[str, str], parents: AbstractSet[str]) -> tuple[Cohort, bool]:
-    """Write a version, and return it and whether it is new; one with the same content only learns of further parents."""
+class _Written(NamedTuple):
+    cohort: Cohort
+    fresh: bool
+    """Whether there was no version of that name."""
+
+
+def _write(root: Location, contents: Contents, lineage: Mapping[str, str], parents: AbstractSet[str]) -> _Written:
+    """Write a version; one that somebody else has written at the same time only learns of further parents."""
     rows, quarantine = _sorted(contents)
-    digest = content_id(rows, quarantine, contents.labels)
+    digest = _name(root, content_id(rows, quarantine, contents.labels), parents)
     manifest, manifest_hash = write_table(root, "manifest", rows, SERIES_SCHEMA)
     refused, refused_hash = write_table(root, "quarantine", quarantine, QUARANTINE_SCHEMA)
     known = _open(root, digest)
@@ -166,11 +192,30 @@ def _write(root: Location, contents: Contents, lineage: Mapping[str, str], paren
         lineage={**lineage, PARENT: " ".join(sorted((older | parents) - {digest}))},
     )
     if known and known.index.hashes == index.hashes:
-        if parents <= older | {digest}:
-            return known, False
+        if digest in parents and parents <= older | {digest}:
+            return _Written(known, fresh=False)
         index = replace(known.index, lineage={**known.index.lineage, PARENT: index.lineage[PARENT]})
     _version(root, digest).write(json.dumps(config.dump(index), indent=1).encode())
-    return Cohort(root, index), known is None
+    return _Written(Cohort(root, index), fresh=known is None)
+
+
+def _name(root: Location, content: str, parents: AbstractSet[str]) -> str:
+    """Return a version's name: its content's hash, with a number where it returns: no version is its own ancestor."""
+    name, times = content, 0
+    while name not in parents and _open(root, name) is not None and name in _ancestors(root, parents):
+        times += 1
+        name = f"{content}-{times}"
+    return name
+
+
+def _ancestors(root: Location, versions: AbstractSet[str]) -> set[str]:
+    known, left = set[str](), set(versions)
+    while left:
+        version = left.pop()
+        known.add(version)
+        made = _open(root, version)
+        left |= set(made.index.lineage.get(PARENT, "").split()) - known if made else set()
+    return known
 
 
 def _version(root: Location, version: str) -> Location:
@@ -180,6 +225,11 @@ def _version(root: Location, version: str) -> Location:
 def _sorted(contents: Contents) -> tuple[list[SeriesRow], list[QuarantineRow]]:
     rows = sorted(contents.rows, key=lambda row: (row.subject, row.time_point, row.series))
     return rows, sorted(contents.quarantine, key=lambda row: (row.source, row.reason, row.detail, row.intake))
+
+
+def _same(row: SeriesRow, other: SeriesRow | None) -> bool:
+    """Tell whether two rows are one, whatever studies came before and after."""
+    return other is not None and replace(row, time_point=0) == replace(other, time_point=0)
 
 
 def _fuller(row: SeriesRow) -> tuple[object, ...]:
@@ -209,5 +259,7 @@ def _others(root: Location, cohort: Cohort, since_ns: int) -> list[Cohort]:
 def _open(root: Location, version: str) -> Cohort | None:
     try:
         return open_cohort(root, version=version)
+    except InputError:  # damaged, or a newer medray's: nobody can build on it
+        return None
     except NotFoundError:  # somebody has deleted it meanwhile
         return None

@@ -34,6 +34,8 @@ PIXEL_KEYWORDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PixelData",
 )  # fmt: skip
+UNITS = ("HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
+"""Rescale types that are one (PS3.3 C.11.1.1.2); devices also write US, UNSPECIFIED and words of their own."""
 MEASURED_MODALITIES = ("CT", "MR", "PT", "NM", "RTDOSE")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -170,4 +172,4 @@ def _upright(shaped: Voxels, dataset: Dataset) -> Voxels:
 def _measured(dataset: Dataset) -> bool:
     """Tell whether values have a unit: MONOCHROME1 speaks of the display alone (PS3.3 C.7.6.3.1.2)."""
     named = any(keyword in dataset for keyword in ("Units", "RealWorldValueMappingSequence"))
-    return named or text(dataset, "Modality") in MEASURED_MODALITIES or text(dataset, "RescaleType") not in {"", "US"}
+    return named or text(dataset, "Modality") in MEASURED_MODALITIES or text(dataset, "RescaleType").upper() in UNITS

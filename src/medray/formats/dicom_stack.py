@@ -22,6 +22,8 @@ POSITION_TOLERANCE_MM = 1e-2
 SPACING_TOLERANCE = 1e-2
 ORIENTATION_TOLERANCE = 1e-3
 SAME_PLACE_MM = 0.1
+TRIGGER = 3
+"""Place of the trigger time in what tells frames apart."""
 KINDS = 2
 """Echo time and b-value, the first of what tells frames apart, are a channel's own; times go on from slice to slice."""
 TILT_TOLERANCE = 1e-2
@@ -146,9 +148,19 @@ def _grouped(along: NDArray[np.float64], frames: Sequence[Frame]) -> NDArray[np.
         raise ImageError(
             "duplicate-slices", f"{extra} slices lie where another one lies, and not equally often (up to {most} at one place)"
         )
-    ordered = np.array([sorted(place, key=lambda number: frames[number].order) for place in places])
-    _require_channels(ordered, frames)
-    return ordered
+    ordered = [np.array(sorted(place, key=lambda number: frames[number].order)) for place in places]
+    if len(frames[0].order) > TRIGGER:
+        calm = [np.array(sorted(place, key=lambda number: _without_trigger(frames[number]))) for place in places]
+        moves = {tuple(np.argsort(two)[np.searchsorted(np.sort(two), one)]) for one, two in zip(ordered, calm, strict=True)}
+        ordered = ordered if len(moves) == 1 else calm
+    stacked = np.array(ordered)
+    _require_channels(stacked, frames)
+    return stacked
+
+
+def _without_trigger(frame: Frame) -> tuple[float, ...]:
+    """Return what tells a frame apart without its delay after a heart beat, which jitters where it isn't what was varied."""
+    return frame.order[:TRIGGER] + frame.order[TRIGGER + 1 :]
 
 
 def _require_channels(ordered: NDArray[np.int64], frames: Sequence[Frame]) -> None:
@@ -191,7 +203,8 @@ def _require_dense(heights: NDArray[np.float64], first: Frame) -> None:
         return
     step = float(np.median(np.diff(heights)))
     times = step / first.between
-    whole = abs(step - first.between - first.thickness) <= SPACING_TOLERANCE * step
+    touching = first.thickness >= step * (1 - SPACING_TOLERANCE)  # a reformatted stack may have kept its source's number
+    whole = touching or abs(step - first.between - first.thickness) <= SPACING_TOLERANCE * step
     if round(times) >= 2 and abs(times - round(times)) <= SPACING_TOLERANCE * times and not whole:
         detail = (
             f"slices lie {step:.4g} mm apart and the header says {first.between:.4g}: all but each {round(times)}. are missing"

@@ -101,19 +101,19 @@ def to_redo(root: Location) -> set[str]:
         return set()
 
 
-def note_pulled(root: Location, abilities: str, series: Mapping[str, int]) -> None:
-    """Note how many objects of each series a PACS gave, localizers and segmentations among them, and who looked at them."""
+def note_pulled(root: Location, abilities: str, series: Mapping[str, tuple[int, int]]) -> None:
+    """Note how many objects of each series a PACS gave, and how many rows the cohort has of it; and who looked at them."""
     data = json.dumps({"abilities": abilities, "series": dict(sorted(series.items()))}).encode()
     root.join("ledger", f"{PULLED}{hashlib.sha256(data).hexdigest()[:32]}{SUFFIX}").write(data)
 
 
-def pulled(root: Location, abilities: str) -> dict[str, int]:
+def pulled(root: Location, abilities: str) -> dict[str, tuple[int, int]]:
     """Return what `note_pulled` noted for the same abilities, the most of each series."""
-    found: dict[str, int] = {}
+    found: dict[str, tuple[int, int]] = {}
     notes = [json.loads(root.join("ledger", name).read()) for name in _names(root, PULLED)]
     for noted in (note["series"] for note in notes if note["abilities"] == abilities):
         for series, count in noted.items():
-            found[series] = max(count, found.get(series, 0))
+            found[series] = max(tuple(count), found.get(series, (0, 0)))
     return found
 
 

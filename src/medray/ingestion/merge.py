@@ -63,7 +63,7 @@ def merged(
     return Contents(tuple(every), tuple(refused), intake.labels or (old.index.labels if old else None))
 
 
-def beside(intake: Intake, lineage: Mapping[str, str], contents: Contents, other: Cohort) -> Contents:
+def beside(intake: Intake, lineage: Mapping[str, str], contents: Contents, other: Cohort, base: Cohort | None) -> Contents:
     """Take in what a run beside this one has committed.
 
     Raises:
@@ -71,7 +71,7 @@ def beside(intake: Intake, lineage: Mapping[str, str], contents: Contents, other
         InputError: If its labels mean something else.
     """
     _require_same(other, intake, lineage)
-    both = joined(contents, other)
+    both = joined(contents, other, base)
     return replace(both, rows=tuple(numbered(both.rows, intake.naming)))
 
 

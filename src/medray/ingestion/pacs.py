@@ -101,7 +101,7 @@ class _Pulling:
             self.trail.record([Event("pacs.retrieve", target, "incomplete", f"{arrived} of {item.instances} objects")])
         except StorageError as error:
             self.trail.record([Event("pacs.retrieve", target, "failed", str(error))])
-        self.spool.discard(item.study, item.series)
+        self.spool.discard(item.series)
         return False
 
     def taken_in(self, items: Sequence[RemoteSeries], ingest: Ingest) -> Cohort | None:
@@ -111,16 +111,16 @@ class _Pulling:
             return None
         cohort = ingest(self.spool.settled)
         passing = {row.source for row in cohort.quarantine if row.reason in PASSING}
-        sure = [item for item in items if passing.isdisjoint(self._sources(item))]
-        noted = {self.naming.name("series", item.series): item.instances for item in sure}
-        note_pulled(cohort.root, abilities(), noted)
+        made = Counter(row.series.rpartition("-")[0] for row in cohort.rows)
+        names = {self.naming.name("series", item.series): item for item in items if passing.isdisjoint(self._sources(item))}
+        note_pulled(cohort.root, abilities(), {name: (item.instances, made[name]) for name, item in names.items()})
         shutil.rmtree(self.spool.settled)
         self.spool.settled.mkdir(mode=0o700)
         return cohort
 
     def _sources(self, item: RemoteSeries) -> Iterator[str]:
         """Yield what a quarantine would call a series' files."""
-        for file in (self.spool.settled / self.spool.place_of(item.study, item.series)).iterdir():
+        for file in self.spool.settled_files(item.series):
             yield self.naming.name("source", file.relative_to(self.spool.settled).as_posix())
 
 
@@ -130,13 +130,17 @@ def _held(root: str) -> dict[str, int]:
         cohort = open_cohort(root)
     except NotFoundError:
         return {}
-    held, damaged = Counter[str](), set[str]()
+    held, made, damaged = Counter[str](), Counter[str](), set[str]()
     again = to_redo(cohort.root)
     for row in cohort.rows:
-        held[row.series.rpartition("-")[0]] += row.instances
-        damaged |= {row.series.rpartition("-")[0]} if row.intake in again else set()
-    known = {name: max(held[name], count) for name, count in pulled(cohort.root, abilities()).items()}
-    return {name: count for name, count in (held | known).items() if name not in damaged}
+        name = row.series.rpartition("-")[0]
+        held[name] += row.instances
+        made[name] += 1
+        damaged |= {name} if row.intake in again else set()
+    for name, (count, rows) in pulled(cohort.root, abilities()).items():
+        if made[name] >= rows:  # a version that was restored may have fewer
+            held[name] = max(held[name], count)
+    return {name: count for name, count in held.items() if name not in damaged}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,8 +206,9 @@ def _receive(receiving: Receiving, ingest: Ingest, spool: Spool, trail: Trail, w
 
 def _taken_in(ingest: Ingest, spool: Spool, trail: Trail, on_failure: Callable[[MedrayError], None]) -> bool:
     try:
+        studies = list(spool.settled.iterdir())
         ingest(spool.settled)
-        spool.mark_taken()
+        spool.mark_taken(studies)
     except Exception as error:  # noqa: BLE001 - a receiver goes on receiving, whatever ails what comes after it
         with suppress(StorageError):
             trail.record([Event("pacs.ingest", "spool", "failed", type(error).__name__)])

@@ -20,7 +20,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,13 +76,14 @@ class Spool:
                 raise StorageError("another medray uses the same spool: wait for it, or give this one --spool") from None
             yield
 
-    def place_of(self, study: str, series: str) -> Path:
-        """Return where a series lies below `arriving` or `settled`."""
-        return Path(_name(study), _name(series))
+    def settled_files(self, series: str) -> list[Path]:
+        """Return a series' settled files, whatever study its objects name."""
+        return sorted(self.settled.glob(f"*/{_name(series)}/*.dcm"))
 
-    def discard(self, study: str, series: str) -> None:
+    def discard(self, series: str) -> None:
         """Delete what has arrived of a series."""
-        shutil.rmtree(self.arriving / self.place_of(study, series), ignore_errors=True)
+        for folder in self.arriving.glob(f"*/{_name(series)}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self, *, arriving: bool = False) -> None:
         """Delete what was half-written when a receiver died.
@@ -121,7 +122,7 @@ class Spool:
             if not header.instance or not header.study:
                 raise ImageError("no-identity", "the object has no SOPInstanceUID or no StudyInstanceUID")
             name = f"{_name(header.instance)}-{hashlib.sha256(without_meta(data)).hexdigest()[:NAME_LETTERS]}.dcm"
-            relative = self.place_of(header.study, header.series) / name
+            relative = Path(_name(header.study), _name(header.series), name)
             announce(header)
             with self._lock:
                 if any((place / relative).exists() for place in (self.arriving, self.settled)):
@@ -139,21 +140,23 @@ class Spool:
             with self._lock:  # an object that comes in meanwhile waits, and then finds its folder or makes it anew
                 files = [file for file in study.rglob("*.dcm") if file.is_file()]
                 newest = max((file.stat().st_ctime for file in files), default=0.0)
-                if time.time() - newest < quiet_s:
+                if quiet_s and time.time() - newest < quiet_s:
                     continue
                 for file in files:
                     target = self.settled / file.relative_to(self.arriving)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     file.rename(target)
                     moved += 1
+                if files:
+                    (self.settled / study.name / TAKEN).unlink(missing_ok=True)
                 for folder in (*(path for path in study.iterdir() if path.is_dir()), study):
                     with contextlib.suppress(OSError):  # never deletes what isn't empty
                         folder.rmdir()
         return moved
 
-    def mark_taken(self) -> None:
-        """Note that everything settled was taken in: only that may ever expire."""
-        for study in self.settled.iterdir():
+    def mark_taken(self, studies: Iterable[Path]) -> None:
+        """Note that studies were taken in: only they may ever expire, until something else of theirs settles."""
+        for study in studies:
             (study / TAKEN).touch()
 
     def expire(self, *, older_s: float) -> int:
@@ -162,8 +165,7 @@ class Spool:
         for study in sorted(self.settled.iterdir()):
             with self._lock:
                 newest = max((file.stat().st_mtime for file in study.rglob("*.dcm")), default=0.0)
-                taken = (study / TAKEN).stat().st_mtime if (study / TAKEN).exists() else 0.0
-                if taken >= newest and time.time() - newest > older_s:
+                if (study / TAKEN).exists() and time.time() - newest > older_s:
                     shutil.rmtree(study, ignore_errors=True)
                     gone += 1
         return gone

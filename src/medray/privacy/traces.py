@@ -12,7 +12,9 @@ __all__ = ["Traces", "traces_of"]
 WHOLE_WORD = 4
 """A shorter part in ASCII counts only as a word of its own: anywhere else it is there by chance."""
 SHORTEST_WORD = 2
-SEPARATORS = re.compile(r"[\^=\s,;\\/'\[\]()]+")
+SEPARATORS = re.compile(r"[\^\s,;\\/'\[\]()]+")
+UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
+"""How people write them where a keyboard has none; `_folded` writes them without their dots."""
 WORDS = re.compile(r"[^\W_]+")
 
 
@@ -50,10 +52,12 @@ def traces_of(values: Iterable[str]) -> Traces:
     parts: set[str] = set()
     words: set[str] = set()
     for value in values:
-        for group in value.split("="):
+        lower = value.casefold()
+        for group in {*lower.split("="), *lower.translate(UMLAUTS).split("=")}:
             found = [part for part in SEPARATORS.split(_folded(group)) if part]
-            whole = {"".join(found), "".join(reversed(found))} if len(found) > 1 else set()
-            for part in (*found, *whole):
+            pieces = [piece for part in found for piece in WORDS.findall(part)]
+            whole = {"".join(some) for many in (found, pieces) for some in (many, many[::-1]) if len(many) > 1}
+            for part in (*found, *pieces, *whole):
                 if not part.isascii() or len(part) >= WHOLE_WORD:
                     parts.add(part)
                 elif len(part) >= SHORTEST_WORD:
