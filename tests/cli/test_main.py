@@ -101,6 +101,17 @@ def test_cohort_show_and_quarantine_read_well(phantom_cohort):
     assert json.loads(medray("cohort", "quarantine", phantom_cohort.root.path, "--json").stdout) == {"quarantine": []}
 
 
+def test_an_earlier_version_is_restored(phantom_source, tmp_path):
+    from tests.phantoms import take_in_all, write_phantoms
+
+    first = take_in_all(write_phantoms(tmp_path / "s", subjects=2), tmp_path / "c")
+    take_in_all(write_phantoms(tmp_path / "s", subjects=3), tmp_path / "c")
+    told = json.loads(medray("cohort", "restore", tmp_path / "c", first.index.id, "--json").stdout)
+    assert (told["cohort"].partition("-")[0], told["series"]) == (first.index.id, 2)
+    refused(medray("cohort", "restore", tmp_path / "c", "nonsense"), "no version nonsense")
+    assert json.loads(medray("cohort", "verify", tmp_path / "c", "--json").stdout)["problems"] == []
+
+
 def test_the_demo_never_empties_a_folder_that_isn_t_its_own(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     refused(medray("demo", "--out", tmp_path), "holds something else")

@@ -18,8 +18,9 @@ from medray.storage.location import Location, locate
 def row(name, instances=1, volume="v", label=""):
     statistics = SeriesStatistics(percentiles=(0.0, 0.0, 0.0), mean=0.0, deviation=1.0, label_voxels={})
     return SeriesRow(
-        subject=name[0], study=name[0], series=name, time_point=0, when="", modality="MR", channels=1, shape=(1, 1, 1),
-        spacing_mm=(1.0, 1.0, 1.0), source_hash="", intake=name, instances=instances, volume=volume, volume_checksum="",
+        subject=name[0], study=name[0], series=name, time_point=0, when="", modality="MR", plane=(), channels=1,
+        shape=(1, 1, 1), spacing_mm=(1.0, 1.0, 1.0), source_hash="", intake=name,
+        instances=instances, volume=volume, volume_checksum="",
         label=label, label_checksum="", findings=(), statistics=statistics,
     )  # fmt: skip
 

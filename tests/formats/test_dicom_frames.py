@@ -185,6 +185,13 @@ def test_monochrome1_is_turned_round():
     assert np.array_equal(turned.voxels, 4095 - read(plain).voxels.astype(int))
 
 
+@pytest.mark.parametrize("kind", ["US", "UNSPECIFIED", "normalized"])
+def test_words_that_are_no_unit_change_nothing(kind):
+    plain = write_dicom_series(volume(), WHO)
+    turned = read([edited(data, PhotometricInterpretation="MONOCHROME1", Modality="MG", RescaleType=kind) for data in plain])
+    assert np.array_equal(turned.voxels, 4095 - read(plain).voxels.astype(int))
+
+
 @pytest.mark.parametrize(
     "facts", [{"Modality": "CT"}, {"Modality": "CR", "RescaleType": "HU"}, {"Modality": "PT", "Units": "BQML"}]
 )

@@ -115,8 +115,31 @@ def test_a_stack_that_was_thinned_out_evenly_is_refused(step, between, thickness
 
 
 @pytest.mark.parametrize(
-    ("step", "between", "thickness"), [(2.0, 2.0, 2.0), (10.0, 5.0, 5.0), (2.0, 1.2, 1.0), (1.0, 2.0, 1.0), (3.0, 0.0, 1.0)]
+    ("step", "between", "thickness"),
+    [(2.0, 2.0, 2.0), (10.0, 5.0, 5.0), (2.0, 1.2, 1.0), (1.0, 2.0, 1.0), (3.0, 0.0, 1.0), (5.0, 0.625, 5.0)],
 )
 def test_other_spacings_in_the_header_are_let_be(step, between, thickness):
-    """A gap instead of a distance, overlapping slices, a number that fits nothing, and none."""
+    """A gap instead of a distance, overlapping slices, a number that fits nothing, none, and a reformatted stack's source's."""
     assert read(spaced(step, between, thickness)).spacing_mm[2] == pytest.approx(step)
+
+
+def gated(delays, backwards=False):
+    """Three images of values 1 to 3 at each of four slices, told apart by numbers and by delays after a heart beat."""
+    made = []
+    for turn in range(3):
+        voxels = np.full((1, 4, 4, 4), turn + 1, np.int16)
+        for k, data in enumerate(write_dicom_series(Volume(voxels, np.eye(4)), WHO)):
+            number = 10 * k + (2 - turn if backwards else turn)
+            made.append(edited(data, SOPInstanceUID=f"1.{turn}.{k}", InstanceNumber=number, TriggerTime=str(delays[k][turn])))
+    return made
+
+
+def test_delays_that_jitter_mix_no_images():
+    jitter = [(700, 710, 705), (702, 699, 706), (705, 701, 700), (699, 706, 703)]
+    image = read(gated(jitter))
+    assert [np.unique(channel).tolist() for channel in image.voxels] == [[1], [2], [3]]
+
+
+def test_delays_that_were_varied_order_images():
+    image = read(gated([(0, 100, 200)] * 4, backwards=True))
+    assert [np.unique(channel).tolist() for channel in image.voxels] == [[1], [2], [3]]

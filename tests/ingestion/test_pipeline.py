@@ -249,6 +249,31 @@ def test_stacks_of_one_series_that_come_apart_stay_two(local_ray, tmp_path):
         assert sorted(row.instances for row in cohort.rows) == expected
 
 
+def test_a_stack_that_grows_is_one_though_its_slices_lie_a_hair_apart(local_ray, tmp_path):
+    volume, _ = seen()
+    write_dicom(tmp_path / "all", volume, "p")
+    files = sorted((tmp_path / "all").iterdir(), key=lambda file: file.name.partition("-")[2])
+    for number, file in enumerate(files):
+        angle = 0.1234 if number < 6 else 0.1236
+        _turn(file, [np.cos(angle), np.sin(angle), 0, -np.sin(angle), np.cos(angle), 0])
+    (tmp_path / "s").mkdir()
+    for count in (8, len(files)):
+        for file in files[:count]:
+            shutil.copy(file, tmp_path / "s")
+        assert [row.instances for row in medray.ingest(tmp_path / "s", tmp_path / "c").rows] == [count]
+    before = len(reads())
+    assert len(medray.ingest(tmp_path / "s", tmp_path / "c").rows) == 1
+    assert len(reads()) == before
+
+
+def _turn(file, cosines):
+    import pydicom
+
+    item = pydicom.dcmread(file)
+    item.ImageOrientationPatient = [f"{value:.10f}" for value in cosines]
+    item.save_as(file)
+
+
 def _with_other_uids(files):
     import pydicom
     from pydicom.uid import generate_uid

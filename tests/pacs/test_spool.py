@@ -77,6 +77,25 @@ def test_studies_settle_when_they_are_quiet(tmp_path):
     assert objects(spool.folder) == []
 
 
+def test_what_came_while_a_study_was_taken_in_does_not_expire_with_it(tmp_path):
+    spool = Spool(tmp_path / "spool")
+    put(spool, FILES[0])
+    spool.settle(quiet_s=0.0)
+    studies = list(spool.settled.iterdir())
+    put(spool, FILES[1])
+    spool.mark_taken(studies)
+    assert spool.settle(quiet_s=0.0) == 1
+    for path in objects(spool.settled):
+        os.utime(path, (time.time() - 100,) * 2)
+    assert spool.expire(older_s=60) == 0
+    assert len(objects(spool.settled)) == 2
+
+
+def test_one_process_at_a_time_holds_a_spool(tmp_path):
+    with Spool(tmp_path / "spool").held(), pytest.raises(StorageError, match="same spool"), Spool(tmp_path / "spool").held():
+        pass
+
+
 def test_a_disk_that_fails_is_told(tmp_path, monkeypatch):
     spool = Spool(tmp_path / "spool")
 

@@ -29,6 +29,7 @@ class SeriesRow:
         time_point: 0 for the subject's first study, 1 for the next one.
         when: What orders studies, sealed: only the pseudonym key's holder can open it.
         modality: DICOM modality; ``"OT"`` where the source doesn't say.
+        plane: Of a DICOM stack: rows, columns and direction cosines of its slices, by which it is known again; else empty.
         channels: Of the volume: 1, or time points, echoes, frames and colour samples.
         shape: Voxels along L, P, S.
         spacing_mm: Voxel spacing along L, P, S.
@@ -49,6 +50,7 @@ class SeriesRow:
     time_point: int
     when: str
     modality: str
+    plane: tuple[float, ...]
     channels: int
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -97,6 +99,7 @@ SERIES_SCHEMA = pa.schema(
         ("time_point", pa.int32()),
         ("when", pa.string()),
         ("modality", pa.string()),
+        ("plane", pa.list_(pa.float64())),
         ("channels", pa.int32()),
         ("shape", pa.list_(pa.int32(), 3)),
         ("spacing_mm", pa.list_(pa.float64(), 3)),

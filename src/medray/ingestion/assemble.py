@@ -15,12 +15,10 @@ from medray.ingestion.layouts import Layout, named_as, stem
 from medray.ingestion.scan import FileRecord, SeriesHeader
 from medray.privacy.pseudonym import Naming
 
-__all__ = ["Problem", "SeriesSource", "assemble"]
+__all__ = ["ORIENTATION_TOLERANCE", "Problem", "SeriesSource", "assemble"]
 
 ORIENTATION_TOLERANCE = 5e-3
-"""How far direction cosines of one stack may lie apart; the reader then asks for more."""
-ROUGHLY, FINELY = 1, 3
-"""Decimals of direction cosines that a stack's name is made of."""
+"""How far direction cosines of one stack may lie apart; the reader is stricter, and says so."""
 FEW_SLICES = 3
 """A part of a mixed series with no more slices than this, beside a larger one, is a localizer."""
 PART_LETTERS = 8
@@ -52,6 +50,7 @@ class SeriesSource:
         origin: Pseudonym of the DICOM series; empty for a file.
         when: Sealed date and time of the study, or what stands for it.
         modality: DICOM modality.
+        plane: Of a stack: rows, columns, and six direction cosines; empty for anything else.
         copies: Files that say they are the same object, for each object that has several; the first of them is in ``files``.
         labels: Paths of label maps.
         findings: What a table says of it.
@@ -66,6 +65,7 @@ class SeriesSource:
     origin: str
     when: str
     modality: str
+    plane: tuple[float, ...] = ()
     copies: tuple[tuple[str, ...], ...] = ()
     labels: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
@@ -146,7 +146,7 @@ def _parts(objects: Sequence[Sequence[FileRecord]], problems: list[Problem]) -> 
     for copies in objects:
         header = _header(copies[0])
         if not (header.position and header.orientation and header.frames == 1):
-            alone.append(_series([copies], fingerprint_of(header.instance or copies[0].stamp)))
+            alone.append(_series([copies], ()))
             continue
         same = next((stack for stack in stacks if _one_stack(_header(stack[0][0]), header)), None)
         if same is None:
@@ -155,25 +155,19 @@ def _parts(objects: Sequence[Sequence[FileRecord]], problems: list[Problem]) -> 
             same.append(copies)
     largest = max((len(stack) for stack in stacks), default=0)
     found: list[SeriesSource] = []
-    for stack, plane in zip(stacks, _planes(stacks), strict=True):
+    for stack in stacks:
         if _header(stack[0][0]).localizer or (len(stack) <= FEW_SLICES < largest):
             problems.append(Problem(stack[0][0].path, "localizer", f"{len(stack)} slices that only show where others lie"))
         else:
-            found.append(_series(sorted(stack, key=_height), plane))
+            found.append(_series(sorted(stack, key=_height), _plane(stack)))
     return [*found, *alone]
 
 
-def _plane(stack: Sequence[Sequence[FileRecord]], decimals: int) -> str:
-    """Return what all slices of a stack share, whichever of them are there and whatever else is in their series."""
+def _plane(stack: Sequence[Sequence[FileRecord]]) -> tuple[float, ...]:
+    """Return what all slices of a stack share: rows, columns, and the direction cosines of the middle one."""
     headers = [_header(copies[0]) for copies in stack]
-    orientation = np.round(np.median([header.orientation for header in headers], axis=0), decimals) + 0.0
-    return fingerprint_of(f"{headers[0].size} {orientation.tolist()}")
-
-
-def _planes(stacks: Sequence[Sequence[Sequence[FileRecord]]]) -> list[str]:
-    """Name stacks by their planes: roughly, so that slices a hair apart name the same one; finely where that names two."""
-    rough = [_plane(stack, ROUGHLY) for stack in stacks]
-    return [name if rough.count(name) == 1 else _plane(stack, FINELY) for name, stack in zip(rough, stacks, strict=True)]
+    cosines = np.median([header.orientation for header in headers], axis=0)
+    return (*map(float, headers[0].size), *(cosines + 0.0).tolist())
 
 
 def _one_stack(first: SeriesHeader, other: SeriesHeader) -> bool:
@@ -182,8 +176,9 @@ def _one_stack(first: SeriesHeader, other: SeriesHeader) -> bool:
     return alike and bool(turned < ORIENTATION_TOLERANCE)
 
 
-def _series(stack: Sequence[Sequence[FileRecord]], part: str) -> SeriesSource:
+def _series(stack: Sequence[Sequence[FileRecord]], plane: tuple[float, ...]) -> SeriesSource:
     header = _header(stack[0][0])
+    part = fingerprint_of(str(np.round(plane, 3).tolist()) if plane else header.instance or stack[0][0].stamp)
     return SeriesSource(
         kind="dicom",
         files=tuple(copies[0].path for copies in stack),
@@ -193,6 +188,7 @@ def _series(stack: Sequence[Sequence[FileRecord]], part: str) -> SeriesSource:
         study=header.study,
         series=f"{header.series}-{part[:PART_LETTERS]}",
         origin=header.series,
+        plane=plane,
         when=header.when,
         modality=header.modality or "OT",
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from medray.cohort.cohort import Cohort
 from medray.cohort.commit import Base, Contents, base_of, joined
 from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.errors import ConfigError, InputError
-from medray.ingestion.assemble import Problem, SeriesSource
+from medray.ingestion.assemble import ORIENTATION_TOLERANCE, Problem, SeriesSource
 from medray.ingestion.intake import Intake
 from medray.ingestion.ledger import Outcome
 from medray.ingestion.read import quarantine_row
@@ -52,6 +54,7 @@ def merged(
     refused = [row for outcome in outcomes.values() for row in outcome.quarantine]
     refused += [quarantine_row(intake, problem) for problem in problems]
     held = {row.series: row for row in old.rows} if old else {}
+    rows = {row.series: row for row in _named_as_held(held, rows)}
     _require_unchanged(held, rows, series)
     for name in held.keys() & rows.keys():
         new = rows[name]
@@ -102,6 +105,28 @@ def _require_unchanged(held: Mapping[str, SeriesRow], rows: Mapping[str, SeriesR
             f"series {changed[0]} (and {len(changed) - 1} more) is in the cohort with other voxels: if the sources use the "
             "same names for different people, use --site; if the files were mended, take them into a new cohort"
         )
+
+
+def _named_as_held(held: Mapping[str, SeriesRow], rows: Mapping[str, SeriesRow]) -> Iterator[SeriesRow]:
+    """Give a stack the name that it has in the cohort: with further slices, its plane may lie a hair off."""
+    free: dict[str, list[SeriesRow]] = defaultdict(list)
+    for row in held.values():
+        if row.plane and row.series not in rows:
+            free[_origin(row)].append(row)
+    for row in rows.values():
+        same = [other for other in free[_origin(row)] if _one_plane(row, other)] if row.plane and row.series not in held else []
+        if same:
+            free[_origin(row)].remove(same[0])
+        yield replace(row, series=same[0].series) if same else row
+
+
+def _origin(row: SeriesRow) -> str:
+    return row.series.rpartition("-")[0]
+
+
+def _one_plane(row: SeriesRow, other: SeriesRow) -> bool:
+    turned = np.abs(np.subtract(row.plane[2:], other.plane[2:])).max()
+    return row.plane[:2] == other.plane[:2] and bool(turned < ORIENTATION_TOLERANCE)
 
 
 def _better(held: SeriesRow, new: SeriesRow) -> tuple[SeriesRow, list[Problem]]:

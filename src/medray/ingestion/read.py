@@ -131,6 +131,7 @@ def _read_and_store(intake: Intake, item: SeriesSource, key: str, refuse: Callab
         time_point=0,
         when=item.when,
         modality=item.modality,
+        plane=item.plane,
         channels=volume.voxels.shape[0],
         shape=upright.shape,
         spacing_mm=upright.spacing_mm,
