@@ -53,7 +53,7 @@ from medray.storage.location import locate
 SLICES, SIDE = 300, 512
 ROUNDS = 5
 PIPELINE_SERIES, PIPELINE_SHAPE = 80, (256, 256, 120)
-WORKERS = 2
+WORKERS, TURNS = 2, 5
 
 
 def main() -> None:
@@ -207,7 +207,7 @@ def compare_pipelines(folder: Path) -> dict[str, Any]:
     times: dict[str, list[float]] = {"ray": [], "pool": []}
     join_ray()
     with ProcessPoolExecutor(WORKERS) as pool:
-        for turn in range(3):
+        for turn in range(TURNS):
             for name in ("pool", "ray"):
                 intake, series = work_of(source, folder / f"{name}-{turn}")
                 list(pool.map(abs, range(WORKERS * 4)))
