@@ -183,7 +183,7 @@ def test_burned_in_names_are_blanked_or_refused(local_ray, tmp_path, monkeypatch
     (tmp_path / "s" / "us.dcm").write_bytes(data)
     cohort = medray.ingest(tmp_path / "s", tmp_path / "c")
     kept = cohort.volume(cohort.rows[0]).voxels[0, :, :, 0].T
-    assert not pixels._readable(next(pixels._pictures(kept.T[None, :, :, None], 1)))
+    assert not pixels._readable(next(pixels._pictures(kept.T[None])))
     assert (kept[30:] == picture[30:]).mean() > 0.99, "the image below the banner stays"
     header = Dataset.from_json(cohort.volume(cohort.rows[0]).meta["dicom"])
     assert header.BurnedInAnnotation == "NO"

@@ -20,7 +20,7 @@ def cine(rng, frames, named=(), dtype=np.uint8, scale=1):
 
 
 def readable(voxels):
-    return any(pixels._readable(picture) for picture in pixels._pictures(voxels, 1))
+    return any(pixels._readable(picture) for plane in pixels._planes(voxels, 1) for picture in pixels._pictures(plane))
 
 
 @pytest.mark.parametrize("named", [(5,), (2, 3)])
@@ -92,6 +92,18 @@ def test_what_is_left_after_blanking_is_refused(rng, monkeypatch):
     with pytest.raises(ImageError, match="text is left") as caught:
         redacted(cine(rng, 2, (1,)), None)
     assert caught.value.reason == "burned-in-text"
+
+
+def test_a_frame_is_looked_at_again_however_many_pictures_the_others_make(monkeypatch):
+    """Blanking takes the hot pixel away for which the first frame was looked at twice."""
+    dark, bright = (np.linspace(start, start + 40, 80 * 60).reshape(80, 60).astype(np.uint16) for start in (0, 100))
+    dark[5, 5] = 60_000
+    voxels = np.stack([dark, bright])[..., np.newaxis]
+    second = next(pixels._pictures(bright[np.newaxis]))
+    monkeypatch.setattr(pixels, "_texts", lambda picture: [(4, 6, 4, 6)] if np.array_equal(picture, second) else [])
+    monkeypatch.setattr(pixels, "_readable", lambda picture: True)
+    with pytest.raises(ImageError, match="text is left"):
+        redacted(voxels, None)
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,13 @@ def redacted(voxels: Voxels, header: Dataset | None, *, samples: int = 1) -> Vox
         raise ImageError(
             "burned-in-text", "this kind of image may show names and nothing here can look: pip install 'medray[ocr]'"
         )
-    found = {number: boxes for number, picture in enumerate(_pictures(result, samples)) if (boxes := _texts(picture))}
-    if not found:
+    found = [[box for picture in _pictures(plane) for box in _texts(picture)] for plane in _planes(result, samples)]
+    if not any(found):
         return result
-    result = _blanked(result, [box for boxes in found.values() for box in boxes])
-    # Where nothing was found before, nothing would be found now.
-    if any(number in found and _readable(picture) for number, picture in enumerate(_pictures(result, samples))):
+    result = _blanked(result, [box for boxes in found for box in boxes])
+    # Where nothing was found before, nothing would be found now. Planes are the same ones; their pictures may be others now.
+    again = (plane for boxes, plane in zip(found, _planes(result, samples), strict=True) if boxes)
+    if any(_readable(picture) for plane in again for picture in _pictures(plane)):
         raise ImageError("burned-in-text", "text is left after blanking what was found: look at it before taking it in")
     return result
 
@@ -137,18 +138,18 @@ def _blanked(voxels: Voxels, boxes: Sequence[Box]) -> Voxels:
     return result
 
 
-def _pictures(voxels: Voxels, samples: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield pictures ``(J, I, 3)`` to look for text in: every frame of every slice, for a name may be in a single one."""
+def _planes(voxels: Voxels, samples: int) -> Iterator[NDArray[Any]]:
+    """Yield planes ``(S, I, J)`` to look for text in: every frame of every slice, for a name may be in a single one."""
     frames = voxels.reshape(-1, samples, *voxels.shape[1:])
     flat = np.moveaxis(frames, 4, 1).reshape(-1, samples, *voxels.shape[1:3])
     for some in np.array_split(flat, min(len(flat), MOST_LOOKS)):
-        yield from _ranges(some.max(axis=0))
+        yield some.max(axis=0)
         if len(some) > 1:
-            yield from _ranges(some.min(axis=0))
+            yield some.min(axis=0)
 
 
-def _ranges(plane: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
-    """Yield a plane ``(S, I, J)`` in its own range, and without its few brightest and darkest pixels.
+def _pictures(plane: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+    """Yield pictures ``(J, I, 3)`` of a plane: in its own range, and without its few brightest and darkest pixels.
 
     Bright text stands out from bright tissue in the one, and shows beside a hot pixel in the other.
     """
