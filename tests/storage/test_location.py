@@ -166,29 +166,26 @@ def test_large_objects_go_up_in_parts_and_carry_the_servers_checksum(on_s3):
     assert "-" not in locate(uri).join("small").write(b"12345")
 
 
-def test_a_wrong_secret_is_refused_in_one_line_without_names(on_s3, monkeypatch):
-    _, uri = on_s3
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    place = locate(uri).join("DOE^JOHN")
+def refuses(place, hint):
     for attempt in (lambda: place.write(b"1"), place.read, place.entries, place.exists):
-        with pytest.raises(StorageError, match=r"refuses .*check the credentials") as caught:
+        with pytest.raises(StorageError, match=rf"refuses .*{hint}") as caught:
             attempt()
         assert "DOE" not in str(caught.value)
         assert "\n" not in str(caught.value)
         assert caught.value.refused
+
+
+def test_a_wrong_secret_is_refused_in_one_line_without_names(on_s3, monkeypatch):
+    _, uri = on_s3
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    refuses(locate(uri).join("DOE^JOHN"), "check the credentials")
 
 
 def test_a_wrong_key_of_azure_is_refused_in_one_line_without_names(azure, monkeypatch):
     for name, value in azure.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY.replace("GMG", "GMH"))
-    place = locate(azure.uri).join("DOE^JOHN")
-    for attempt in (lambda: place.write(b"1"), place.read, place.entries, place.exists):
-        with pytest.raises(StorageError, match=r"refuses .*AZURE_STORAGE_ACCOUNT_KEY") as caught:
-            attempt()
-        assert "DOE" not in str(caught.value)
-        assert "\n" not in str(caught.value)
-        assert caught.value.refused
+    refuses(locate(azure.uri).join("DOE^JOHN"), "AZURE_STORAGE_ACCOUNT_KEY")
 
 
 def test_an_azure_account_comes_from_the_uri_or_the_environment(monkeypatch):

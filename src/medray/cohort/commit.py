@@ -92,7 +92,7 @@ def joined(contents: Contents, other: Cohort | Contents, base: Cohort | Contents
         lesser = ordered[0]
         if lesser.instances == rows[name].instances and lesser.volume != rows[name].volume:
             noted.append(_collision(lesser))
-    resolved = {row for row in base.quarantine if not {row} <= set(contents.quarantine) & set(other.quarantine)} if base else ()
+    resolved = set(base.quarantine) - (set(contents.quarantine) & set(other.quarantine)) if base else set[QuarantineRow]()
     refused = dict.fromkeys(row for row in (*contents.quarantine, *other.quarantine, *noted) if row not in resolved)
     return Contents(tuple(rows.values()), tuple(refused), labels)
 
@@ -173,7 +173,7 @@ def _write(root: Location, contents: Contents, lineage: Mapping[str, str], paren
     manifest, manifest_hash = write_table(root, "manifest", rows, SERIES_SCHEMA)
     refused, refused_hash = write_table(root, "quarantine", quarantine, QUARANTINE_SCHEMA)
     known = _open(root, digest)
-    older = set(known.index.lineage.get(PARENT, "").split()) if known else set[str]()
+    older = _parents(known) if known else set[str]()
     counts = {
         "subjects": len({row.subject for row in rows}),
         "series": len(rows),
@@ -202,20 +202,25 @@ def _write(root: Location, contents: Contents, lineage: Mapping[str, str], paren
 def _name(root: Location, content: str, parents: AbstractSet[str]) -> str:
     """Return a version's name: its content's hash, with a number where it returns: no version is its own ancestor."""
     name, times = content, 0
-    while name not in parents and _open(root, name) is not None and name in _ancestors(root, parents):
+    while name not in parents and _open(root, name) is not None and name in _with_ancestors(root, parents):
         times += 1
         name = f"{content}-{times}"
     return name
 
 
-def _ancestors(root: Location, versions: AbstractSet[str]) -> set[str]:
+def _with_ancestors(root: Location, versions: AbstractSet[str], *, among: AbstractSet[str] | None = None) -> set[str]:
+    """Return versions and all that they were made from; with ``among``, no others are opened to ask for theirs."""
     known, left = set[str](), set(versions)
     while left:
         version = left.pop()
         known.add(version)
-        made = _open(root, version)
-        left |= set(made.index.lineage.get(PARENT, "").split()) - known if made else set()
+        made = _open(root, version) if among is None or version in among else None
+        left |= _parents(made) - known if made else set()
     return known
+
+
+def _parents(cohort: Cohort) -> set[str]:
+    return set(cohort.index.lineage.get(PARENT, "").split())
 
 
 def _version(root: Location, version: str) -> Location:
@@ -246,20 +251,12 @@ def _others(root: Location, cohort: Cohort, since_ns: int) -> list[Cohort]:
     """Return versions written since that are neither the cohort nor one that it was made from."""
     entries = root.join("versions").entries()
     recent = {entry.name.removesuffix(".json") for entry in entries if entry.modified_ns >= since_ns - MARGIN_NS}
-    known, left = set[str](), [cohort]
-    while left:
-        made = left.pop()
-        known.add(made.index.id)
-        parents = set(made.index.lineage.get(PARENT, "").split()) - known
-        known |= parents
-        left += [parent for version in parents & recent if (parent := _open(root, version)) is not None]
+    known = {cohort.index.id} | _with_ancestors(root, _parents(cohort), among=recent)
     return [other for version in sorted(recent - known) if (other := _open(root, version)) is not None]
 
 
 def _open(root: Location, version: str) -> Cohort | None:
     try:
         return open_cohort(root, version=version)
-    except InputError:  # damaged, or a newer medray's: nobody can build on it
-        return None
-    except NotFoundError:  # somebody has deleted it meanwhile
+    except (InputError, NotFoundError):  # damaged, a newer medray's, or deleted meanwhile: nobody can build on it
         return None

@@ -64,6 +64,11 @@ class SeriesRow:
     findings: tuple[str, ...]
     statistics: SeriesStatistics
 
+    @property
+    def origin(self) -> str:
+        """Pseudonym of the DICOM series that the row is a part of; means nothing for a file."""
+        return self.series.rpartition("-")[0]
+
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
 class QuarantineRow:

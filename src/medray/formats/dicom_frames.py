@@ -89,12 +89,7 @@ def _offset_frames(dataset: Dataset, count: int) -> list[Frame]:
     """Frames stacked along the normal by GridFrameOffsetVector, as RT Dose has them."""
     first = _plain_frame(dataset)
     offsets = numbers(dataset, "GridFrameOffsetVector", count)
-    normal = np.cross(first.orientation[:3], first.orientation[3:])
-    origin = numbers(dataset, "ImagePositionPatient", 3)
-    return [
-        replace(first, position=origin + (offset - offsets[0]) * normal, thickness=0.0, between=0.0, order=(0.0,))
-        for offset in offsets
-    ]
+    return _along_normal(first, numbers(dataset, "ImagePositionPatient", 3), offsets - offsets[0])
 
 
 def _tomographic_frames(dataset: Dataset, count: int) -> list[Frame]:
@@ -105,9 +100,15 @@ def _tomographic_frames(dataset: Dataset, count: int) -> list[Frame]:
         raise ImageError("no-geometry", f"{count} frames of a gated reconstruction, or without SpacingBetweenSlices")
     orientation = numbers(detectors[0], "ImageOrientationPatient", 6)
     origin = numbers(detectors[0], "ImagePositionPatient", 3)
-    normal = np.cross(orientation[:3], orientation[3:])
     first = replace(_plain_frame(dataset), orientation=orientation, spacing=_pair(numbers(dataset, "PixelSpacing", 2)))
-    return [replace(first, position=origin + k * between * normal, between=abs(between), order=(0.0,)) for k in range(count)]
+    return _along_normal(first, origin, between * np.arange(count, dtype=np.float64))
+
+
+def _along_normal(first: Frame, origin: NDArray[np.float64], offsets: NDArray[np.float64]) -> list[Frame]:
+    """Return frames whose distances from the first are all that places them."""
+    normal = np.cross(first.orientation[:3], first.orientation[3:])
+    same = replace(first, thickness=0.0, between=0.0, order=(0.0,))
+    return [replace(same, position=origin + offset * normal) for offset in offsets]
 
 
 def _grouped_frame(dataset: Dataset, shared: Dataset, group: Dataset, number: int) -> Frame:

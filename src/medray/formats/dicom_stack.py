@@ -148,14 +148,14 @@ def _grouped(along: NDArray[np.float64], frames: Sequence[Frame]) -> NDArray[np.
         raise ImageError(
             "duplicate-slices", f"{extra} slices lie where another one lies, and not equally often (up to {most} at one place)"
         )
-    ordered = [np.array(sorted(place, key=lambda number: frames[number].order)) for place in places]
-    if len(frames[0].order) > TRIGGER:
-        calm = [np.array(sorted(place, key=lambda number: _without_trigger(frames[number]))) for place in places]
-        moves = {tuple(np.argsort(two)[np.searchsorted(np.sort(two), one)]) for one, two in zip(ordered, calm, strict=True)}
-        ordered = ordered if len(moves) == 1 else calm
-    stacked = np.array(ordered)
-    _require_channels(stacked, frames)
-    return stacked
+    ordered = np.array([sorted(place, key=lambda number: frames[number].order) for place in places])
+    calm = np.array([sorted(place, key=lambda number: _without_trigger(frames[number])) for place in places])
+    ranks = np.empty(len(frames), np.int64)
+    ranks[calm] = np.arange(calm.shape[1])
+    if (ranks[ordered] != ranks[ordered[0]]).any():  # trigger times reorder some places and not others
+        ordered = calm
+    _require_channels(ordered, frames)
+    return ordered
 
 
 def _without_trigger(frame: Frame) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from medray.ingestion.layouts import Layout, named_as, stem
 from medray.ingestion.scan import FileRecord, SeriesHeader
 from medray.privacy.pseudonym import Naming
 
-__all__ = ["ORIENTATION_TOLERANCE", "Problem", "SeriesSource", "assemble"]
+__all__ = ["Problem", "SeriesSource", "assemble", "same_plane"]
 
 ORIENTATION_TOLERANCE = 5e-3
 """How far direction cosines of one stack may lie apart; the reader is stricter, and says so."""
@@ -163,6 +163,12 @@ def _parts(objects: Sequence[Sequence[FileRecord]], problems: list[Problem]) -> 
     return [*found, *alone]
 
 
+def same_plane(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Tell whether two planes (see `SeriesSource`) may be one stack's."""
+    turned = np.abs(np.subtract(one[2:], other[2:])).max()
+    return one[:2] == other[:2] and bool(turned < ORIENTATION_TOLERANCE)
+
+
 def _plane(stack: Sequence[Sequence[FileRecord]]) -> tuple[float, ...]:
     """Return what all slices of a stack share: rows, columns, and the direction cosines of the middle one."""
     headers = [_header(copies[0]) for copies in stack]
@@ -171,9 +177,8 @@ def _plane(stack: Sequence[Sequence[FileRecord]]) -> tuple[float, ...]:
 
 
 def _one_stack(first: SeriesHeader, other: SeriesHeader) -> bool:
-    turned = np.abs(np.subtract(first.orientation, other.orientation)).max()
-    alike = (first.size, first.localizer) == (other.size, other.localizer)
-    return alike and bool(turned < ORIENTATION_TOLERANCE)
+    planes = ((*header.size, *header.orientation) for header in (first, other))
+    return first.localizer == other.localizer and same_plane(*planes)
 
 
 def _series(stack: Sequence[Sequence[FileRecord]], plane: tuple[float, ...]) -> SeriesSource:

@@ -125,10 +125,10 @@ def forget(root: Location, keys: Iterable[str], cohort: Cohort) -> None:
         root.join("ledger", f"{DONE}{key}{SUFFIX}").remove()
     again = to_redo(root)
     left = (again - gone) & held
-    if left and left != again:
-        root.join("ledger", REDO).write(json.dumps(sorted(left)).encode())
-    elif again and not left:
-        root.join("ledger", REDO).remove()
+    if left == again:
+        return
+    noted = root.join("ledger", REDO)
+    noted.write(json.dumps(sorted(left)).encode()) if left else noted.remove()
 
 
 def _passing(refused: Iterable[QuarantineRow]) -> bool:

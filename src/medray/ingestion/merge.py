@@ -6,13 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from medray.cohort.cohort import Cohort
 from medray.cohort.commit import Base, Contents, base_of, joined
 from medray.cohort.manifest import QuarantineRow, SeriesRow
 from medray.errors import ConfigError, InputError
-from medray.ingestion.assemble import ORIENTATION_TOLERANCE, Problem, SeriesSource
+from medray.ingestion.assemble import Problem, SeriesSource, same_plane
 from medray.ingestion.intake import Intake
 from medray.ingestion.ledger import Outcome
 from medray.ingestion.read import quarantine_row
@@ -112,21 +110,16 @@ def _named_as_held(held: Mapping[str, SeriesRow], rows: Mapping[str, SeriesRow])
     free: dict[str, list[SeriesRow]] = defaultdict(list)
     for row in held.values():
         if row.plane and row.series not in rows:
-            free[_origin(row)].append(row)
+            free[row.origin].append(row)
     for row in rows.values():
-        same = [other for other in free[_origin(row)] if _one_plane(row, other)] if row.plane and row.series not in held else []
+        same = (
+            [other for other in free[row.origin] if same_plane(row.plane, other.plane)]
+            if row.plane and row.series not in held
+            else []
+        )
         if same:
-            free[_origin(row)].remove(same[0])
+            free[row.origin].remove(same[0])
         yield replace(row, series=same[0].series) if same else row
-
-
-def _origin(row: SeriesRow) -> str:
-    return row.series.rpartition("-")[0]
-
-
-def _one_plane(row: SeriesRow, other: SeriesRow) -> bool:
-    turned = np.abs(np.subtract(row.plane[2:], other.plane[2:])).max()
-    return row.plane[:2] == other.plane[:2] and bool(turned < ORIENTATION_TOLERANCE)
 
 
 def _better(held: SeriesRow, new: SeriesRow) -> tuple[SeriesRow, list[Problem]]:

@@ -111,7 +111,7 @@ class _Pulling:
             return None
         cohort = ingest(self.spool.settled)
         passing = {row.source for row in cohort.quarantine if row.reason in PASSING}
-        made = Counter(row.series.rpartition("-")[0] for row in cohort.rows)
+        made = Counter(row.origin for row in cohort.rows)
         names = {self.naming.name("series", item.series): item for item in items if passing.isdisjoint(self._sources(item))}
         note_pulled(cohort.root, abilities(), {name: (item.instances, made[name]) for name, item in names.items()})
         shutil.rmtree(self.spool.settled)
@@ -133,10 +133,9 @@ def _held(root: str) -> dict[str, int]:
     held, made, damaged = Counter[str](), Counter[str](), set[str]()
     again = to_redo(cohort.root)
     for row in cohort.rows:
-        name = row.series.rpartition("-")[0]
-        held[name] += row.instances
-        made[name] += 1
-        damaged |= {name} if row.intake in again else set()
+        held[row.origin] += row.instances
+        made[row.origin] += 1
+        damaged |= {row.origin} if row.intake in again else set()
     for name, (count, rows) in pulled(cohort.root, abilities()).items():
         if made[name] >= rows:  # a version that was restored may have fewer
             held[name] = max(held[name], count)

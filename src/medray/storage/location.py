@@ -89,9 +89,8 @@ class Location:
             if self.is_local:  # names need not be UTF-8 on a disk, and pyarrow's must
                 with Path(self.path).open("rb") as file:
                     return file.read(-1 if size is None else size)
-            with self.filesystem.open_input_file(
-                self.path
-            ) as file:  # one request; a stream makes many, and may mix two versions
+            # One request: a stream makes many, and may mix two versions of an object.
+            with self.filesystem.open_input_file(self.path) as file:
                 length = file.size()
                 return bytes(file.read_at(length if size is None else min(size, length), 0))
 
@@ -122,7 +121,7 @@ class Location:
     def _write_aside(self, data: bytes) -> None:
         """Write to another name and copy: pyarrow empties an Azure blob before it writes it, the server copies in one step."""
         folder, _, name = self.path.rpartition("/")
-        temporary = Location(self.filesystem, f"{folder}/{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{name}")
+        temporary = Location(self.filesystem, f"{folder}/{_temporary(name)}")
         try:
             temporary._write_through(data)
             self.filesystem.copy_file(temporary.path, self.path)
@@ -144,8 +143,6 @@ class Location:
 
     def remove(self) -> None:
         """Delete a file; one that isn't there is fine."""
-        if not self.exists():  # Azure's client tries to lease what isn't there for seven seconds
-            return
         with self._told_plainly("delete in"):
             try:
                 self.filesystem.delete_file(self.path)
@@ -163,12 +160,8 @@ class Location:
         """
         if self.is_local:
             return _local_entries(Path(self.path))
-        selector = fs.FileSelector(self.path, recursive=True)
-        with self._told_plainly("list"):
-            found = self.filesystem.get_file_info(selector)
         start = len(self.path.rstrip("/")) + 1
-        files = [info for info in found if info.type == fs.FileType.File]
-        named = [Entry(info.path[start:], int(info.size), int(info.mtime_ns or 0)) for info in files]
+        named = [Entry(info.path[start:], int(info.size), int(info.mtime_ns or 0)) for info in self._below()]
         return sorted((entry for entry in named if not _hidden(entry.name)), key=lambda entry: entry.name)
 
     def sweep(self, *, older_s: float = 3600.0) -> None:
@@ -176,13 +169,13 @@ class Location:
         if self.is_local:
             _sweep_local(Path(self.path), older_s)
         elif self.filesystem.type_name == AZURE:
-            for info in self._below():
+            for info in self._below(missing_ok=True):
                 if Path(info.path).name.startswith(TEMPORARY_PREFIX) and time.time() - (info.mtime_ns or 0) / 1e9 > older_s:
                     Location(self.filesystem, info.path).remove()
 
-    def _below(self) -> list[fs.FileInfo]:
+    def _below(self, *, missing_ok: bool = False) -> list[fs.FileInfo]:
         with self._told_plainly("list"):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True, allow_not_found=True))
+            found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True, allow_not_found=missing_ok))
         return [info for info in found if info.type == fs.FileType.File]
 
     @contextmanager
@@ -214,25 +207,29 @@ def _local_entries(folder: Path) -> list[Entry]:
     if not folder.is_dir():
         raise NotFoundError(f"no file or folder {folder}")
     closed: list[Path] = []
-    found: list[Entry] = []
+    found: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = [name for name in folders if not _hidden(name)]
-        for name in names:
-            path = Path(place, name)
-            if _hidden(name):
-                continue
-            try:
-                facts = path.stat()
-            except OSError:  # it is listed, so that reading it tells what is wrong with it
-                found.append(Entry(path.relative_to(folder).as_posix(), 0, 0))
-                continue
-            if stat.S_ISREG(facts.st_mode):
-                changed_ns = max(facts.st_mtime_ns, facts.st_ctime_ns)
-                found.append(Entry(path.relative_to(folder).as_posix(), facts.st_size, changed_ns))
+        found += [Path(place, name) for name in names if not _hidden(name)]
     if folder in closed:
         raise StorageError(f"can't list the disk: {folder} may not be read", refused=True)
-    found += [Entry(path.relative_to(folder).as_posix(), 0, 0) for path in closed]
-    return sorted(found, key=lambda entry: entry.name)
+    entries = [_local_entry(folder, path) for path in found] + [Entry(_name(folder, path), 0, 0) for path in closed]
+    return sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.name)
+
+
+def _local_entry(folder: Path, path: Path) -> Entry | None:
+    """Describe a file; None for a device or a pipe."""
+    try:
+        facts = path.stat()
+    except OSError:  # it is listed, so that reading it tells what is wrong with it
+        return Entry(_name(folder, path), 0, 0)
+    if not stat.S_ISREG(facts.st_mode):
+        return None
+    return Entry(_name(folder, path), facts.st_size, max(facts.st_mtime_ns, facts.st_ctime_ns))
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _hidden(name: str) -> bool:
@@ -248,9 +245,13 @@ def _sweep_local(folder: Path, older_s: float) -> None:
             continue
 
 
+def _temporary(name: str) -> str:
+    return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{name}"
+
+
 def _write_local(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{target.name}"
+    temporary = target.parent / _temporary(target.name)
     try:
         with temporary.open("wb") as stream:
             stream.write(data)
