@@ -188,6 +188,22 @@ def test_a_wrong_key_of_azure_is_refused_in_one_line_without_names(azure, monkey
     refuses(locate(azure.uri).join("DOE^JOHN"), "AZURE_STORAGE_ACCOUNT_KEY")
 
 
+def test_what_a_killed_write_left_on_azure_is_swept(azure, monkeypatch):
+    for name, value in azure.environment.items():
+        monkeypatch.setenv(name, value)
+    root = locate(f"{azure.uri}/swept")
+    root.join("g").write(b"1")
+    left = root.join(".tmp-killed", "h")
+    with root.filesystem.open_output_stream(left.path) as stream:
+        stream.write(b"1")
+    assert [entry.name for entry in root.entries()] == ["g"]
+    root.sweep()
+    assert left.exists(), "it may be at work"
+    root.sweep(older_s=-60.0)
+    assert not left.exists()
+    assert root.join("g").read() == b"1"
+
+
 def test_an_azure_account_comes_from_the_uri_or_the_environment(monkeypatch):
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY)

@@ -12,7 +12,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,23 +110,23 @@ class Location:
             if self.filesystem.type_name == AZURE:
                 self._write_aside(data)
             else:
-                self._write_through(data)
+                _put(self.filesystem, self.path, data)
         return self.checksum()
 
-    def _write_through(self, data: bytes) -> None:
-        stream = self.filesystem.open_output_stream(self.path, compression=None)
-        stream.write(data)
-        stream.close()  # not in a with-block: leaving that after an error would complete a torn object
-
     def _write_aside(self, data: bytes) -> None:
-        """Write to another name and copy: pyarrow empties an Azure blob before it writes it, the server copies in one step."""
+        """Write elsewhere and copy: pyarrow empties an Azure blob before it writes it, and the server copies in one step.
+
+        Elsewhere is a folder of its own, for two clients that delete blobs of one folder at a time wait seven seconds for each
+        other.
+        """
         folder, _, name = self.path.rpartition("/")
-        temporary = Location(self.filesystem, f"{folder}/{_temporary(name)}")
+        aside = f"{folder}/{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         try:
-            temporary._write_through(data)
-            self.filesystem.copy_file(temporary.path, self.path)
+            _put(self.filesystem, f"{aside}/{name}", data)
+            self.filesystem.copy_file(f"{aside}/{name}", self.path)
         finally:
-            temporary.remove()
+            with suppress(FileNotFoundError):  # nothing was written
+                self.filesystem.delete_dir(aside)
 
     def checksum(self) -> str:
         """Return the store's own checksum of a file, its ETag; empty on a local disk.
@@ -169,9 +169,11 @@ class Location:
         if self.is_local:
             _sweep_local(Path(self.path), older_s)
         elif self.filesystem.type_name == AZURE:
-            for info in self._below(missing_ok=True):
-                if Path(info.path).name.startswith(TEMPORARY_PREFIX) and time.time() - (info.mtime_ns or 0) / 1e9 > older_s:
-                    Location(self.filesystem, info.path).remove()
+            written = [info for info in self._below(missing_ok=True) if TEMPORARY_PREFIX in info.path]
+            old = [info.path for info in written if time.time() - (info.mtime_ns or 0) / 1e9 > older_s]
+            with self._told_plainly("delete in"):
+                for folder in {path.rpartition("/")[0] for path in old}:
+                    self.filesystem.delete_dir(folder)
 
     def _below(self, *, missing_ok: bool = False) -> list[fs.FileInfo]:
         with self._told_plainly("list"):
@@ -245,13 +247,15 @@ def _sweep_local(folder: Path, older_s: float) -> None:
             continue
 
 
-def _temporary(name: str) -> str:
-    return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{name}"
+def _put(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
+    stream = filesystem.open_output_stream(path, compression=None)
+    stream.write(data)
+    stream.close()  # not in a with-block: leaving that after an error would complete a torn object
 
 
 def _write_local(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / _temporary(target.name)
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{target.name}"
     try:
         with temporary.open("wb") as stream:
             stream.write(data)
