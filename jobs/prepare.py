@@ -1,6 +1,6 @@
 """``ray job submit --working-dir . -- python jobs/prepare.py --config prepare.toml``: plan a cohort and prepare it.
 
-Keys: root, prepared; optional a table ``plan`` of fields to override.
+Keys: root, prepared; optional task, and a table ``plan`` of fields to override.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from typing import Any
 
 import medray
 from medray.cli.job import run_job
+from medray.preprocessing.plan import TaskName
 
 
-def step(root: str, prepared: str, plan: dict[str, Any] | None = None) -> dict[str, object]:
+def step(root: str, prepared: str, task: TaskName = "segmentation", plan: dict[str, Any] | None = None) -> dict[str, object]:
     """Prepare and report."""
     cohort = medray.open_cohort(root)
-    made = medray.prepare(cohort, medray.plan(cohort, changes=plan), prepared)
+    made = medray.prepare(cohort, medray.plan(cohort, task=task, changes=plan), prepared)
     return {"cohort": cohort.index.id, "prepared": prepared, "cases": len(made.cases)}
 
 

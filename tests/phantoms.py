@@ -16,7 +16,7 @@ LABELS = LabelSchema({"ball": 1, "core": 4})
 SMALL_PLAN = {
     "patch": [16, 16, 16],
     "network": {"name": "unet", "features": [8, 16]},
-    "label_weights": [1.0, 1.0, 1.0],
+    "target_weights": [1.0, 1.0, 1.0],
     "val": 0.2,
     "test": 0.2,
 }

@@ -26,7 +26,7 @@ _HOMES = {
     "fit": "medray.training.trainer",
     "ingest": "medray.ingestion.pipeline",
     "open_cohort": "medray.cohort.cohort",
-    "plan": "medray.preprocessing.plan",
+    "plan": "medray.preprocessing.planning",
     "predict": "medray.inference.predict",
     "prepare": "medray.preprocessing.prepare",
 }
@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from medray.inference.predict import predict
     from medray.inference.predictor import Predictor
     from medray.ingestion.pipeline import ingest
-    from medray.preprocessing.plan import Plan, plan
+    from medray.preprocessing.plan import Plan
+    from medray.preprocessing.planning import plan
     from medray.preprocessing.prepare import prepare
     from medray.registry.card import ModelCard, card_from_run
     from medray.registry.registry import Registry

@@ -176,4 +176,4 @@ def _first_problem(error: ValidationError, kind: type[Any], what: str) -> str:
     if first["type"] in {"missing", "missing_argument"}:
         return f"{what}: key {key!r} is missing{rest}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{what}: {key or 'value'} = {first['input']!r}: {message}{rest}"
+    return f"{what}: {key} = {first['input']!r}: {message}{rest}" if key else f"{what}: {message}{rest}"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from medray import config
-from medray.preprocessing.plan import plan
+from medray.preprocessing.planning import plan
 
 
 def medray(*words, **kw):

@@ -1,28 +1,28 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from medray.evaluation.overlap import dice
+from medray.evaluation.overlap import overlap
 
-masks = hnp.arrays(np.uint8, (3, 3, 3), elements=st.integers(0, 3))
+masks = hnp.arrays(np.bool_, (3, 3, 3))
 
 
 @given(masks, masks)
 def test_symmetric_and_between_0_and_1(first, second):
-    labels = {"a": 1, "b": 2}
-    found, other = dice(first, second, labels), dice(second, first, labels)
-    for name in labels:
-        assert np.isnan(found[name]) == np.isnan(other[name])
-        if not np.isnan(found[name]):
-            assert found[name] == other[name]
-            assert 0 <= found[name] <= 1
+    found, other = overlap(first, second).dice, overlap(second, first).dice
+    assert np.isnan(found) == np.isnan(other)
+    if not np.isnan(found):
+        assert found == other
+        assert 0 <= found <= 1
 
 
 def test_by_hand():
-    truth = np.array([[[1, 1, 2, 0]]], np.uint8)
-    predicted = np.array([[[1, 2, 2, 0]]], np.uint8)
-    assert dice(predicted, truth, {"a": 1, "b": 2, "c": 3})["a"] == pytest.approx(2 / 3)
-    assert dice(truth, truth, {"a": 1})["a"] == 1
-    assert np.isnan(dice(truth, truth, {"c": 3})["c"])
+    truth = np.array([[[True, True, False, False]]])
+    predicted = np.array([[[True, False, False, False]]])
+    assert overlap(predicted, truth).dice == pytest.approx(2 / 3)
+    assert overlap(predicted, truth).volume_error == -0.5
+    assert overlap(truth, truth).dice == 1
+    assert np.isnan(overlap(truth & False, truth & False).dice)
+    assert overlap(truth, truth & False).dice == 0
+    assert np.isnan(overlap(truth, truth & False).volume_error)

@@ -10,7 +10,7 @@ from medray.errors import ImageError, InputError, NotFoundError
 from medray.imaging.volume import Volume
 from medray.inference.predictor import Predictor
 from medray.models.networks import build_model
-from medray.preprocessing.plan import plan
+from medray.preprocessing.planning import plan
 from tests.phantoms import SMALL_PLAN, grid, orientations, phantom
 
 
@@ -18,7 +18,7 @@ def model_folder(folder, cohort, **changes):
     """An untrained model: what matters here is that it is one and the same function everywhere."""
     recipe = plan(cohort, changes=SMALL_PLAN | changes)
     torch.manual_seed(0)
-    network = build_model(recipe.network, 1, 3)
+    network = build_model(recipe.network, 1, 3, recipe.patch)
     folder.mkdir(exist_ok=True)
     save_file(network.state_dict(), folder / "weights.safetensors")
     (folder / "plan.json").write_text(json.dumps(config.dump(recipe)))
@@ -72,8 +72,8 @@ def test_validation_and_serving_share_the_path(predictor, scan):
     from medray.preprocessing.case import prepare_image
 
     prepared = prepare_image(scan, predictor.plan)
-    mask = predictor.predict_prepared(prepared.voxels.astype(np.float32))
-    assert mask.shape == prepared.shape
+    answer = predictor.answer(prepared.voxels.astype(np.float32))
+    assert answer.mask.shape == (1, *prepared.shape)
 
 
 def test_bad_model_folders_are_refused(tmp_path, phantom_cohort):

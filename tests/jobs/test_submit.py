@@ -15,7 +15,7 @@ import pytest
 
 from medray.cohort.cohort import open_cohort
 from medray.cohort.splits import Split
-from medray.preprocessing.plan import plan
+from medray.preprocessing.planning import plan
 from medray.preprocessing.prepare import Preparation, prepare_case
 from medray.preprocessing.prepared import CaseRow, commit_prepared
 from medray.registry.registry import Registry

@@ -4,18 +4,74 @@ import torch
 from medray import config
 from medray.errors import ConfigError
 from medray.models.networks import NETWORKS, build_model
-from medray.models.spec import NetworkSpec
+from medray.models.spec import COARSE, FEATURES, NetworkSpec
+
+SMALL = {
+    "unet": (4, 8, 16),
+    "dynunet": (4, 8, 16),
+    "segresnet": (8, 16, 32),
+    "unetr": (4, 24),
+    "swinunetr": (12, 24, 48, 96),
+    "resnet": (4, 8, 8, 8),
+    "densenet": (4, 4),
+    "vit": (16, 16),
+}
+
+
+def test_every_network_has_features_to_start_from():
+    assert NETWORKS.keys() == FEATURES.keys() == SMALL.keys()
+    for name, features in FEATURES.items():
+        assert NetworkSpec(name=name, features=features).divisor >= 2
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 @pytest.mark.parametrize("norm", ["batch", "instance"])
-def test_every_network_answers_on_its_input_s_grid(name, norm):
-    spec = NetworkSpec(name=name, features=(4, 8, 16), norm=norm)
-    assert spec.divisor == 4
-    out = build_model(spec, 1, 3).eval()(torch.zeros(2, 1, 16, 8, 12))
-    assert out.shape == (2, 3, 16, 8, 12)
+@pytest.mark.parametrize("flat", [False, True])
+def test_every_network_answers_on_its_input_s_grid(name, norm, flat):
+    spec = NetworkSpec(name=name, features=SMALL[name], norm=norm)
+    patch = (3 * spec.divisor, 2 * spec.divisor, 1 if flat else 2 * spec.divisor)
+    assert spec.fits(patch)
+    out = build_model(spec, 2, 3, patch).eval()(torch.zeros(1, 2, *patch))
+    assert out.shape == (1, 3, *patch)
 
 
-def test_specs_are_checked():
-    with pytest.raises(ConfigError, match="features"):
-        config.load(NetworkSpec, {"features": [8]}, what="the plan")
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_weight_of_every_network_learns(name):
+    spec = NetworkSpec(name=name, features=SMALL[name])
+    patch = (spec.divisor * 2, spec.divisor * 2, spec.divisor * 2)
+    model = build_model(spec, 1, 2, patch)
+    model(torch.randn(2, 1, *patch)).square().mean().backward()
+    assert not [key for key, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_a_coarse_network_repeats_its_values(name):
+    spec = NetworkSpec(name=name, features=SMALL[name])
+    patch = (32, 32, 16)
+    out = build_model(spec, 1, 1, patch).eval()(torch.randn(1, 1, *patch))
+    assert len(out.unique()) <= 32 * 32 * 16 / 8**3
+
+
+def test_deep_supervision_answers_at_several_depths_in_training_alone():
+    spec = NetworkSpec(name="dynunet", features=(4, 8, 16, 32), deep_supervision=True)
+    model = build_model(spec, 1, 3, (16, 16, 16))
+    assert model(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 3, 3, 16, 16, 16)
+    assert model.eval()(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
+    flat = build_model(spec, 1, 3, (16, 16, 1))
+    assert flat(torch.zeros(1, 1, 16, 16, 1)).shape == (1, 3, 3, 16, 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"features": [8]}, "features"),
+        ({"name": "vit", "features": [8, 16]}, "equally wide"),
+        ({"name": "swinunetr", "features": [12, 24, 48, 95]}, "doubles"),
+        ({"name": "resnet", "features": [8, 16]}, "a resnet has 4"),
+        ({"name": "unet", "deep_supervision": True}, "use a dynunet"),
+        ({"name": "alexnet"}, "name = 'alexnet'"),
+    ],
+)
+def test_specs_are_checked(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        config.load(NetworkSpec, settings, what="the plan")

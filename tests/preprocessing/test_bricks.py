@@ -56,18 +56,32 @@ def test_rare_labels_are_drawn_as_often_as_common_ones(tmp_path, rng):
     mask[:50, :50, :50] = 1
     mask[90, 80, 70] = 2
     case = opened(tmp_path, np.zeros((1, *mask.shape), np.float16), mask)
-    drawn = [case.labelled_voxel(rng) for _ in range(400)]
+    drawn = [case.labelled_voxel(rng, (1, 2)) for _ in range(400)]
     rare = sum(place == (90, 80, 70) for place in drawn)
     assert 140 < rare < 260
     assert all(mask[place] for place in drawn)
     common = np.array([place for place in drawn if place != (90, 80, 70)])
     assert common.min(axis=0).max() < 6, "every part of the label is reached"
     assert common.max(axis=0).min() > 43
+    assert {case.labelled_voxel(rng, (2,)) for _ in range(20)} == {(90, 80, 70)}
 
 
 def test_no_labels_give_no_voxel(tmp_path, rng):
     case = opened(tmp_path, np.zeros((1, 5, 5, 5), np.float16), np.zeros((5, 5, 5), np.uint8))
-    assert case.labelled_voxel(rng) is None
+    assert case.labelled_voxel(rng, (1, 2)) is None
+
+
+def test_a_case_without_a_label_map_is_all_background_and_a_third_smaller(tmp_path):
+    image, mask = arrays((70, 20, 9))
+    write_case(locate(tmp_path).join("with.arrow"), "s1", image, mask)
+    write_case(locate(tmp_path).join("without.arrow"), "s1", image, None, present=["tumour", "oedema"])
+    case = read_case(locate(tmp_path).join("without.arrow"))
+    assert case.present == {"oedema", "tumour"}
+    assert np.array_equal(case.image, image)
+    assert case.mask.shape == mask.shape
+    assert not case.mask.any()
+    sizes = [(tmp_path / name).stat().st_size for name in ("without.arrow", "with.arrow")]
+    assert sizes[0] < 0.75 * sizes[1]
 
 
 def test_damage_and_absence_are_one_clear_error(tmp_path):

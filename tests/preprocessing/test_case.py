@@ -4,7 +4,7 @@ import pytest
 from medray.errors import ImageError
 from medray.imaging.volume import Volume
 from medray.preprocessing.case import prepare_image, prepare_mask
-from medray.preprocessing.plan import plan
+from medray.preprocessing.planning import plan
 from tests.phantoms import grid, orientations, phantom
 
 

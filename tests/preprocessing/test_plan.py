@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from medray import config
+from medray.cohort.cohort import Cohort
 from medray.errors import ConfigError, InputError
-from medray.preprocessing.plan import plan, read_plan
+from medray.preprocessing.plan import read_plan
+from medray.preprocessing.planning import plan
 from tests.phantoms import LABELS
 
 
@@ -28,8 +32,12 @@ def test_changes_override_and_are_marked(phantom_cohort):
     [
         ({"spacing": [1, 1, 1]}, "unknown key 'spacing'"),
         ({"patch": [30, 30, 30]}, "multiples of 8"),
-        ({"network": {"name": "resnet"}}, "network.name = 'resnet'"),
-        ({"label_weights": [1.0]}, "label_weights needs 3 numbers"),
+        ({"network": {"name": "resnet"}}, "a segmentation needs an answer at each voxel"),
+        ({"network": {"name": "lenet"}}, "name = 'lenet'"),
+        ({"targets": ["ball", "ball"]}, "each may stand there once"),
+        ({"targets": ["liver"]}, "'liver' is no label of the cohort: ball, core"),
+        ({"regions": {"whole": ["ball", "shell"]}}, "'shell' is no label"),
+        ({"target_weights": [1.0]}, "target_weights needs 3 numbers"),
         ({"order": 2}, "order = 2"),
     ],
 )
@@ -44,31 +52,82 @@ def test_another_schema_version_is_refused(phantom_cohort):
         read_plan(config.dump(plan(phantom_cohort)) | {"schema_version": 7})
 
 
+def with_rows(cohort, change):
+    """The same cohort with other facts in its manifest."""
+    other = Cohort(cohort.root, cohort.index)
+    other.__dict__["rows"] = tuple(change(row) for row in cohort.rows)
+    return other
+
+
 def test_a_large_field_of_view_is_made_coarser(phantom_cohort):
-    from dataclasses import replace
-
-    from medray.cohort.cohort import Cohort
-
-    wide = replace(phantom_cohort.index.fingerprint, extent_mm=(512.0, 512.0, 512.0), spacing_mm=(1.0, 1.0, 1.0))
-    made = plan(Cohort(phantom_cohort.root, replace(phantom_cohort.index, fingerprint=wide)))
+    wide = with_rows(phantom_cohort, lambda row: replace(row, shape=(512, 512, 512), spacing_mm=(1.0, 1.0, 1.0)))
+    made = plan(wide)
     assert made.spacing_mm == pytest.approx((3.175,) * 3, abs=1e-3)
     assert "coarser" in made.reasons["spacing_mm"]
 
 
 def test_ct_gets_a_window(phantom_cohort):
-    from dataclasses import replace
-
-    from medray.cohort.cohort import Cohort
-
-    ct = replace(phantom_cohort.index.fingerprint, modalities={"CT": 9})
-    made = plan(Cohort(phantom_cohort.root, replace(phantom_cohort.index, fingerprint=ct)))
+    made = plan(with_rows(phantom_cohort, lambda row: replace(row, modality="CT")))
     assert made.intensity.method == "window-zscore"
 
 
+def test_a_network_by_name_comes_with_its_own_size(phantom_cohort):
+    made = plan(phantom_cohort, changes={"network": {"name": "swinunetr"}})
+    assert made.network.features == (12, 24, 48, 96)
+    assert made.patch == (64, 64, 64)
+    assert plan(phantom_cohort, changes={"network": {"name": "unetr", "features": [8, 48]}}).network.features == (8, 48)
+
+
+def test_pictures_get_a_flat_network(phantom_cohort):
+    pictures = with_rows(phantom_cohort, lambda row: replace(row, shape=(300, 90, 1), spacing_mm=(0.5, 0.5, 4.0)))
+    made = plan(pictures)
+    assert made.patch == (256, 96, 1)
+    assert made.spacing_mm == (0.5, 0.5, 4.0)
+    numbers = iter(range(99))
+    some = with_rows(pictures, lambda row: replace(row, findings=("odd",) if next(numbers) % 2 else ()))
+    assert plan(some, task="diagnosis").patch == (304, 96, 1), "the whole picture"
+
+
+def test_detection_leaves_out_what_fills_the_image(phantom_cohort):
+    def small_core(row):
+        return replace(row, statistics=replace(row.statistics, label_voxels={"ball": 9000, "core": 90}))
+
+    assert plan(with_rows(phantom_cohort, small_core), task="detection").targets == ("core",)
+    assert plan(phantom_cohort, task="detection").targets == ("ball", "core")
+
+
+def findings(*names):
+    """Give each row the names that its number says."""
+    numbers = iter(range(99))
+    return lambda row: replace(row, findings=names[next(numbers) % len(names)])
+
+
+def test_a_diagnosis_is_of_what_some_images_have(phantom_cohort):
+    made = plan(with_rows(phantom_cohort, findings(("nodule",), (), ("nodule", "effusion"))), task="diagnosis")
+    assert made.targets == ("effusion", "nodule")
+    assert not made.exclusive
+    assert made.target_weights == (2.0, 0.5)
+    assert not made.maps
+    assert all(side % made.network.divisor == 0 for side in made.patch)
+    longest = max(row.shape[0] * row.spacing_mm[0] for row in phantom_cohort.rows)
+    assert made.patch[0] * made.spacing_mm[0] >= longest, "a diagnosis looks at whole images"
+
+
+def test_findings_of_which_each_image_has_one_exclude_each_other(phantom_cohort):
+    made = plan(with_rows(phantom_cohort, findings(("benign",), ("malignant",))), task="diagnosis")
+    assert made.exclusive
+    assert made.targets == ("benign", "malignant")
+
+
+def test_nothing_to_tell_apart_is_an_error(phantom_cohort):
+    with pytest.raises(InputError, match="no finding is in some"):
+        plan(phantom_cohort, task="diagnosis")
+    with pytest.raises(InputError, match="finding 'ball' is in some"):
+        plan(phantom_cohort, task="diagnosis", changes={"targets": ["ball"]})
+    with pytest.raises(ConfigError, match="task 'prognosis' is unknown"):
+        plan(phantom_cohort, task="prognosis")
+
+
 def test_a_cohort_without_labels_can_t_be_planned(phantom_cohort):
-    from dataclasses import replace
-
-    from medray.cohort.cohort import Cohort
-
     with pytest.raises(InputError, match="no labelled series"):
         plan(Cohort(phantom_cohort.root, replace(phantom_cohort.index, labels=None)))

@@ -2,7 +2,7 @@ import pytest
 
 from medray.errors import NotFoundError
 from medray.preprocessing.bricks import read_case
-from medray.preprocessing.plan import plan
+from medray.preprocessing.planning import plan
 from medray.preprocessing.prepare import Preparation, prepare_case
 from medray.preprocessing.prepared import CaseRow, commit_prepared, open_prepared
 from medray.storage.location import locate

@@ -1,7 +1,7 @@
 import pytest
 
 from medray.errors import ConfigError, NotFoundError
-from medray.preprocessing.plan import plan
+from medray.preprocessing.planning import plan
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.storage.location import locate

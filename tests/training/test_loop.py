@@ -7,7 +7,7 @@ import torch
 
 from medray.errors import InputError
 from medray.preprocessing.bricks import read_case, write_case
-from medray.preprocessing.plan import plan
+from medray.preprocessing.planning import plan
 from medray.preprocessing.prepare import Preparation, prepare_case
 from medray.storage.location import locate
 from medray.training.config import FitConfig

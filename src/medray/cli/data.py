@@ -153,13 +153,13 @@ def reidentify(
 def plan(
     root: Root,
     output: Annotated[str, typer.Option("-o", "--output", help="Where the plan goes.")] = "plan.json",
-    task: Annotated[str, typer.Option(help="What to learn.")] = "segmentation",
+    task: Annotated[str, typer.Option(help="segmentation, diagnosis or detection.")] = "segmentation",
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value; dots nest.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a plan from a cohort's fingerprint, each choice with its reason."""
     from medray.cohort.cohort import open_cohort
-    from medray.preprocessing.plan import plan as make
+    from medray.preprocessing.planning import plan as make
     from medray.storage.location import locate
 
     made = config.dump(make(open_cohort(root), task=task, changes=config.overrides(changes or ())))

@@ -139,7 +139,7 @@ def _model(story: Story, cohort: Cohort, length: dict[str, Any], bars: Any) -> t
         evaluation = score_cases(medray.Predictor.load(Path(run.model.path)), cohort, rows, bars)
     with story.stage("register"):
         registry = medray.Registry()
-        version = registry.register(card_from_run(run, plan=plan, test=evaluation.means), run.model)
+        version = registry.register(card_from_run(run, plan=plan, test=evaluation.scores), run.model)
         registry.promote(str(version))
     story.facts["model"] = f"{version} @champion"
     return run, evaluation, rows
@@ -193,8 +193,8 @@ def _table(story: Story, evaluation: Evaluation) -> None:
     table = Table(title="medray demo: real anatomy, simulated variation", title_justify="left")
     table.add_column("what")
     table.add_column("result", justify="right")
-    for label, score in evaluation.means.items():
-        low, high = evaluation.intervals[label]
+    for label, score in evaluation.scores.items():
+        low, high = evaluation.intervals[label][evaluation.measure]
         table.add_row(f"Dice, {label}, held out", f"{score:.3f} [{low:.3f}, {high:.3f}]")
     for label, volume in story.facts["http"]["volumes_ml"].items():
         table.add_row(f"volume over HTTP, {label}", f"{volume:.1f} ml")

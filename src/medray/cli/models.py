@@ -67,7 +67,7 @@ def evaluate(
     with progress() as on_progress:
         found = run(model, open_cohort(root), split=split, on_progress=on_progress)
     plain = found.plain()
-    summary = {"model": model, "split": split, "cases": len(found.cases), "means": plain["means"]}
+    summary = {"model": model, "split": split, "cases": len(found.cases), "summary": plain["summary"]}
     show({**summary, "intervals": plain["intervals"]} | ({"by_case": plain["cases"]} if as_json else {}), as_json=as_json)
 
 
@@ -80,11 +80,11 @@ def predict(
     form: Annotated[str, typer.Option("--format", help="nifti, nrrd or json.")] = "nifti",
     as_json: Json = False,
 ) -> None:
-    """Segment one image."""
+    """Segment, diagnose or detect on one image."""
     from medray.inference.predict import predict as run
 
     found = run(model, source, output, form=form)  # type: ignore[arg-type]
-    show({"output": output, "volumes_ml": found.volumes_ml, "seconds": found.latencies}, as_json=as_json)
+    show({"output": output, **found.plain(), "seconds": found.latencies}, as_json=as_json)
 
 
 def serve(

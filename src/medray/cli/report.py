@@ -95,7 +95,7 @@ def write_report(target: Path, cohort: Cohort, run: Run, evaluation: Evaluation,
 
 
 def _caption(row: SeriesRow, evaluation: Evaluation) -> str:
-    scores = ", ".join(f"{label} {score:.3f}" for label, score in evaluation.cases[row.series].items())
+    scores = ", ".join(f"{label} {found['dice']:.3f}" for label, found in evaluation.cases[row.series].items())
     spacing = " × ".join(f"{value:.2f}" for value in row.spacing_mm)
     return f"Subject {row.subject}: {spacing} mm along L, P, S; Dice {scores}"
 
@@ -157,8 +157,8 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> str:
 
 def _scores_table(evaluation: Evaluation) -> str:
     rows = [
-        (label, f"{score:.3f}", f"{evaluation.intervals[label][0]:.3f} to {evaluation.intervals[label][1]:.3f}")
-        for label, score in evaluation.means.items()
+        (label, f"{score:.3f}", "{:.3f} to {:.3f}".format(*evaluation.intervals[label][evaluation.measure]))
+        for label, score in evaluation.scores.items()
     ]
     return _table(("label", f"mean Dice of {len(evaluation.cases)} scans", "95 % interval, by patient"), rows)
 

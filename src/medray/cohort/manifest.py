@@ -69,6 +69,11 @@ class SeriesRow:
         """Pseudonym of the DICOM series that the row is a part of; means nothing for a file."""
         return self.series.rpartition("-")[0]
 
+    @property
+    def present(self) -> frozenset[str]:
+        """What is known to be in the image: findings from a table, and labels that some voxel of the label map has."""
+        return frozenset(self.findings) | {name for name, count in self.statistics.label_voxels.items() if count}
+
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
 class QuarantineRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from medray.cohort.cohort import Cohort
 from medray.cohort.manifest import SeriesRow
 from medray.cohort.splits import Split, split_subjects
 from medray.errors import InputError
-from medray.evaluation.interval import bootstrap_interval
+from medray.evaluation.interval import bootstrap_intervals
 from medray.inference.predictor import Predictor
-from medray.preprocessing.plan import Plan
+from medray.preprocessing.plan import Plan, learnable
 from medray.registry.registry import Registry
+from medray.tasks.answer import Record, Summary, Truth
 from medray.tasks.task import task_of
 
 __all__ = ["Evaluation", "evaluate", "score_cases"]
@@ -28,19 +30,27 @@ class Evaluation:
     """Scores of a model on cases.
 
     Attributes:
-        cases: Series to label to score; NaN where a label is in neither mask.
-        means: Label to mean over the cases that have it.
-        intervals: Label to its 95 % bootstrap interval by patient.
+        measure: By which the task compares models.
+        cases: Series to target to measurement; NaN where a target is in neither mask.
+        summary: Target to measure to number, over the cases that have it.
+        intervals: Target to measure to its 95 % bootstrap interval by patient.
     """
 
-    cases: Mapping[str, Mapping[str, float]]
-    means: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
+    measure: str
+    cases: Mapping[str, Record]
+    summary: Summary
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Target to number, by the task's measure; targets that have none are left out."""
+        found = {name: measures[self.measure] for name, measures in self.summary.items()}
+        return {name: value for name, value in found.items() if not np.isnan(value)}
 
     def plain(self) -> dict[str, Any]:
-        """Return JSON-ready data, NaN as None."""
-        cases = {name: {label: _number(score) for label, score in scores.items()} for name, scores in self.cases.items()}
-        return {"cases": cases, "means": dict(self.means), "intervals": {k: list(v) for k, v in self.intervals.items()}}
+        """Return JSON-ready data, NaN and infinity as None."""
+        plain: dict[str, Any] = _plain({"summary": self.summary, "intervals": self.intervals, "cases": self.cases})
+        return {"measure": self.measure, **plain}
 
 
 def evaluate(
@@ -55,7 +65,7 @@ def evaluate(
 
     Args:
         model: ``name``, ``name@alias`` or ``name/version``.
-        cohort: With label maps.
+        cohort: With what the task is learned from: label maps or findings.
         split: Which subjects; those that the model was trained or chosen on never count as test.
         registry: The default one when None.
         on_progress: Called with ``("evaluate", done, total)``.
@@ -66,7 +76,7 @@ def evaluate(
     """
     store = registry or Registry()
     card = store.card(model)
-    if cohort.index.labels != card.plan.labels:
+    if card.plan.maps and cohort.index.labels != card.plan.labels:
         raise InputError(f"{model} knows labels {dict(card.plan.labels.names)}; cohort {cohort.index.id} has others")
     rows = held_out(cohort, card.plan, split)
     if split == "test":
@@ -77,8 +87,8 @@ def evaluate(
 
 
 def held_out(cohort: Cohort, plan: Plan, split: Split) -> list[SeriesRow]:
-    """Return the labelled series of a plan's split."""
-    rows = [row for row in cohort.rows if row.label]
+    """Return the series of a plan's split that its task could learn from."""
+    rows = learnable(cohort.rows, plan.task)
     splits = split_subjects((row.subject for row in rows), val=plan.val, test=plan.test)
     return [row for row in rows if splits[row.subject] == split]
 
@@ -89,29 +99,37 @@ def score_cases(
     rows: Sequence[SeriesRow],
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Evaluation:
-    """Predict each series and score it against its label map.
+    """Predict each series and score it against what is known of it.
 
     Raises:
         InputError: If there are no rows.
     """
     if not rows:
         raise InputError(f"cohort {cohort.index.id} has no labelled subject left to score: none is held out")
-    task, cases = task_of(predictor.plan), {}
+    task, cases, patients = task_of(predictor.plan), {}, defaultdict(list)
     for done, row in enumerate(rows, start=1):
-        predicted = predictor.predict(cohort.volume(row)).mask.voxels[0]
-        cases[row.series] = dict(task.score(predicted, cohort.mask(row)))
+        volume = cohort.volume(row)
+        truth = Truth(cohort.mask(row) if predictor.plan.maps else None, volume.spacing_mm, row.present)
+        cases[row.series] = task.compare(predictor.predict(volume).answer, truth)
+        patients[row.subject].append(cases[row.series])
         on_progress("evaluate", done, len(rows))
-    by_label: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        for label, score in cases[row.series].items():
-            if not np.isnan(score):
-                by_label[label][row.subject].append(score)
+    summary = task.summarise(list(cases.values()))
+    ends = bootstrap_intervals(patients, lambda records: _flat(task.summarise(records)))
     return Evaluation(
+        measure=task.measure,
         cases=cases,
-        means={label: float(np.mean([s for scores in found.values() for s in scores])) for label, found in by_label.items()},
-        intervals={label: bootstrap_interval(found) for label, found in by_label.items()},
+        summary=summary,
+        intervals={name: {measure: ends[f"{name} {measure}"] for measure in found} for name, found in summary.items()},
     )
 
 
-def _number(score: float) -> float | None:
-    return None if np.isnan(score) else score
+def _flat(summary: Summary) -> dict[str, float]:
+    return {f"{name} {measure}": value for name, measures in summary.items() for measure, value in measures.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -29,13 +29,15 @@ def predict(
         model: ``name``, ``name@alias`` or ``name/version``.
         source: A NIfTI, NRRD, MetaImage or DICOM file, a zip of DICOM or a DICOM folder.
         output: The file to write.
-        form: ``"nifti"`` or ``"nrrd"``: the mask on the source grid, gzip; ``"json"``: volumes in ml.
+        form: ``"nifti"`` or ``"nrrd"``: the mask of a segmentation or the saliency of a diagnosis on the source grid, gzip;
+            ``"json"``: volumes in ml, probabilities or boxes.
         registry: The default one when None.
 
     Raises:
         NotFoundError: If the model or the source isn't there.
         ImageError: If the source can't be read.
         ConfigError: If the format is unknown.
+        InputError: If an image is asked for and the model gives none.
     """
     if form not in ("nifti", "nrrd", "json"):
         raise ConfigError(f"format {form!r} is unknown: use nifti, nrrd or json")
@@ -44,11 +46,11 @@ def predict(
     volume = read_image_path(Path(source))
     prediction = Predictor.load(store.fetch(str(version))).predict(volume)
     if form == "nifti":
-        data = write_nifti(prediction.mask)
+        data = write_nifti(prediction.image)
     elif form == "nrrd":
-        data = write_nrrd(prediction.mask)
+        data = write_nrrd(prediction.image)
     else:
-        data = json.dumps({"model": str(version), "volumes_ml": dict(prediction.volumes_ml)}).encode()
+        data = json.dumps({"model": str(version), **prediction.plain()}).encode()
     locate(output).write(data)
     open_trail().record([Event("model.predict", str(version))])
     return prediction

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,11 @@ from medray.models.networks import build_model
 from medray.preprocessing.case import frame_of, prepare_image
 from medray.preprocessing.foreground import shape_of
 from medray.preprocessing.plan import Plan, read_plan
+from medray.tasks.answer import Answer
 from medray.tasks.task import task_of
-from medray.types import Mask, Shape
+from medray.types import Affine, Shape, Voxels
 
 __all__ = ["Prediction", "Predictor"]
-
-IMAGE_CHANNELS = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,14 +35,49 @@ class Prediction:
     """A result on the image's own grid.
 
     Attributes:
-        mask: One uint8 channel of label values, with the source's affine.
-        volumes_ml: Label name to volume in millilitres.
+        answer: What the task says.
+        shape: The source grid's voxels along I, J, K.
+        affine: The source grid's.
+        volumes_ml: Of a segmentation: target to volume in millilitres.
         latencies: Stage to seconds: ``preprocess``, ``network``, ``postprocess``.
     """
 
-    mask: Volume
+    answer: Answer
+    shape: Shape
+    affine: Affine
     volumes_ml: Mapping[str, float]
     latencies: Mapping[str, float]
+
+    @property
+    def mask(self) -> Volume:
+        """Of a segmentation: uint8 label values in one channel or, where targets overlap, a channel of 0 and 1 for each.
+
+        Raises:
+            InputError: If the model is for something else.
+        """
+        return self._volume(self.answer.mask, "mask")
+
+    @property
+    def image(self) -> Volume:
+        """The mask or, of a diagnosis, how much each voxel speaks for each target: float32, 0 to 1, a channel a target.
+
+        Raises:
+            InputError: If the model gives neither.
+        """
+        return self._volume(self.answer.saliency if self.answer.mask is None else self.answer.mask, "image")
+
+    def plain(self) -> dict[str, Any]:
+        """Return what the task says as JSON-ready data, images left out."""
+        if self.answer.mask is not None:
+            return {"volumes_ml": {name: round(value, 4) for name, value in self.volumes_ml.items()}}
+        if self.answer.saliency is not None:
+            return {"probabilities": {name: round(value, 6) for name, value in self.answer.probabilities.items()}}
+        return {"boxes": [box.plain(self.affine) for box in self.answer.boxes]}
+
+    def _volume(self, voxels: Voxels | None, what: str) -> Volume:
+        if voxels is None:
+            raise InputError(f"this model gives no {what}: ask for json")
+        return Volume(voxels, self.affine)
 
 
 class Predictor:
@@ -72,7 +107,7 @@ class Predictor:
         if not weights.is_file():
             raise NotFoundError(f"no weights.safetensors in {folder}: is it a model folder?")
         plan = read_plan(config.read_file(folder / "plan.json"), what=str(folder / "plan.json"))
-        model = build_model(plan.network, IMAGE_CHANNELS, task_of(plan).channels)
+        model = build_model(plan.network, plan.channels, task_of(plan).channels, plan.patch)
         try:
             model.load_state_dict(load_file(weights))
         except Exception as error:
@@ -88,29 +123,50 @@ class Predictor:
         started = time.perf_counter()
         prepared = prepare_image(volume, self.plan)
         ready = time.perf_counter()
-        probabilities = self.probabilities(prepared.voxels)
+        activated = self._activated(prepared.voxels)
         answered = time.perf_counter()
-        mask = self._onto_source(probabilities, volume)
+        answer = self._onto_source(activated, volume)
         done = time.perf_counter()
         return Prediction(
-            mask=Volume(mask[np.newaxis], volume.affine),
-            volumes_ml=self.plan.labels.volumes_ml(mask, volume.voxel_ml),
+            answer=answer,
+            shape=volume.shape,
+            affine=volume.affine,
+            volumes_ml=self._volumes_ml(answer, volume.voxel_ml),
             latencies={"preprocess": ready - started, "network": answered - ready, "postprocess": done - answered},
         )
 
-    def predict_prepared(self, image: NDArray[np.float16]) -> Mask:
-        """Return label values for a prepared image ``(C, I, J, K)`` on the plan's own grid; for validation."""
-        shape: Shape = (image.shape[1], image.shape[2], image.shape[3])
-        return self._task.decode(self.probabilities(image.astype(np.float32)), shape)
+    def answer(self, image: NDArray[np.float32]) -> Answer:
+        """Answer a prepared image ``(C, I, J, K)`` on the plan's own grid; for validation."""
+        return self._task.decode(self._activated(image), (image.shape[1], image.shape[2], image.shape[3]))
 
-    def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return ``(D, I, J, K)`` on the plan's grid."""
+    def _activated(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the task's map ``(D, I, J, K)`` on the plan's grid."""
         with torch.inference_mode():
-            return slide(lambda patch: self._task.probabilities(self._model(patch)), image, self.plan, self._device)
+            return slide(lambda patch: self._task.activate(self._model(patch)), image, self.plan, self._device)
 
-    def _onto_source(self, probabilities: NDArray[np.float32], volume: Volume) -> Mask:
-        orientation = closest_lps(volume.affine)
+    def _onto_source(self, activated: NDArray[np.float32], volume: Volume) -> Answer:
+        """Decode inside the frame that the plan looks at, and put that where it lies in the source."""
         frame = frame_of(volume, self.plan)
-        mask = np.zeros(orientation.apply(volume.voxels).shape[1:], np.uint8)
-        mask[frame] = self._task.decode(probabilities, shape_of(frame))
-        return np.ascontiguousarray(orientation.inverse.apply(mask))
+        answer = self._task.decode(activated, shape_of(frame))
+        back = closest_lps(volume.affine).inverse
+        upright = volume.reoriented().shape
+
+        def placed(inner: Voxels | None) -> Voxels | None:
+            if inner is None:
+                return None
+            outer = np.zeros((len(inner), *upright), inner.dtype)
+            outer[(slice(None), *frame)] = inner
+            return np.ascontiguousarray(back.apply(outer))
+
+        corner = [span.start for span in frame]
+        boxes = [box.shifted(corner).reoriented(back, upright) for box in answer.boxes]
+        return replace(answer, mask=placed(answer.mask), saliency=placed(answer.saliency), boxes=boxes)
+
+    def _volumes_ml(self, answer: Answer, voxel_ml: float) -> dict[str, float]:
+        if answer.mask is None:
+            return {}
+        if self.plan.regions:
+            counts = answer.mask.sum(axis=(1, 2, 3), dtype=np.int64)
+            return {name: float(count * voxel_ml) for name, count in zip(self.plan.targets, counts, strict=True)}
+        volumes = self.plan.labels.volumes_ml(answer.mask[0], voxel_ml)
+        return {name: volumes[name] for name in self.plan.targets}

@@ -29,9 +29,12 @@ def slide(
         ``(D, I, J, K)``.
     """
     shape = (image.shape[1], image.shape[2], image.shape[3])
-    aggregator = Aggregator(1 + len(plan.labels.names), shape, plan.patch, device)
+    aggregator = None
     for start in tile_starts(shape, plan.patch, overlap=plan.overlap):
         patch = np.ascontiguousarray(crop(image, start, plan.patch), dtype=np.float32)
-        aggregator.add(run(torch.from_numpy(patch)[None].to(device))[0], start)
+        answer = run(torch.from_numpy(patch)[None].to(device))[0]
+        aggregator = aggregator or Aggregator(len(answer), shape, plan.patch, device)
+        aggregator.add(answer, start)
+    assert aggregator is not None, "a volume has a first patch"  # noqa: S101
     blended: NDArray[np.float32] = aggregator.result().cpu().numpy()
     return blended

@@ -4,8 +4,9 @@
 
     cases/<name>.arrow    an Arrow IPC file without compression: a record batch a brick, each one row
                           image   float16 (C, i, j, k)
-                          mask    uint8 (i, j, k), channel numbers
-                          schema metadata: series, shape, and how many voxels of each channel number each brick holds
+                          mask    uint8 (i, j, k), channel numbers; empty where the plan needs no label maps
+                          schema metadata: series, shape, what is present, and how many voxels of each channel number each
+                          brick holds
 
 On a local disk a brick's arrays are views of the page cache, shared by all workers of a host; from an object store a brick is
 one range read.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -48,6 +50,7 @@ class Case:
     Attributes:
         series: Pseudonym.
         shape: I, J, K of the whole.
+        present: What is in the image: see `medray.cohort.manifest.SeriesRow.present`.
         counts: ``(bricks, channel numbers)``: voxels of each number in each brick.
     """
 
@@ -55,6 +58,7 @@ class Case:
         self._reader = reader
         self._lock = threading.Lock()
         self.series = str(facts["series"])
+        self.present = frozenset(str(name) for name in facts["present"])
         self.channels, *shape = (int(n) for n in facts["shape"])
         self.shape: Shape = (shape[0], shape[1], shape[2])
         self.counts: NDArray[np.int64] = np.array(facts["counts"], dtype=np.int64)
@@ -67,7 +71,7 @@ class Case:
 
     @cached_property
     def mask(self) -> Mask:
-        """The whole label map ``(I, J, K)``, channel numbers, read-only."""
+        """The whole label map ``(I, J, K)``, channel numbers, read-only; all background where there is none."""
         return self._whole[1]
 
     def patch(self, start: tuple[int, int, int], size: Shape) -> tuple[Image, Mask]:
@@ -78,12 +82,21 @@ class Case:
         inner = [begin - first for begin, first in zip(start, low, strict=True)]
         return crop(image, inner, size), crop(mask, inner, size)
 
-    def labelled_voxel(self, rng: np.random.Generator) -> tuple[int, int, int] | None:
-        """Draw a voxel of a label that is drawn evenly among those present; None without labels. Reads one brick's mask."""
-        present = np.flatnonzero(self.counts[:, 1:].sum(axis=0)) + 1
-        if not len(present):
+    def labelled_voxel(self, rng: np.random.Generator, among: Sequence[int]) -> tuple[int, int, int] | None:
+        """Draw a voxel of a label that is drawn evenly among those present.
+
+        Args:
+            rng: Source of randomness.
+            among: Channel numbers to choose from.
+
+        Returns:
+            None where the case has none of them. Reads one brick's mask.
+        """
+        found = self.counts.sum(axis=0)
+        present = [number for number in among if number < len(found) and found[number]]
+        if not present:
             return None
-        label = present[rng.integers(len(present))]
+        label = present[int(rng.integers(len(present)))]
         share = self.counts[:, label] / self.counts[:, label].sum()
         brick = int(rng.choice(len(share), p=share))
         inside = np.argwhere(self._brick(brick)[1] == label)
@@ -120,29 +133,31 @@ class Case:
         corner = self._corners[number]
         size = [min(BRICK, n - first) for n, first in zip(self.shape, corner, strict=True)]
         image = np.frombuffer(batch.column("image")[0].as_buffer(), np.float16).reshape(self.channels, *size)
-        return image, np.frombuffer(batch.column("mask")[0].as_buffer(), np.uint8).reshape(size)
+        labels = batch.column("mask")[0].as_buffer()
+        return image, np.frombuffer(labels, np.uint8).reshape(size) if labels.size else np.zeros(size, np.uint8)
 
 
-def write_case(target: Location, series: str, image: Image, mask: Mask) -> None:
+def write_case(target: Location, series: str, image: Image, mask: Mask | None, *, present: Iterable[str] = ()) -> None:
     """Write one case.
 
     Args:
         target: Its file.
         series: Pseudonym.
         image: ``(C, I, J, K)``.
-        mask: ``(I, J, K)``, channel numbers.
+        mask: ``(I, J, K)``, channel numbers; None where none is needed.
+        present: What is in the image.
     """
-    shape: Shape = (mask.shape[0], mask.shape[1], mask.shape[2])
-    labels = int(mask.max()) + 1
+    shape: Shape = (image.shape[1], image.shape[2], image.shape[3])
+    labels = 1 if mask is None else int(mask.max()) + 1
     counts, batches = [], []
     for corner in _corners(shape):
         span = tuple(slice(first, first + BRICK) for first in corner)
-        part = np.ascontiguousarray(mask[span])
-        counts.append(label_counts(part, labels))
+        part = None if mask is None else np.ascontiguousarray(mask[span])
+        counts.append([0] if part is None else label_counts(part, labels))
         voxels = np.ascontiguousarray(image[(slice(None), *span)]).tobytes()
-        columns = [pa.array([data], pa.large_binary()) for data in (voxels, part.tobytes())]
+        columns = [pa.array([data], pa.large_binary()) for data in (voxels, b"" if part is None else part.tobytes())]
         batches.append(pa.record_batch(columns, schema=SCHEMA))
-    facts = json.dumps({"series": series, "shape": [image.shape[0], *shape], "counts": counts})
+    facts = json.dumps({"series": series, "shape": [image.shape[0], *shape], "counts": counts, "present": sorted(present)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, SCHEMA.with_metadata({"case": facts})) as writer:
         for batch in batches:

@@ -29,12 +29,16 @@ def prepare_image(volume: Volume, plan: Plan) -> Volume:
         float32 on the plan's grid.
 
     Raises:
-        ImageError: If the modality isn't one the plan knows, or the grid would be absurdly large.
+        ImageError: If modality or channels aren't those that the plan knows, or the grid would be absurdly large.
     """
     modality = volume.meta.get("modality", "")
     if modality and modality != "OT" and "OT" not in plan.modalities and modality not in plan.modalities:
         known = ", ".join(plan.modalities)
         raise ImageError("wrong-modality", f"the image is {modality}; the model was trained on {known}")
+    if len(volume.voxels) != plan.channels:
+        raise ImageError(
+            "wrong-channels", f"the image has {len(volume.voxels)} channels; the model was trained on {plan.channels}"
+        )
     upright = framed(volume, plan)
     extent = np.multiply(upright.shape, upright.spacing_mm)
     if np.prod(extent / np.array(plan.spacing_mm)) > MAX_GRID_VOXELS:

@@ -17,9 +17,10 @@ from medray.cohort.manifest import SeriesRow
 from medray.cohort.splits import Split, split_subjects
 from medray.engine import stream
 from medray.errors import InputError
+from medray.imaging.labels import LabelSchema
 from medray.preprocessing.bricks import write_case
 from medray.preprocessing.case import prepare_image, prepare_mask
-from medray.preprocessing.plan import Plan
+from medray.preprocessing.plan import Plan, learnable
 from medray.preprocessing.prepared import CaseRow, Prepared, commit_prepared
 from medray.storage.location import Location, locate
 
@@ -48,7 +49,7 @@ def prepare(
     *,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Prepared:
-    """Prepare every labelled series of a cohort.
+    """Prepare every series of a cohort that the plan's task can learn from.
 
     Args:
         cohort: An open cohort.
@@ -57,12 +58,12 @@ def prepare(
         on_progress: Called with ``("prepare", done, total)``.
 
     Raises:
-        InputError: If labels differ, or there are fewer than three labelled subjects.
+        InputError: If labels differ, or there are fewer than three subjects to learn from.
         ImageError: If a series can't be prepared; the cohort was checked at ingestion, so this is a plan's fault.
     """
-    if cohort.index.labels != plan.labels:
+    if (cohort.index.labels or LabelSchema({})) != plan.labels:
         raise InputError(f"the plan's labels {dict(plan.labels.names)} are not those of cohort {cohort.index.id}")
-    rows = [row for row in cohort.rows if row.label]
+    rows = learnable(cohort.rows, plan.task)
     open_trail().record([Event("cohort.prepare", cohort.index.id, detail=f"{len(rows)} series read")])
     splits = split_subjects((row.subject for row in rows), val=plan.val, test=plan.test)
     work = Preparation(cohort, plan, locate(target))
@@ -79,15 +80,15 @@ def prepare_case(work: Preparation, row: SeriesRow) -> tuple[str, str]:
     """Prepare one series and return its name and its file, relative to the target."""
     volume = work.cohort.volume(row)
     prepared = prepare_image(volume, work.plan)
-    mask = prepare_mask(work.cohort.mask(row), volume, work.plan, prepared)
+    mask = prepare_mask(work.cohort.mask(row), volume, work.plan, prepared) if work.plan.maps else None
     file = _case_file(work.plan, row)
-    write_case(work.target.join(file), row.series, prepared.voxels.astype(np.float16), mask)
+    write_case(work.target.join(file), row.series, prepared.voxels.astype(np.float16), mask, present=row.present)
     return row.series, file
 
 
 def _case_file(plan: Plan, row: SeriesRow) -> str:
     """Name a case by all that it follows from, so that another plan in the same folder overwrites nothing."""
-    facts = json.dumps([config.dump(plan), row.volume, row.label], sort_keys=True)
+    facts = json.dumps([config.dump(plan), row.volume, row.label, sorted(row.present)], sort_keys=True)
     return f"cases/{hashlib.sha256(facts.encode()).hexdigest()[:32]}.arrow"
 
 

@@ -24,7 +24,7 @@ from medray.storage.location import Location, locate
 
 __all__ = ["CaseRow", "Prepared", "commit_prepared", "open_prepared"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @strict_dataclass(frozen=True, kw_only=True, config=config.STRICT)

@@ -10,6 +10,7 @@ from typing import Any
 
 from medray.errors import ImageError, MedrayError, NotFoundError, ResourceError
 from medray.formats.nifti import write_nifti
+from medray.imaging.geometry import spacing_mm
 from medray.inference.predictor import Prediction
 
 __all__ = ["JSON", "NIFTI", "PROBLEM", "Reply", "accepted", "answer", "problem", "refusal"]
@@ -56,12 +57,12 @@ def answer(prediction: Prediction, model: str, media_type: str, latencies: Mappi
         "Server-Timing": ", ".join(f"{stage};dur={value}" for stage, value in timing.items()),
     }
     if media_type == NIFTI:
-        return Reply(HTTPStatus.OK, NIFTI, write_nifti(prediction.mask), headers)
+        return Reply(HTTPStatus.OK, NIFTI, write_nifti(prediction.image), headers)
     body: dict[str, Any] = {
         "model": model,
-        "volumes_ml": {name: round(value, 4) for name, value in prediction.volumes_ml.items()},
-        "shape": list(prediction.mask.shape),
-        "spacing_mm": list(prediction.mask.spacing_mm),
+        **prediction.plain(),
+        "shape": list(prediction.shape),
+        "spacing_mm": list(spacing_mm(prediction.affine)),
         "latencies": timing,
     }
     return Reply(HTTPStatus.OK, JSON, json.dumps(body).encode(), headers)

@@ -1,54 +1,115 @@
-"""Multi-class segmentation: each voxel has one label or none."""
+"""Segmentation: each voxel has one label or none or, where targets overlap, any number of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, DiceLoss
 from numpy.typing import NDArray
+from torch.nn import functional
 
-from medray.evaluation.overlap import dice
+from medray.evaluation.overlap import overlap
+from medray.evaluation.surface import surface_distance
 from medray.preprocessing.plan import Plan
-from medray.preprocessing.resample import argmax_resampled
+from medray.preprocessing.resample import argmax_resampled, resample
+from medray.tasks.answer import Answer, Measured, Record, Summary, Truth
 from medray.types import Mask, Shape
 
 __all__ = ["Segmentation"]
 
 
 class Segmentation:
-    """See `medray.tasks.task.Task`.
+    """See `medray.tasks.task.Task`. Measures: Dice, HD95, surface Dice at 1 mm, relative volume error.
 
     Args:
-        plan: For labels and their weights.
+        plan: For labels, targets and their weights.
     """
 
+    measure = "dice"
+
     def __init__(self, plan: Plan) -> None:
-        self._labels = plan.labels
-        weights = torch.tensor(plan.label_weights)
+        self._targets = plan.targets
+        self._overlapping = bool(plan.regions)
+        self._values = [[plan.labels.names[name] for name in plan.regions.get(target, (target,))] for target in plan.targets]
+        numbers = {value: number for number, value in enumerate(plan.labels.values, start=1)}
+        self._numbers = [[numbers[value] for value in values] for values in self._values]
+        self._weights = torch.tensor(plan.target_weights)
         # Batch Dice: a label that is in no patch of the batch but one still has a gradient everywhere.
-        self._loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True, weight=weights)
+        self._several = DiceLoss(sigmoid=True, batch=True)
+        self._single = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True, weight=self._weights)
 
     @property
     def channels(self) -> int:
-        """Background and one channel a label."""
-        return 1 + len(self._labels.names)
+        """One a target, after background's where each voxel has one label at most."""
+        return len(self._targets) + int(not self._overlapping)
 
-    def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return Dice plus weighted cross-entropy (Isensee et al., Nature Methods 18 (2021) 203-211)."""
-        self._loss.to(logits.device)
-        loss: torch.Tensor = self._loss(logits.float(), target[:, None])
-        return loss
+    def target(self, mask: Mask, present: frozenset[str]) -> NDArray[np.uint8]:
+        """Return the channel of each voxel ``(1, I, J, K)`` or, where targets overlap, 0 and 1 for each ``(C, I, J, K)``."""
+        if self._overlapping:
+            return np.stack([np.isin(mask, numbers) for numbers in self._numbers]).astype(np.uint8)
+        table = np.zeros(256, np.uint8)
+        for channel, numbers in enumerate(self._numbers, start=1):
+            table[numbers] = channel
+        return table[mask][np.newaxis]
 
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Softmax over channels."""
-        return logits.float().softmax(dim=1)
+    def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return Dice plus weighted cross-entropy, halved at each coarser depth (Isensee et al. 2021)."""
+        depths = outputs.unbind(1) if outputs.ndim == target.ndim + 1 else (outputs,)
+        weights = [0.5**depth for depth in range(len(depths))]
+        losses = [weight * self._loss(depth.float(), target) for weight, depth in zip(weights, depths, strict=True)]
+        return torch.stack(losses).sum() / sum(weights)
 
-    def decode(self, probabilities: NDArray[np.float32], shape: Shape) -> Mask:
-        """Resample linearly, take the most probable channel, and write its label value."""
-        return self._labels.from_channels(argmax_resampled(probabilities, shape))
+    def _loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if not self._overlapping:
+            loss: torch.Tensor = self._single.to(logits.device)(logits, target)
+            return loss
+        weights = self._weights.to(logits.device)[:, None, None, None]
+        wrong: torch.Tensor = self._several(logits, target)
+        return wrong + functional.binary_cross_entropy_with_logits(logits, target.float(), pos_weight=weights)
 
-    def score(self, predicted: Mask, truth: Mask) -> Mapping[str, float]:
-        """Return Dice by label name."""
-        return dice(predicted, truth, self._labels.names)
+    def activate(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Probabilities: softmax over channels, or a sigmoid for each where targets overlap."""
+        return outputs.float().sigmoid() if self._overlapping else outputs.float().softmax(dim=1)
+
+    def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
+        """Resample linearly; take the most probable channel and write its label value, or each above one half."""
+        if self._overlapping:
+            return Answer(mask=(resample(activated, shape, order=1) > 0.5).astype(np.uint8))
+        table = np.zeros(256, np.uint8)
+        table[1 : len(self._values) + 1] = [values[0] for values in self._values]
+        return Answer(mask=table[argmax_resampled(activated, shape)][np.newaxis])
+
+    def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
+        """Measure each target's masks against each other."""
+        if answer.mask is None or truth.mask is None:
+            raise ValueError("a segmentation is compared with a label map")
+        records = {}
+        for index, (name, values) in enumerate(zip(self._targets, self._values, strict=True)):
+            said = answer.mask[index] > 0 if self._overlapping else answer.mask[0] == values[0]
+            true = np.isin(truth.mask, values) if len(values) > 1 else truth.mask == values[0]
+            found = overlap(said, true)
+            records[name] = {"dice": found.dice}
+            if thorough:
+                surface = surface_distance(said, true, truth.spacing_mm)
+                records[name] |= {
+                    "hd95_mm": surface.hd95_mm,
+                    "surface_dice": surface.surface_dice,
+                    "volume_error": found.volume_error,
+                }
+        return records
+
+    def summarise(self, records: Sequence[Record]) -> Summary:
+        """Return each measure's mean over the images that have it; of HD95, which may be infinite, the median."""
+        return {name: _means([record[name] for record in records]) for name in self._targets}
+
+
+def _means(measured: Sequence[Measured]) -> dict[str, float]:
+    summary = {}
+    for measure in measured[0] if measured else ():
+        values = np.array([found[measure] for found in measured], np.float64)
+        values = values[~np.isnan(values)]
+        middle = np.median if measure == "hd95_mm" else np.mean
+        summary[measure] = float(middle(values)) if values.size else float("nan")
+    return summary

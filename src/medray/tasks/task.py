@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medray.errors import ConfigError
 from medray.preprocessing.plan import Plan
+from medray.tasks.answer import Answer, Record, Summary, Truth
+from medray.tasks.detection import Detection
+from medray.tasks.diagnosis import Diagnosis
 from medray.tasks.segmentation import Segmentation
 from medray.types import Mask, Shape
 
@@ -18,32 +20,54 @@ __all__ = ["Task", "task_of"]
 
 
 class Task(Protocol):
-    """All that one task needs: head, loss, decoding, scores."""
+    """All that one task needs: what the network's map means, loss, decoding, scores."""
 
     @property
     def channels(self) -> int:
         """Output channels of the network."""
         ...
 
-    def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the scalar loss of logits ``(B, C, I, J, K)`` for channel numbers ``(B, I, J, K)``."""
+    @property
+    def measure(self) -> str:
+        """The measure, of those in a summary, by which epochs and models are compared; higher is better."""
         ...
 
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Turn logits ``(B, C, I, J, K)`` into probabilities of the same shape."""
+    def target(self, mask: Mask, present: frozenset[str]) -> NDArray[np.generic]:
+        """Return what a patch should be answered with.
+
+        Args:
+            mask: ``(I, J, K)`` channel numbers of the plan's labels; all background where the task needs no label maps.
+            present: What is in the whole image.
+        """
         ...
 
-    def decode(self, probabilities: NDArray[np.float32], shape: Shape) -> Mask:
-        """Turn probabilities ``(C, I, J, K)`` into a label map of ``shape`` over the same field of view."""
+    def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the scalar loss of outputs ``(B, C, I, J, K)`` for a batch of targets.
+
+        In training with deep supervision outputs are ``(B, D, C, I, J, K)``, finest first.
+        """
         ...
 
-    def score(self, predicted: Mask, truth: Mask) -> Mapping[str, float]:
-        """Score a label map; higher is better; NaN where a label is in neither."""
+    def activate(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Turn outputs ``(B, C, I, J, K)`` into a map of the same shape that may be blended with its neighbours'."""
         ...
+
+    def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
+        """Turn a blended map ``(C, I, J, K)`` into an answer on ``shape`` voxels over the same field of view."""
+        ...
+
+    def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
+        """Measure one answer; not ``thorough``: only what `measure` needs."""
+        ...
+
+    def summarise(self, records: Sequence[Record]) -> Summary:
+        """Sum up many images' records."""
+        ...
+
+
+TASKS: dict[str, Callable[[Plan], Task]] = {"segmentation": Segmentation, "diagnosis": Diagnosis, "detection": Detection}
 
 
 def task_of(plan: Plan) -> Task:
     """Return the task that a plan names."""
-    if plan.task == "segmentation":
-        return Segmentation(plan)
-    raise ConfigError(f"task {plan.task!r} is unknown")
+    return TASKS[plan.task](plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from medray.preprocessing.augment import augment, draw_augmentation
 from medray.preprocessing.bricks import Case
 from medray.preprocessing.patches import draw_start
 from medray.preprocessing.plan import Plan
+from medray.tasks.task import Task, task_of
 from medray.training.config import FitConfig
 
 __all__ = ["Batch", "Batches"]
@@ -20,13 +22,13 @@ __all__ = ["Batch", "Batches"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """``image (B, C, I, J, K)`` float32 and ``target (B, I, J, K)`` uint8 channel numbers."""
+    """``image (B, C, I, J, K)`` float32 and ``target (B, ...)``: see `medray.tasks.task.Task.target`."""
 
     image: torch.Tensor
     target: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Batches:
     """An endless, seeded source.
 
@@ -41,6 +43,11 @@ class Batches:
     plan: Plan
     config: FitConfig
     rank: int = 0
+
+    @cached_property
+    def task(self) -> Task:
+        """What the plan is for."""
+        return task_of(self.plan)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield one epoch's batches, one being made ahead.
@@ -61,11 +68,12 @@ class Batches:
         images, targets = [], []
         for _ in range(self.plan.batch):
             case = self.cases[int(rng.integers(len(self.cases)))]
-            start = draw_start(rng, case.shape, self.plan.patch, case.labelled_voxel, self.plan.foreground_share)
-            half, target = case.patch(start, self.plan.patch)
+            centre = partial(case.labelled_voxel, among=self.plan.sampled)
+            start = draw_start(rng, case.shape, self.plan.patch, centre, self.plan.foreground_share)
+            half, mask = case.patch(start, self.plan.patch)
             image = half.astype(np.float32)
             if self.config.augment:
-                image, target = augment(image, target, draw_augmentation(rng))
+                image, mask = augment(image, mask, draw_augmentation(rng))
             images.append(image)
-            targets.append(target)
+            targets.append(self.task.target(mask, case.present))
         return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)))

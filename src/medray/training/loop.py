@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from medray.errors import InputError
-from medray.inference.predictor import IMAGE_CHANNELS, Predictor
+from medray.inference.predictor import Predictor
 from medray.models.networks import build_model
 from medray.preprocessing.bricks import Case
 from medray.preprocessing.plan import Plan
+from medray.tasks.answer import Truth
 from medray.tasks.task import Task, task_of
 from medray.training.config import FitConfig
 from medray.training.data import Batch, Batches
@@ -34,7 +35,7 @@ class EpochRecord:
         step_seconds: Median step.
         wait_share: Share of the training time spent waiting for a batch.
         validation_seconds: Of validation.
-        scores: Label to mean validation score.
+        scores: Target to its validation score by the task's measure.
         score: Their mean: the best epoch has the highest.
     """
 
@@ -74,7 +75,7 @@ class Learner:
     def fresh(cls, plan: Plan, config: FitConfig, wrap: Callable[[nn.Module], nn.Module] = lambda model: model) -> Learner:
         """Build a network with seeded weights; ``wrap`` may move it and put DDP around it."""
         torch.manual_seed(config.seed)
-        model = build_model(plan.network, IMAGE_CHANNELS, task_of(plan).channels)
+        model = build_model(plan.network, plan.channels, task_of(plan).channels, plan.patch)
         wrapped = wrap(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, config))
@@ -109,7 +110,7 @@ def run_epochs(
     Raises:
         InputError: If the loss is no longer a number.
     """
-    task, plan, config = task_of(batches.plan), batches.plan, batches.config
+    task, plan, config = batches.task, batches.plan, batches.config
     device = next(learner.model.parameters()).device
     for number in range(len(learner.history), config.epochs):
         started = time.perf_counter()
@@ -131,11 +132,14 @@ def run_epochs(
 
 
 def validate(predictor: Predictor, task: Task, cases: Sequence[Case]) -> dict[str, float]:
-    """Return each label's mean score over whole cases on the plan's grid; 0 where it is in no case at all."""
-    labels = predictor.plan.labels
-    scores = [task.score(predictor.predict_prepared(case.image), labels.from_channels(case.mask)) for case in cases]
-    found = {name: [score[name] for score in scores if not np.isnan(score[name])] for name in labels.names}
-    return {name: float(np.mean(values)) if values else 0.0 for name, values in found.items()}
+    """Return each target's measure over whole cases on the plan's grid; 0 where it is in no case at all."""
+    labels, spacing = predictor.plan.labels, predictor.plan.spacing_mm
+    records = []
+    for case in cases:
+        truth = Truth(labels.from_channels(case.mask) if predictor.plan.maps else None, spacing, case.present)
+        records.append(task.compare(predictor.answer(case.image.astype(np.float32)), truth, thorough=False))
+    found = {name: measures[task.measure] for name, measures in task.summarise(records).items()}
+    return {name: 0.0 if np.isnan(value) else value for name, value in found.items()}
 
 
 def _train(

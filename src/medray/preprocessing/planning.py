@@ -1,0 +1,216 @@
+"""`plan`: a plan from a cohort's fingerprint and the memory at hand, each choice with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medray import config
+from medray.cohort.cohort import Cohort
+from medray.cohort.fingerprint import Fingerprint, combine
+from medray.cohort.manifest import SeriesRow
+from medray.errors import ConfigError, InputError
+from medray.imaging.labels import LabelSchema
+from medray.models.spec import FEATURES, NetworkSpec
+from medray.preprocessing.intensity import Intensity
+from medray.preprocessing.plan import Plan, TaskName, learnable
+from medray.types import Shape, Triple
+
+__all__ = ["plan"]
+
+TASKS: tuple[TaskName, ...] = ("segmentation", "diagnosis", "detection")
+PATCH = 64
+PICTURE = 256
+MAX_PATCHES_A_VOLUME = 16
+"""A volume of more voxels than this many patches is made coarser, so that a patch sees enough of its surroundings."""
+MAX_WHOLE_VOXELS = 2 * PATCH**3
+"""A diagnosis looks at whole images; larger ones are made coarser."""
+MAX_TARGET_WEIGHT = 4.0
+SMALL_SHARE = 0.05
+"""A label with less of the labelled voxels is a thing that one puts a box around."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Settings of a plan and why they are so."""
+
+    settings: Mapping[str, Any]
+    reasons: Mapping[str, str]
+
+
+def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, Any] | None = None) -> Plan:
+    """Make a plan from a cohort's fingerprint.
+
+    Args:
+        cohort: An open cohort with label maps or, for a diagnosis, a table of findings.
+        task: ``"segmentation"``, ``"diagnosis"`` or ``"detection"``.
+        changes: Fields to override; an override's reason is ``"set by hand"``. Choices that follow from a changed field
+            (weights from targets, the patch from spacing and network) follow from the change.
+
+    Raises:
+        InputError: If there is nothing in the cohort that the task could learn from.
+        ConfigError: If the task or a change is unknown, or has an impossible value.
+    """
+    chosen = next((name for name in TASKS if name == task), None)
+    if chosen is None:
+        raise ConfigError(f"task {task!r} is unknown: use one of {', '.join(TASKS)}")
+    rows = learnable(cohort.rows, chosen)
+    if not rows or (chosen != "diagnosis" and cohort.index.labels is None):
+        what = "a table of findings or label maps" if chosen == "diagnosis" else "label maps"
+        raise InputError(f"cohort {cohort.index.id} has no labelled series: a {task} is learned from {what}")
+    changed = dict(changes or {})
+    fingerprint, labels = combine(rows), cohort.index.labels or LabelSchema({})
+    settings: dict[str, Any] = {
+        "task": task,
+        "labels": config.dump(labels),
+        "cohort": cohort.index.id,
+        "channels": _channels(rows, task),
+        "modalities": sorted(fingerprint.modalities),
+    }
+    reasons = dict(REASONS)
+    for part in (
+        _targets(rows, fingerprint, chosen, labels, changed),
+        _geometry(rows, fingerprint, chosen, changed),
+        _intensity(fingerprint),
+    ):
+        settings |= part.settings
+        reasons |= part.reasons
+    reasons |= dict.fromkeys(changed, "set by hand")
+    return config.load(Plan, config.merged({**settings, "reasons": reasons}, changed), what="the plan")
+
+
+REASONS = {
+    "order": "cubic keeps fine structure; as matrix products it costs little more than linear",
+    "antialias": "structure finer than the new voxels would turn into noise",
+    "crop": "a rim of one value holds nothing to learn from",
+}
+
+
+def _channels(rows: Sequence[SeriesRow], task: str) -> int:
+    counts = Counter(row.channels for row in rows)
+    if len(counts) > 1:
+        found = ", ".join(f"{count} series with {channels}" for channels, count in sorted(counts.items()))
+        raise InputError(f"a {task} takes images of one number of channels; there are {found}: leave some out")
+    return next(iter(counts))
+
+
+def _targets(
+    rows: Sequence[SeriesRow], fingerprint: Fingerprint, task: TaskName, labels: LabelSchema, changed: Mapping[str, Any]
+) -> Choice:
+    """Choose what is told apart, and how much each target counts."""
+    if task == "diagnosis":
+        return _findings(rows, changed)
+    regions = changed.get("regions") or {}
+    names, why = tuple(regions or labels.names), "every label of the cohort"
+    if task == "detection":
+        small = tuple(name for name in names if fingerprint.label_share.get(name, 0.0) < SMALL_SHARE)
+        names = small or names
+        why = f"labels with less than {SMALL_SHARE:.0%} of the labelled voxels: a box around the others says little"
+    names = tuple(changed.get("targets", names))
+    settings: dict[str, Any] = {"targets": names, "target_weights": [1.0] * len(names)}
+    reasons = {"targets": why}
+    if task == "segmentation" and not regions:
+        shares = [max(fingerprint.label_share.get(name, 0.0), 1e-6) for name in names]
+        weights = [min(MAX_TARGET_WEIGHT, round(math.pow(max(shares) / share, 0.25), 2)) for share in shares]
+        settings["target_weights"] = [1.0, *weights]
+        reasons["target_weights"] = (
+            f"the fourth root of how much rarer a label is than the largest, at most {MAX_TARGET_WEIGHT:g}"
+        )
+    return Choice(settings, reasons)
+
+
+def _findings(rows: Sequence[SeriesRow], changed: Mapping[str, Any]) -> Choice:
+    """Choose the findings that some images have and others don't."""
+    counts = Counter(name for row in rows for name in row.present)
+    told = sorted(name for name, count in counts.items() if count < len(rows))
+    names = tuple(changed.get("targets", told))
+    missing = [name for name in names if not 0 < counts.get(name, 0) < len(rows)]
+    if not names or missing:
+        what = f"finding {missing[0]!r}" if missing else "no finding"
+        raise InputError(f"{what} is in some of the {len(rows)} series and not in others: nothing to tell apart")
+    exclusive = len(names) > 1 and all(len(row.present & set(names)) == 1 for row in rows)
+    weights = [round(min(MAX_TARGET_WEIGHT, (len(rows) - counts[name]) / counts[name]), 2) for name in names]
+    reasons = {
+        "targets": "what some images have and others don't",
+        "exclusive": "every image has exactly one of the targets"
+        if exclusive
+        else "an image may have several targets, or none",
+        "target_weights": f"images without it for one with it, at most {MAX_TARGET_WEIGHT:g}",
+    }
+    return Choice({"targets": names, "exclusive": exclusive, "target_weights": weights}, reasons)
+
+
+def _geometry(rows: Sequence[SeriesRow], fingerprint: Fingerprint, task: TaskName, changed: Mapping[str, Any]) -> Choice:
+    """Choose spacing, network, patch and batch."""
+    flat = all(row.shape[2] == 1 for row in rows)
+    spacing, why_spacing = _spacing(fingerprint, flat=flat, whole=task == "diagnosis")
+    spec, why_network = _network(task)
+    change = changed.get("network", {})
+    if isinstance(change, Mapping) and "features" not in change and change.get("name") in FEATURES:
+        spec["features"] = FEATURES[change["name"]]
+    spec = config.merged({"network": spec}, {"network": change})["network"]
+    divisor = config.load(NetworkSpec, spec, what="the network").divisor
+    used = tuple(changed.get("spacing_mm", spacing))
+    settings: dict[str, Any] = {"spacing_mm": spacing, "network": spec}
+    reasons = {"spacing_mm": why_spacing, "network": why_network}
+    if task == "diagnosis":
+        settings |= {"patch": _whole(rows, used, divisor, flat=flat), "batch": 4, "foreground_share": 0.0}
+        reasons["patch"] = "the largest image of the cohort fits"
+        reasons["batch"] = "an image is one example: several a step make its mean steady"
+        return Choice(settings, reasons)
+    side = -(-PATCH // divisor) * divisor
+    settings["patch"] = (side, side, side)
+    reasons["patch"] = f"{side} voxels a side hold the network's field of view and fit any machine's memory"
+    if flat:
+        i, j, _ = _whole(rows, used, divisor, flat=True)
+        side = -(-PICTURE // divisor) * divisor
+        settings |= {"patch": (min(side, i), min(side, j), 1), "batch": 8}
+        reasons["patch"] = f"the pictures' size, at most {PICTURE} pixels a side"
+    return Choice(settings, reasons)
+
+
+def _spacing(fingerprint: Fingerprint, *, flat: bool, whole: bool) -> tuple[Triple, str]:
+    median, axes = np.array(fingerprint.spacing_mm), 2 if flat else 3
+    voxels = float(np.prod((np.array(fingerprint.extent_mm) / median)[:axes]))
+    most, what = MAX_PATCHES_A_VOLUME * PATCH**3, f"at most {MAX_PATCHES_A_VOLUME} patches of voxels"
+    if whole:
+        most, what = (
+            (PICTURE**2, f"at most {PICTURE}² pixels") if flat else (MAX_WHOLE_VOXELS, f"at most {MAX_WHOLE_VOXELS} voxels")
+        )
+    factor = max(1.0, (voxels / most) ** (1 / axes))
+    spacing = [round(float(value * factor), 3) for value in median[:axes]] + [round(float(value), 3) for value in median[axes:]]
+    why = "the median spacing"
+    if factor > 1:
+        why += f", coarser by {factor:.2f} so that a volume holds {what}"
+    return (spacing[0], spacing[1], spacing[2]), why
+
+
+def _whole(rows: Sequence[SeriesRow], spacing: Sequence[float], divisor: int, *, flat: bool) -> Shape:
+    """Return the smallest patch that holds the cohort's largest image."""
+    largest = np.max([np.multiply(row.shape, row.spacing_mm) / np.array(spacing) for row in rows], axis=0)
+    i, j, k = (max(divisor, math.ceil(side / divisor - 1e-6) * divisor) for side in largest.tolist())
+    return i, j, 1 if flat else k
+
+
+def _network(task: TaskName) -> tuple[dict[str, Any], str]:
+    if task == "diagnosis":
+        return {"name": "resnet", "features": FEATURES["resnet"]}, "a small residual network learns from few images"
+    why = "a strided U-Net with batch norm learns fastest on CPUs and doesn't amplify noise in empty patches"
+    return config.dump(NetworkSpec()), why
+
+
+def _intensity(fingerprint: Fingerprint) -> Choice:
+    if set(fingerprint.modalities) == {"CT"}:
+        low, _, high = fingerprint.percentiles
+        window = Intensity(
+            method="window-zscore", window=(low, high), centre=fingerprint.mean, width=max(fingerprint.deviation, 1e-6)
+        )
+        why = "HU are absolute: clip to the foreground's 0.5 and 99.5 %, then z-score with the cohort's statistics"
+        return Choice({"intensity": config.dump(window)}, {"intensity": why})
+    why = "the unit is arbitrary: each volume is z-scored over its own foreground"
+    return Choice({"intensity": config.dump(Intensity())}, {"intensity": why})

@@ -1,0 +1,171 @@
+"""Detection: a box around each thing, from a map of how near each voxel is to a thing's middle.
+
+After Zhou et al., "Objects as Points", arXiv:1904.07850, in three dimensions and without strides: channels are one heat map a
+target and then, a target too, the logarithms of a box's three sides in voxels, which count at its middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects, label, maximum_filter
+from torch.nn import functional
+
+from medray.evaluation.detection import Matches, average_precision, box_iou, froc, match_boxes, sensitivity_at
+from medray.imaging.boxes import Box, corners
+from medray.preprocessing.plan import Plan
+from medray.tasks.answer import Answer, Record, Summary, Truth
+from medray.types import Mask, Shape
+
+__all__ = ["Detection", "boxes_of"]
+
+PRIOR = 4.0
+"""Subtracted from heat logits: before it has learned anything, a network says 2 %, not 50 % (Lin et al., ICCV 2017, §4.1)."""
+SHARPNESS = 6.0
+"""A box's side in deviations of its heat: it fades towards the sides."""
+SIZE_WEIGHT = 0.5
+NEIGHBOURHOOD = 5
+LEAST_SCORE = 0.02
+MOST_BOXES = 200
+SAME_THING = 0.1
+HIT = {2: 0.5, 3: 0.1}
+"""The least overlap over union of a hit in two and three dimensions; 0.1 after Baumgartner et al., MICCAI 2021."""
+
+
+class Detection:
+    """See `medray.tasks.task.Task`. Measures: FROC, sensitivity at one false positive a scan, average precision.
+
+    Args:
+        plan: For labels and targets.
+    """
+
+    measure = "froc"
+
+    def __init__(self, plan: Plan) -> None:
+        self._targets = plan.targets
+        self._weights = torch.tensor(plan.target_weights)
+        self._values = [plan.labels.names[name] for name in plan.targets]
+        self._numbers = [1 + plan.labels.values.index(value) for value in self._values]
+
+    @property
+    def channels(self) -> int:
+        """One heat map and three sides a target."""
+        return 4 * len(self._targets)
+
+    def target(self, mask: Mask, present: frozenset[str]) -> NDArray[np.float32]:
+        """Return heat and logarithms of sides: ``(C, I, J, K)``."""
+        count = len(self._targets)
+        answer = np.zeros((self.channels, *mask.shape), np.float32)
+        for number, heat, sides in zip(self._numbers, answer[:count], _triples(answer[count:]), strict=True):
+            for box in boxes_of(mask == number, ""):
+                warmth = _gaussian(box, mask.shape)
+                nearer = warmth > heat
+                heat[nearer] = warmth[nearer]
+                sides[:, nearer] = np.log(np.subtract(box.high, box.low))[:, np.newaxis]
+        return answer
+
+    def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the focal loss of the heat, less strict near a middle, plus the sides' distance, by how warm a voxel is."""
+        count = len(self._targets)
+        logits, heat = outputs[:, :count].float() - PRIOR, target[:, :count]
+        weights = self._weights.to(outputs.device)[:, None, None, None]
+        said, middles = logits.sigmoid(), (heat == 1).float()
+        hits = -functional.logsigmoid(logits) * (1 - said) ** 2 * middles
+        misses = -functional.logsigmoid(-logits) * said**2 * (1 - heat) ** 4
+        focal = ((hits + misses) * weights).sum() / middles.sum().clamp(min=1)
+        warm = (heat**2).repeat_interleave(3, dim=1)
+        apart = functional.l1_loss(outputs[:, count:].float(), target[:, count:], reduction="none")
+        return focal + SIZE_WEIGHT * (apart * warm).sum() / warm.sum().clamp(min=1e-3)
+
+    def activate(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Probabilities of a middle, and sides as they are."""
+        count = len(self._targets)
+        return torch.cat([(outputs[:, :count].float() - PRIOR).sigmoid(), outputs[:, count:].float()], dim=1)
+
+    def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
+        """Take the heat's peaks; of boxes on the same thing the surest."""
+        here: Shape = (activated.shape[1], activated.shape[2], activated.shape[3])
+        boxes: list[Box] = []
+        count = len(self._targets)
+        for name, heat, sides in zip(self._targets, activated[:count], _triples(activated[count:]), strict=True):
+            boxes += _apart(_peaks(heat, sides, name))
+        return Answer(boxes=[box.scaled(here, shape) for box in sorted(boxes, key=lambda box: -box.score)])
+
+    def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
+        """Match each target's boxes."""
+        if truth.mask is None:
+            raise ValueError("a detection is compared with a label map")
+        least, records = HIT[2 if truth.mask.shape[2] == 1 else 3], {}
+        for name, value in zip(self._targets, self._values, strict=True):
+            said, true = [box for box in answer.boxes if box.label == name], boxes_of(truth.mask == value, name)
+            found = match_boxes(corners(said), [box.score for box in said], corners(true), iou=least)
+            records[name] = {"scores": list(found.scores), "hits": list(found.hits), "truths": found.truths}
+        return records
+
+    def summarise(self, records: Sequence[Record]) -> Summary:
+        """Measure all scans together."""
+        summary = {}
+        for name in self._targets:
+            scans = [Matches(tuple(r[name]["scores"]), tuple(r[name]["hits"]), r[name]["truths"]) for r in records]
+            summary[name] = {
+                "froc": froc(scans),
+                "sensitivity_at_1_false_positive": sensitivity_at(scans, 1.0),
+                "average_precision": average_precision(scans),
+            }
+        return summary
+
+
+def boxes_of(mask: NDArray[np.bool_], name: str) -> list[Box]:
+    """Return the box around each piece of a binary mask ``(I, J, K)`` whose voxels share faces, edges or corners."""
+    numbered, _ = label(mask, structure=np.ones((3, 3, 3)))
+    return [
+        Box(name, _floats([part.start - 0.5 for part in span]), _floats([part.stop - 0.5 for part in span]))
+        for span in find_objects(numbered)
+    ]
+
+
+def _triples(channels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """View ``(3 · targets, I, J, K)`` as ``(targets, 3, I, J, K)``."""
+    return channels.reshape(-1, 3, *channels.shape[1:])
+
+
+def _gaussian(box: Box, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return heat that is 1 at the voxel nearest to a box's middle and fades towards its sides."""
+    lines = []
+    for low, high, size in zip(box.low, box.high, shape, strict=True):
+        middle = np.floor((low + high) / 2 + 0.5)
+        lines.append(np.exp(-0.5 * ((np.arange(size) - middle) / max((high - low) / SHARPNESS, 0.7)) ** 2))
+    heat: NDArray[np.float32] = np.einsum("i,j,k->ijk", *lines).astype(np.float32)
+    return heat
+
+
+def _peaks(heat: NDArray[np.float32], sides: NDArray[np.float32], name: str) -> list[Box]:
+    """Return a box at each voxel that is warmer than all around it, the warmest first."""
+    highest = maximum_filter(heat, size=[min(NEIGHBOURHOOD, size) for size in heat.shape], mode="nearest")
+    places = np.argwhere((heat == highest) & (heat >= LEAST_SCORE))
+    scores = heat[tuple(places.T)]
+    boxes = []
+    for index in np.argsort(-scores, kind="stable")[:MOST_BOXES]:
+        i, j, k = places[index].tolist()
+        half = np.exp(np.clip(sides[:, i, j, k], 0, 7)) / 2
+        low, high = (i - half[0], j - half[1], k - half[2]), (i + half[0], j + half[1], k + half[2])
+        boxes.append(Box(name, _floats(low), _floats(high), float(scores[index])))
+    return boxes
+
+
+def _apart(boxes: Sequence[Box]) -> list[Box]:
+    """Leave out a box that lies on a surer one (the order is by score)."""
+    overlaps = box_iou(corners(boxes), corners(boxes))
+    kept: list[int] = []
+    for index in range(len(boxes)):
+        if not any(overlaps[index, other] > SAME_THING for other in kept):
+            kept.append(index)
+    return [boxes[index] for index in kept]
+
+
+def _floats(values: Sequence[float]) -> tuple[float, float, float]:
+    i, j, k = (float(value) for value in values)
+    return i, j, k

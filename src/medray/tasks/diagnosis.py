@@ -1,0 +1,97 @@
+"""Diagnosis: which findings an image has, how probable each is, and where in the image it shows.
+
+The network gives evidence at each place, and an image's is the log of the mean of its places' exponentials: one small lesion
+is enough, and learning needs no more than a word for the whole image (Pinheiro & Collobert, CVPR 2015, arXiv:1411.6228).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from torch.nn import functional
+
+from medray.evaluation.classification import auc, expected_calibration_error, sensitivity_at_specificity
+from medray.preprocessing.plan import Plan
+from medray.preprocessing.resample import resample
+from medray.tasks.answer import Answer, Measured, Record, Summary, Truth
+from medray.types import Mask, Shape
+
+__all__ = ["Diagnosis"]
+
+SPECIFICITY = 0.9
+
+
+class Diagnosis:
+    """See `medray.tasks.task.Task`. Measures: AUC, sensitivity at 90 % specificity, expected calibration error.
+
+    Args:
+        plan: For targets, their weights, and whether an image has exactly one of them.
+    """
+
+    measure = "auc"
+
+    def __init__(self, plan: Plan) -> None:
+        self._targets = plan.targets
+        self._exclusive = plan.exclusive
+        self._weights = torch.tensor(plan.target_weights)
+
+    @property
+    def channels(self) -> int:
+        """One a target."""
+        return len(self._targets)
+
+    def target(self, mask: Mask, present: frozenset[str]) -> NDArray[np.float32]:
+        """Return 1 for each target that is present, else 0: ``(C,)``."""
+        return np.array([name in present for name in self._targets], np.float32)
+
+    def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the cross-entropy of the images' evidence, between targets or of each one by itself."""
+        weights = self._weights.to(outputs.device)
+        evidence = outputs.float().flatten(2)
+        pooled = evidence.logsumexp(dim=2) - math.log(evidence.shape[2])
+        if self._exclusive:
+            return functional.cross_entropy(pooled, target, weight=weights)
+        return functional.binary_cross_entropy_with_logits(pooled, target, pos_weight=weights)
+
+    def activate(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Leave evidence as it is: it is pooled over the whole image."""
+        return outputs.float()
+
+    def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
+        """Pool the evidence; a voxel's saliency is its share of the strongest one's, times the probability."""
+        evidence = activated.reshape(len(activated), -1).astype(np.float64)
+        pooled = logsumexp(evidence, axis=1) - math.log(evidence.shape[1])
+        odds = np.exp(pooled - pooled.max())
+        probabilities = odds / odds.sum() if self._exclusive else 1 / (1 + np.exp(-np.clip(pooled, -50, 50)))
+        share = np.exp(activated - activated.max(axis=(1, 2, 3), keepdims=True))
+        saliency = resample(share * probabilities[:, None, None, None].astype(np.float32), shape, order=1)
+        return Answer(
+            saliency=np.clip(saliency, 0, 1),
+            probabilities={name: float(value) for name, value in zip(self._targets, probabilities, strict=True)},
+        )
+
+    def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
+        """Put probability and truth side by side."""
+        return {
+            name: {"probability": answer.probabilities[name], "present": int(name in truth.present)} for name in self._targets
+        }
+
+    def summarise(self, records: Sequence[Record]) -> Summary:
+        """Measure all images together."""
+        return {name: _measures([record[name] for record in records]) for name in self._targets}
+
+
+def _measures(found: Sequence[Measured]) -> dict[str, float]:
+    probabilities, present = [item["probability"] for item in found], [item["present"] for item in found]
+    return {
+        "auc": auc(probabilities, present),
+        f"sensitivity_at_{SPECIFICITY:.0%}_specificity".replace("%", ""): sensitivity_at_specificity(
+            probabilities, present, SPECIFICITY
+        ),
+        "calibration_error": expected_calibration_error(probabilities, present),
+    }
