@@ -32,7 +32,8 @@ from medray.preprocessing.bricks import read_case
 from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.samples.brain import write_brain_cohort
 from medray.training.data import Batches
-from medray.training.loop import Learner, run_epochs
+from medray.training.learner import Learner
+from medray.training.loop import run_epochs
 from medray.training.trainer import KEEP_MEMORY
 
 CONFIG: dict[str, Any] = {"epochs": 4, "steps": 30}

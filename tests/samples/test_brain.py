@@ -57,6 +57,18 @@ def test_followups_keep_the_head_and_change_the_lesions(source):
         assert all(0.59 < factor < 2.01 for factor in growth)
 
 
+def test_the_healthy_have_no_lesions_and_the_others_are_who_they_were(tmp_path):
+    mixed = write_brain_cohort(tmp_path / "mixed", subjects=6, healthy=0.5, seed=5, formats=("nifti",))
+    truth = json.loads((mixed / "truth.json").read_text())
+    ill = [bool(facts["lesions_ml"]) for facts in truth.values()]
+    assert set(ill) == {True, False}
+    plain = json.loads(
+        (write_brain_cohort(tmp_path / "ill", subjects=6, seed=5, formats=("nifti",)) / "truth.json").read_text()
+    )
+    for name, facts in truth.items():
+        assert facts == plain[name] or (not facts["lesions_ml"] and facts["mask_ml"]["lesion"] == 0)
+
+
 def test_the_map_from_subject_to_template_has_an_inverse():
     subject = make_subject(load_anatomy(), np.random.default_rng(2), lesions=3)
     for lesion in subject.lesions:

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from medray.preprocessing.bricks import read_case, write_case
 from medray.preprocessing.planning import plan
 from medray.preprocessing.prepare import Preparation, prepare_case
 from medray.storage.location import locate
+from medray.tasks.task import task_of
 from medray.training.config import FitConfig
 from medray.training.data import Batches
-from medray.training.loop import Learner, run_epochs
+from medray.training.learner import Learner
+from medray.training.loop import run_epochs
 from tests.phantoms import SMALL_PLAN
 
 
@@ -33,7 +36,7 @@ def train(recipe, cases, config, learner=None, stop=None):
 
     def on_epoch(record):
         if record.epoch == stop:
-            saved.update(weights={k: v.clone() for k, v in learner.model.state_dict().items()}, state=learner.state())
+            saved.update(copy.deepcopy({"weights": learner.judged.state_dict(), "state": learner.state()}))
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
@@ -50,8 +53,9 @@ def test_it_learns(recipe, cases):
     assert 0 <= last["wait_share"] < 1
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(recipe, cases):
-    config = FitConfig(epochs=3, steps=4, mixed=False)
+@pytest.mark.parametrize("settings", [{}, {"average": 0.9, "fall": "cosine"}, {"accumulate": 2}, {"channels_last": True}])
+def test_a_resumed_run_ends_where_an_unbroken_one_does(recipe, cases, settings):
+    config = FitConfig(epochs=3, steps=4, mixed=False, **settings)
     unbroken, _ = train(recipe, cases, config)
     _, saved = train(recipe, cases, config, stop=1)
     resumed = Learner.fresh(recipe, config)
@@ -64,7 +68,51 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(recipe, cases):
     train(recipe, cases, config, learner=resumed)
     for name, tensor in unbroken.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    for name, tensor in unbroken.judged.state_dict().items():
+        assert torch.equal(tensor, resumed.judged.state_dict()[name]), name
     assert [r["loss"] for r in resumed.history] == [r["loss"] for r in unbroken.history]
+
+
+def test_accumulated_batches_are_one_step_of_their_mean(recipe, cases):
+    """Two batches with half the gradient each: what one batch of both would give, but for batch norm's statistics."""
+    config = FitConfig(epochs=1, steps=1, mixed=False, accumulate=2)
+    learner = Learner.fresh(recipe, config)
+    before = [weight.detach().clone() for weight in learner.model.parameters()]
+    drawn = list(Batches(cases, recipe, config).epoch(0))
+    assert len(drawn) == 2
+    train(recipe, cases, config, learner=learner)
+    task, other = task_of(recipe), Learner.fresh(recipe, config)
+    torch.stack([task.loss(other.model.train()(batch.image), batch.target) / 2 for batch in drawn]).sum().backward()
+    other.advance(config.clip)
+    assert learner.history[0]["loss"] > 0
+    found, expected, start = (
+        torch.cat([weight.detach().flatten() for weight in weights])
+        for weights in (learner.model.parameters(), other.model.parameters(), before)
+    )
+    assert torch.isclose(found, expected, atol=1e-6).float().mean() > 0.95, "biases under a batch norm have noise for gradients"
+    assert torch.isclose(found, start, atol=1e-6).float().mean() < 0.05
+
+
+def test_averaged_weights_are_what_is_judged(recipe, cases):
+    learner, _ = train(recipe, cases, FitConfig(epochs=1, steps=6, average=0.5))
+    pairs = list(zip(learner.model.parameters(), learner.judged.parameters(), strict=True))
+    assert any(not torch.equal(raw, averaged) for raw, averaged in pairs)
+    plain, _ = train(recipe, cases, FitConfig(epochs=1, steps=6))
+    assert plain.judged is plain.model
+
+
+@pytest.mark.parametrize("fall", ["poly", "cosine"])
+def test_the_learning_rate_rises_and_falls(recipe, fall):
+    learner = Learner.fresh(recipe, FitConfig(epochs=2, steps=50, warmup=10, fall=fall, learning_rate=1.0))
+    rates = []
+    for _ in range(100):
+        rates.append(learner.optimizer.param_groups[0]["lr"])
+        learner.optimizer.step()
+        learner.schedule.step()
+    assert rates[0] == pytest.approx(0.1, abs=0.02)
+    assert max(rates) > 0.85
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0.005 < rates[-1] < 0.05
 
 
 def test_epochs_and_ranks_draw_different_patches_and_repeat_their_own(recipe, cases):
@@ -85,5 +133,5 @@ def test_a_loss_that_is_no_number_stops_the_run(recipe, cases, tmp_path):
     place = locate(tmp_path).join("broken.arrow")
     write_case(place, "broken", np.full_like(cases[0].image, np.nan), cases[0].mask)
     broken = [read_case(place)]
-    with pytest.raises(InputError, match="the loss became nan at step 1"):
+    with pytest.raises(InputError, match="the loss became nan on series broken, broken: look"):
         train(recipe, broken, FitConfig(epochs=1, steps=3))

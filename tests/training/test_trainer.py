@@ -16,7 +16,8 @@ from medray.preprocessing.bricks import read_case
 from medray.preprocessing.prepared import commit_prepared
 from medray.storage.location import locate
 from medray.training.data import Batches
-from medray.training.loop import Learner, run_epochs
+from medray.training.learner import Learner
+from medray.training.loop import run_epochs
 from tests.phantoms import SMALL_PLAN
 
 pytestmark = pytest.mark.ray

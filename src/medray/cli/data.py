@@ -189,6 +189,7 @@ def samples(
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
     subjects: Annotated[int, typer.Option(help="How many people.")] = 16,
     followups: Annotated[int, typer.Option(help="Later scans of each.")] = 0,
+    healthy: Annotated[float, typer.Option(help="Share of people without lesions.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -204,5 +205,5 @@ def samples(
             done += 1
             on_progress("samples", done, total)
 
-        write_brain_cohort(folder, subjects=subjects, followups=followups, seed=seed, on_scan=on_scan)
+        write_brain_cohort(folder, subjects=subjects, followups=followups, healthy=healthy, seed=seed, on_scan=on_scan)
     show({"folder": str(folder), "scans": total}, as_json=as_json)

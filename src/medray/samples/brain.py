@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,6 +36,7 @@ def write_brain_cohort(
     *,
     subjects: int = 12,
     followups: int = 0,
+    healthy: float = 0.0,
     seed: int = 0,
     formats: tuple[str, ...] = FORMATS,
     over: Callable[[Callable[[int], Facts], Sequence[int]], Iterable[Facts]] = map,
@@ -46,6 +48,7 @@ def write_brain_cohort(
         folder: A new or empty folder.
         subjects: How many people.
         followups: How many later scans of each, with known lesion growth.
+        healthy: Share of people without lesions, at their first scan.
         seed: Equal seeds give equal files.
         formats: Formats that subjects take in turn: ``"nifti"``, ``"dicom"``.
         over: How to map a function over subject numbers: ``map``, or something that does it in parallel.
@@ -63,9 +66,12 @@ def write_brain_cohort(
         raise ConfigError(f"{root} is not empty: give a new folder, samples never overwrite")
     if subjects < 1 or followups < 0 or not formats or set(formats) - set(FORMATS):
         raise ConfigError(f"subjects={subjects}, followups={followups}, formats={formats}: need ≥ 1, ≥ 0 and {FORMATS}")
+    if not 0 <= healthy <= 1:
+        raise ConfigError(f"healthy={healthy} is a share from 0 to 1")
     root.mkdir(parents=True, exist_ok=True)
     truth: Facts = {}
-    for facts in over(partial(_write_subject, root, followups, seed, formats), range(subjects)):
+    drawing = Drawing(followups, healthy, seed)
+    for facts in over(partial(_write_subject, root, drawing, formats), range(subjects)):
         truth |= facts
         for name in facts:
             on_scan(name)
@@ -75,19 +81,29 @@ def write_brain_cohort(
     return root
 
 
-def _write_subject(root: Path, followups: int, seed: int, formats: tuple[str, ...], number: int) -> Facts:
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What people are drawn by: see `write_brain_cohort`."""
+
+    followups: int
+    healthy: float
+    seed: int
+
+
+def _write_subject(root: Path, drawing: Drawing, formats: tuple[str, ...], number: int) -> Facts:
     truth = {}
-    for name, state, scan in _scans(number, followups, seed):
+    for name, state, scan in _scans(number, drawing):
         _write(root, name, scan, formats[number % len(formats)])
         truth[name] = _truth(state, scan)
     return truth
 
 
-def _scans(number: int, followups: int, seed: int) -> Iterator[tuple[str, Subject, Scan]]:
+def _scans(number: int, drawing: Drawing) -> Iterator[tuple[str, Subject, Scan]]:
     """Yield each scan of a subject; a subject's draws depend on nothing but the seed and its number."""
-    rng = np.random.default_rng([seed, number])
-    subject = make_subject(load_anatomy(), rng, lesions=int(rng.integers(1, 6)))
-    for session in range(followups + 1):
+    rng = np.random.default_rng([drawing.seed, number])
+    ill = np.random.default_rng([drawing.seed, number, 1]).random() >= drawing.healthy
+    subject = make_subject(load_anatomy(), rng, lesions=int(rng.integers(1, 6)) * ill)
+    for session in range(drawing.followups + 1):
         if session:
             subject = followed_up(subject, rng)
         yield f"sub-{number + 1:03d}_ses-{session + 1:02d}", subject, scan_subject(subject, rng)

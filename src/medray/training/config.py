@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -17,11 +19,16 @@ class FitConfig:
     Attributes:
         epochs: Each ends with a validation and a checkpoint.
         steps: Optimizer steps an epoch.
+        accumulate: Batches whose gradients make one step.
         learning_rate: The highest; AdamW's.
         weight_decay: AdamW's.
-        warmup: Steps of linear rise before the polynomial fall.
+        warmup: Steps of linear rise before the fall.
+        fall: ``"poly"``: (1 - t)^0.9; ``"cosine"``: half a cosine.
+        average: Decay of a running mean of the weights, which is what is validated and kept; 0 for none.
         clip: Gradients are scaled down to this norm.
         mixed: bfloat16 where torch's autocast has it.
+        channels_last: Whether voxels' channels lie side by side in memory.
+        compile: Whether torch compiles the network; needs a C++ compiler on a CPU.
         augment: Whether patches are changed at random.
         seed: Of weights, patches and augmentation.
         max_failures: How often a broken worker group is started again from its last checkpoint.
@@ -29,11 +36,16 @@ class FitConfig:
 
     epochs: int = Field(default=50, ge=1)
     steps: int = Field(default=100, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup: int = Field(default=20, ge=0)
+    fall: Literal["poly", "cosine"] = "poly"
+    average: float = Field(default=0.0, ge=0, lt=1)
     clip: float = Field(default=5.0, gt=0)
     mixed: bool = True
+    channels_last: bool = False
+    compile: bool = False
     augment: bool = True
     seed: int = Field(default=0, ge=0)
     max_failures: int = Field(default=2, ge=0)

@@ -22,10 +22,11 @@ __all__ = ["Batch", "Batches"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """``image (B, C, I, J, K)`` float32 and ``target (B, ...)``: see `medray.tasks.task.Task.target`."""
+    """``image (B, C, I, J, K)`` float32 and ``target (B, ...)``: see `medray.tasks.task.Task.target`, of these series."""
 
     image: torch.Tensor
     target: torch.Tensor
+    series: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Batches:
         rng = np.random.default_rng([self.config.seed, self.rank, number])
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             coming = pool.submit(self.draw, rng)
-            for _ in range(self.config.steps - 1):
+            for _ in range(self.config.steps * self.config.accumulate - 1):
                 batch = coming.result()
                 coming = pool.submit(self.draw, rng)
                 yield batch
@@ -65,7 +66,7 @@ class Batches:
 
     def draw(self, rng: np.random.Generator) -> Batch:
         """Draw one batch."""
-        images, targets = [], []
+        images, targets, series = [], [], []
         for _ in range(self.plan.batch):
             case = self.cases[int(rng.integers(len(self.cases)))]
             centre = partial(case.labelled_voxel, among=self.plan.sampled)
@@ -76,4 +77,5 @@ class Batches:
                 image, mask = augment(image, mask, draw_augmentation(rng))
             images.append(image)
             targets.append(self.task.target(mask, case.present))
-        return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)))
+            series.append(case.series)
+        return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)), tuple(series))

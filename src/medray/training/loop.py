@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from medray.errors import InputError
 from medray.inference.predictor import Predictor
-from medray.models.networks import build_model
 from medray.preprocessing.bricks import Case
-from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Truth
-from medray.tasks.task import Task, task_of
+from medray.tasks.task import Task
 from medray.training.config import FitConfig
 from medray.training.data import Batch, Batches
+from medray.training.learner import Learner
 
-__all__ = ["EpochRecord", "Learner", "run_epochs"]
+__all__ = ["EpochRecord", "run_epochs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,46 +53,6 @@ class EpochRecord:
         return asdict(self)
 
 
-@dataclass(slots=True, eq=False)
-class Learner:
-    """A model under training: what a checkpoint must hold.
-
-    Attributes:
-        model: The bare network, whose weights are saved.
-        wrapped: The same network, as it is called: DDP around it where there are several workers.
-        optimizer: AdamW.
-        schedule: Warm-up, then a polynomial fall.
-        history: One record an epoch so far.
-    """
-
-    model: nn.Module
-    wrapped: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def fresh(cls, plan: Plan, config: FitConfig, wrap: Callable[[nn.Module], nn.Module] = lambda model: model) -> Learner:
-        """Build a network with seeded weights; ``wrap`` may move it and put DDP around it."""
-        torch.manual_seed(config.seed)
-        model = build_model(plan.network, plan.channels, task_of(plan).channels, plan.patch)
-        wrapped = wrap(model)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, config))
-        return cls(model, wrapped, optimizer, schedule)
-
-    def state(self) -> dict[str, Any]:
-        """Return everything but the weights, as tensors and plain data."""
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "history": self.history}
-
-    def restore(self, weights: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Go back to a saved point."""
-        self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.history = list(state["history"])
-
-
 def run_epochs(
     learner: Learner,
     batches: Batches,
@@ -108,21 +68,20 @@ def run_epochs(
         on_epoch: Called after each epoch's validation, when the learner can be saved.
 
     Raises:
-        InputError: If the loss is no longer a number.
+        InputError: If the loss is no longer a number; names the series of that batch.
     """
     task, plan, config = batches.task, batches.plan, batches.config
-    device = next(learner.model.parameters()).device
     for number in range(len(learner.history), config.epochs):
         started = time.perf_counter()
-        losses, steps, waited = _train(learner, task, config, batches.epoch(number), device)
+        pace = _train(learner, task, config, batches.epoch(number))
         trained = time.perf_counter()
-        scores = validate(Predictor(learner.model.eval(), plan, device), task, validation)
+        scores = validate(Predictor(learner.judged.eval(), plan, learner.device), task, validation)
         record = EpochRecord(
             epoch=number,
-            loss=float(np.mean(losses)),
+            loss=float(np.mean(pace.losses)),
             seconds=trained - started,
-            step_seconds=float(np.median(steps)),
-            wait_share=waited / (trained - started),
+            step_seconds=float(np.median(pace.steps)),
+            wait_share=pace.waited / (trained - started),
             validation_seconds=time.perf_counter() - trained,
             scores=scores,
             score=float(np.mean(list(scores.values()))),
@@ -142,41 +101,48 @@ def validate(predictor: Predictor, task: Task, cases: Sequence[Case]) -> dict[st
     return {name: 0.0 if np.isnan(value) else value for name, value in found.items()}
 
 
-def _train(
-    learner: Learner, task: Task, config: FitConfig, batches: Iterable[Batch], device: torch.device
-) -> tuple[list[float], list[float], float]:
-    """Run one epoch's steps; returns losses, seconds a step, and seconds spent waiting for batches."""
+@dataclass(slots=True)
+class Pace:
+    """How an epoch's steps went: their losses, the seconds of each, and those spent waiting for batches."""
+
+    losses: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    waited: float = 0.0
+
+
+def _train(learner: Learner, task: Task, config: FitConfig, batches: Iterator[Batch]) -> Pace:
+    """Run one epoch's steps."""
     learner.wrapped.train()
-    losses, steps, waited = [], [], 0.0
+    pace = Pace()
     started = time.perf_counter()
-    for batch in batches:
-        got = time.perf_counter()
-        waited += got - started
-        losses.append(_step(learner, task, config, batch, device))
-        if not np.isfinite(losses[-1]):
-            raise InputError(f"the loss became {losses[-1]} at step {len(losses)}: lower learning_rate, or look at the images")
+    for _ in range(config.steps):
+        loss = 0.0
+        for number in range(config.accumulate):
+            asked = time.perf_counter()
+            batch = next(batches)
+            pace.waited += time.perf_counter() - asked
+            with learner.gathering() if number + 1 < config.accumulate else contextlib.nullcontext():
+                loss += _learn(learner, task, config, batch) / config.accumulate
+        learner.advance(config.clip)
+        pace.losses.append(loss)
         now = time.perf_counter()
-        steps.append(now - started)
+        pace.steps.append(now - started)
         started = now
-    return losses, steps, waited
+    return pace
 
 
-def _step(learner: Learner, task: Task, config: FitConfig, batch: Batch, device: torch.device) -> float:
+def _learn(learner: Learner, task: Task, config: FitConfig, batch: Batch) -> float:
+    """Add a batch's gradients and return its loss."""
+    device = learner.device
     image = batch.image.to(device, non_blocking=True)
+    if config.channels_last:
+        image = image.contiguous(memory_format=torch.channels_last_3d)
     target = batch.target.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed):
-        logits = learner.wrapped(image)
-    loss = task.loss(logits, target)
-    learner.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip)
-    learner.optimizer.step()
-    learner.schedule.step()
-    return float(loss.detach())
-
-
-def _pace(step: int, config: FitConfig) -> float:
-    """Return the learning rate's factor: up over `warmup` steps, then (1 - t)^0.9."""
-    total = config.epochs * config.steps
-    rise = min(1.0, (step + 1) / max(1, config.warmup))
-    return rise * float(max(0.01, 1 - step / total) ** 0.9)
+        outputs = learner.wrapped(image)
+    loss = task.loss(outputs, target)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise InputError(f"the loss became {value} on series {', '.join(batch.series)}: look at them, or lower learning_rate")
+    (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+    return value

@@ -33,7 +33,8 @@ from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.storage.location import Location, locate
 from medray.training.config import FitConfig
 from medray.training.data import Batches
-from medray.training.loop import EpochRecord, Learner, run_epochs
+from medray.training.learner import Learner
+from medray.training.loop import EpochRecord, run_epochs
 from medray.training.run import Run, claim_folder, read_history
 
 __all__ = ["fit"]
@@ -184,7 +185,9 @@ def _cases(prepared: Prepared, split: Any) -> list[Case]:
 
 
 def _save(place: Path, learner: Learner) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}, place / "weights.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in learner.judged.state_dict().items()}, place / "weights.safetensors"
+    )
     torch.save(learner.state(), place / "learner.pt")
 
 

@@ -1,0 +1,112 @@
+"""A model under training: what a step changes and a checkpoint holds."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from medray.models.networks import build_model
+from medray.preprocessing.plan import Plan
+from medray.tasks.task import task_of
+from medray.training.config import FitConfig
+
+__all__ = ["Learner"]
+
+
+@dataclass(slots=True, eq=False)
+class Learner:
+    """A model under training.
+
+    Attributes:
+        model: The bare network.
+        wrapped: The same network, as it is called: DDP around it where there are several workers.
+        average: Running mean of its weights, or None.
+        optimizer: AdamW.
+        schedule: Warm-up, then a fall.
+        history: One record an epoch so far.
+    """
+
+    model: nn.Module
+    wrapped: nn.Module
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def fresh(cls, plan: Plan, config: FitConfig, wrap: Callable[[nn.Module], nn.Module] = lambda model: model) -> Learner:
+        """Build a network with seeded weights; ``wrap`` may move it and put DDP around it."""
+        torch.manual_seed(config.seed)
+        model = build_model(plan.network, plan.channels, task_of(plan).channels, plan.patch)
+        if config.channels_last:
+            flat = plan.patch[2] == 1
+            model = model.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)  # type: ignore[call-overload]
+        wrapped = wrap(model)
+        average = None
+        if config.average:
+            decay = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]
+            average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, config))
+        if config.compile:
+            wrapped.compile()
+        return cls(model, wrapped, average, optimizer, schedule)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept: with averaged weights where they are averaged."""
+        if self.average is None:
+            return self.model
+        averaged: nn.Module = self.average.module
+        return averaged
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
+    def gathering(self) -> contextlib.AbstractContextManager[None]:
+        """Leave gradients on each worker: more of the same step's are to come."""
+        wait: Callable[[], contextlib.AbstractContextManager[None]] = getattr(self.wrapped, "no_sync", contextlib.nullcontext)
+        return wait()
+
+    def advance(self, clip: float) -> None:
+        """Take an optimizer step with the gradients at hand, and forget them."""
+        nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything but the judged weights, as tensors and plain data."""
+        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "history": self.history}
+        if self.average is not None:
+            state |= {"weights": self.model.state_dict(), "averaged": self.average.n_averaged}
+        return state
+
+    def restore(self, weights: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Go back to a saved point: the judged weights and the state."""
+        self.judged.load_state_dict(weights)
+        if self.average is not None:
+            self.model.load_state_dict(state["weights"])
+            self.average.n_averaged.copy_(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = list(state["history"])
+
+
+def _pace(step: int, config: FitConfig) -> float:
+    """Return the learning rate's factor: up over `warmup` steps, then down over all."""
+    done = min(1.0, step / (config.epochs * config.steps))
+    rise = min(1.0, (step + 1) / max(1, config.warmup))
+    left = max(0.01, 1 - done) ** 0.9 if config.fall == "poly" else max(0.01, (1 + math.cos(math.pi * done)) / 2)
+    return rise * float(left)
