@@ -10,7 +10,7 @@ demo: $(VENV)/.samples
 	$(BIN)/medray demo --out $(DEMO)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -16,6 +16,14 @@ import pytest  # noqa: E402
 
 from tests.phantoms import write_phantoms  # noqa: E402
 
+LONG = ("cluster", "ray", "services", "browser", "slow")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files whose tests take long, so that two processes end at about the same time."""
+    long = {item.path for item in items if any(item.get_closest_marker(name) for name in LONG)}
+    items.sort(key=lambda item: item.path not in long)
+
 
 @pytest.fixture
 def rng():

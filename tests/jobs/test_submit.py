@@ -35,6 +35,7 @@ def ray_head():
     place = tempfile.mkdtemp(prefix="rh")
     words = ["start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     words += [f"--temp-dir={place}", "--object-store-memory=300000000", f"--ray-client-server-port={free_port()}"]
+    words += [f"--dashboard-agent-listen-port={free_port()}"]  # the default is one for all clusters of a machine
     process = subprocess.Popen([BIN / "ray", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{dashboard}"
