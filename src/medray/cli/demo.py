@@ -194,7 +194,7 @@ def _table(story: Story, evaluation: Evaluation) -> None:
     table.add_column("what")
     table.add_column("result", justify="right")
     for label, score in evaluation.scores.items():
-        low, high = evaluation.intervals[label][evaluation.measure]
+        low, high = evaluation.overall.intervals[label][evaluation.measure]
         table.add_row(f"Dice, {label}, held out", f"{score:.3f} [{low:.3f}, {high:.3f}]")
     for label, volume in story.facts["http"]["volumes_ml"].items():
         table.add_row(f"volume over HTTP, {label}", f"{volume:.1f} ml")

@@ -54,6 +54,7 @@ def evaluate(
     model: Model,
     root: Annotated[str, typer.Argument(help="A cohort with label maps.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[str, typer.Option("-o", "--out", help="A folder for report.html, cases.csv and evaluation.json.")] = "",
     as_json: Json = False,
 ) -> None:
     """Score a model on a cohort's held-out subjects."""
@@ -64,11 +65,21 @@ def evaluate(
 
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is unknown: use one of {', '.join(SPLITS)}")
+    cohort = open_cohort(root)
     with progress() as on_progress:
-        found = run(model, open_cohort(root), split=split, on_progress=on_progress)
+        found = run(model, cohort, split=split, on_progress=on_progress)
     plain = found.plain()
-    summary = {"model": model, "split": split, "cases": len(found.cases), "summary": plain["summary"]}
-    show({**summary, "intervals": plain["intervals"]} | ({"by_case": plain["cases"]} if as_json else {}), as_json=as_json)
+    facts = {"model": model, "split": split, **plain["overall"]}
+    if out:
+        from medray.inference.predictor import Predictor
+        from medray.inference.report import write_evaluation
+        from medray.registry.registry import Registry
+        from medray.storage.location import locate
+
+        predictor = Predictor.load(Registry().fetch(model))
+        write_evaluation(locate(out), f"{model}, {split} subjects", found, predictor, cohort)
+        facts["report"] = f"{out.rstrip('/')}/report.html"
+    show(facts | ({"groups": plain["groups"], "by_case": plain["cases"]} if as_json else {}), as_json=as_json)
 
 
 def predict(

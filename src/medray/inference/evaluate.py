@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,41 +16,75 @@ from medray.cohort.manifest import SeriesRow
 from medray.cohort.splits import Split, split_subjects
 from medray.errors import InputError
 from medray.evaluation.interval import bootstrap_intervals
+from medray.imaging.volume import Volume
+from medray.inference.groups import groups_of
 from medray.inference.predictor import Predictor
 from medray.preprocessing.plan import Plan, learnable
 from medray.registry.registry import Registry
 from medray.tasks.answer import Record, Summary, Truth
-from medray.tasks.task import task_of
+from medray.tasks.task import Task, task_of
 
-__all__ = ["Evaluation", "evaluate", "score_cases"]
+__all__ = ["CaseScore", "Evaluation", "Scores", "evaluate", "held_out", "score_cases", "truth_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseScore:
+    """One image.
+
+    Attributes:
+        series: Its pseudonym.
+        subject: The patient's.
+        groups: Kind of group to group: see `medray.inference.groups.groups_of`.
+        record: What was measured; NaN where a target is in neither mask.
+    """
+
+    series: str
+    subject: str
+    groups: Mapping[str, str]
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What several images are together.
+
+    Attributes:
+        cases: How many images.
+        summary: Target to measure to number, over the images that have it.
+        intervals: Target to measure to its 95 % bootstrap interval by patient.
+    """
+
+    cases: int
+    summary: Summary
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores of a model on cases.
+    """How good a model is.
 
     Attributes:
         measure: By which the task compares models.
-        cases: Series to target to measurement; NaN where a target is in neither mask.
-        summary: Target to measure to number, over the cases that have it.
-        intervals: Target to measure to its 95 % bootstrap interval by patient.
+        cases: Each image.
+        overall: All of them.
+        groups: Kind of group to group to its images; kinds of which the cohort has one group only are left out.
     """
 
     measure: str
-    cases: Mapping[str, Record]
-    summary: Summary
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
+    cases: Sequence[CaseScore]
+    overall: Scores
+    groups: Mapping[str, Mapping[str, Scores]]
 
     @property
     def scores(self) -> dict[str, float]:
         """Target to number, by the task's measure; targets that have none are left out."""
-        found = {name: measures[self.measure] for name, measures in self.summary.items()}
+        found = {name: measures[self.measure] for name, measures in self.overall.summary.items()}
         return {name: value for name, value in found.items() if not np.isnan(value)}
 
     def plain(self) -> dict[str, Any]:
         """Return JSON-ready data, NaN and infinity as None."""
-        plain: dict[str, Any] = _plain({"summary": self.summary, "intervals": self.intervals, "cases": self.cases})
-        return {"measure": self.measure, **plain}
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
 
 def evaluate(
@@ -106,21 +140,37 @@ def score_cases(
     """
     if not rows:
         raise InputError(f"cohort {cohort.index.id} has no labelled subject left to score: none is held out")
-    task, cases, patients = task_of(predictor.plan), {}, defaultdict(list)
+    task, cases = task_of(predictor.plan), []
     for done, row in enumerate(rows, start=1):
         volume = cohort.volume(row)
-        truth = Truth(cohort.mask(row) if predictor.plan.maps else None, volume.spacing_mm, row.present)
-        cases[row.series] = task.compare(predictor.predict(volume).answer, truth)
-        patients[row.subject].append(cases[row.series])
+        record = task.compare(predictor.predict(volume).answer, truth_of(predictor.plan, cohort, row, volume))
+        cases.append(CaseScore(row.series, row.subject, groups_of(volume), record))
         on_progress("evaluate", done, len(rows))
-    summary = task.summarise(list(cases.values()))
+    members: dict[str, dict[str, list[CaseScore]]] = defaultdict(lambda: defaultdict(list))
+    for case in cases:
+        for kind, group in case.groups.items():
+            members[kind][group].append(case)
+    groups = {
+        kind: {group: _scores(task, found) for group, found in sorted(by_group.items())}
+        for kind, by_group in members.items()
+        if len(by_group) > 1
+    }
+    return Evaluation(measure=task.measure, cases=cases, overall=_scores(task, cases), groups=groups)
+
+
+def truth_of(plan: Plan, cohort: Cohort, row: SeriesRow, volume: Volume) -> Truth:
+    """Return what is known of a series, on its source grid."""
+    return Truth(cohort.mask(row) if plan.maps else None, volume.spacing_mm, row.present)
+
+
+def _scores(task: Task, cases: Sequence[CaseScore]) -> Scores:
+    patients: dict[str, list[Record]] = defaultdict(list)
+    for case in cases:
+        patients[case.subject].append(case.record)
+    summary = task.summarise([case.record for case in cases])
     ends = bootstrap_intervals(patients, lambda records: _flat(task.summarise(records)))
-    return Evaluation(
-        measure=task.measure,
-        cases=cases,
-        summary=summary,
-        intervals={name: {measure: ends[f"{name} {measure}"] for measure in found} for name, found in summary.items()},
-    )
+    intervals = {name: {measure: ends[f"{name} {measure}"] for measure in found} for name, found in summary.items()}
+    return Scores(len(cases), summary, intervals)
 
 
 def _flat(summary: Summary) -> dict[str, float]:
