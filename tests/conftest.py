@@ -1,6 +1,7 @@
 """Fixtures that every room shares. Ray's authentication is decided here, before anything imports Ray."""
 
 import os
+import tempfile
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["MEDRAY_KEY"] = "5a" * 32
@@ -8,6 +9,7 @@ os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+os.environ["MEDRAY_HOME"] = tempfile.mkdtemp(prefix="medray-home-")  # of what fixtures do for whole modules
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MEDRAY_KEY_FILE"):
     os.environ.pop(name, None)
 

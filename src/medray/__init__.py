@@ -29,6 +29,8 @@ _HOMES = {
     "plan": "medray.preprocessing.planning",
     "predict": "medray.inference.predict",
     "prepare": "medray.preprocessing.prepare",
+    "read_space": "medray.training.space",
+    "tune": "medray.training.tune",
 }
 
 __all__ = [
@@ -50,6 +52,8 @@ __all__ = [
     "plan",
     "predict",
     "prepare",
+    "read_space",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -68,7 +72,9 @@ if TYPE_CHECKING:
     from medray.registry.registry import Registry
     from medray.serving.app import deploy
     from medray.training.config import FitConfig
+    from medray.training.space import read_space
     from medray.training.trainer import fit
+    from medray.training.tune import tune
 
 
 def __getattr__(name: str) -> Any:

@@ -76,6 +76,15 @@ def test_validation_and_serving_share_the_path(predictor, scan):
     assert answer.mask.shape == (1, *prepared.shape)
 
 
+def test_mirrored_predictions_turn_with_the_image(tmp_path, phantom_cohort, rng):
+    predictor = Predictor.load(model_folder(tmp_path / "model", phantom_cohort, mirror=True))
+    image = rng.normal(size=(1, 16, 16, 16)).astype(np.float32)
+    expected = predictor._activated(image)
+    assert np.allclose(predictor._activated(image[:, ::-1, :, ::-1])[:, ::-1, :, ::-1], expected, atol=1e-5)
+    plain = Predictor.load(model_folder(tmp_path / "plain", phantom_cohort))
+    assert not np.allclose(plain._activated(image), expected, atol=1e-3)
+
+
 def test_bad_model_folders_are_refused(tmp_path, phantom_cohort):
     with pytest.raises(NotFoundError, match="no weights"):
         Predictor.load(tmp_path)

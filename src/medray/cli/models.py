@@ -1,18 +1,18 @@
-"""Commands about models: fit, evaluate, predict, serve, models."""
+"""Commands about models: fit, tune, evaluate, predict, serve, models."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from medray import config
 from medray.cli.output import Json, error_console, progress, show
 
-__all__ = ["evaluate", "fit", "models_app", "predict", "serve"]
+__all__ = ["evaluate", "fit", "models_app", "predict", "serve", "tune"]
 
 models_app = typer.Typer(help="Look at registered models and move aliases.", no_args_is_help=True)
 
@@ -48,6 +48,40 @@ def fit(
     version = Registry().register(card_from_run(done, plan=opened.plan), done.model)
     facts = {"model": str(version), "run": done.folder.path, "best_epoch": done.record["best_epoch"]}
     show({**facts, "scores": done.record["scores"], "seconds": done.record["seconds"]}, as_json=as_json)
+
+
+def tune(
+    prepared: Annotated[str, typer.Argument(help="From medray prepare.")],
+    name: Annotated[str, typer.Option(help="What is searched for; the registered model's name.")],
+    space_file: Annotated[Path, typer.Option("--space", help="A .toml: which fields of fit and plan may vary, how far.")],
+    trials: Annotated[int, typer.Option(help="How many points of the space.")] = 20,
+    method: Annotated[str, typer.Option(help="asha or population.")] = "asha",
+    config_file: Annotated[Path | None, typer.Option("--config", help="A .toml of FitConfig fields that don't vary.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search plan and fit fields, and register the best trial as the model's next version; resumes what was killed."""
+    from medray.preprocessing.prepared import open_prepared
+    from medray.registry.card import card_from_run
+    from medray.registry.registry import Registry
+    from medray.training.config import FitConfig
+    from medray.training.space import read_space
+    from medray.training.tune import tune as run
+
+    settings = config.merged(config.read_file(config_file) if config_file else {}, config.overrides(changes or ()))
+    chosen = config.load(FitConfig, settings, what=str(config_file or "--set"))
+    space = read_space(config.read_file(space_file), what=str(space_file))
+    opened, epochs = open_prepared(prepared), {"done": 0}
+    with progress() as on_progress:
+
+        def on_trial(record: Any) -> None:
+            epochs["done"] += 1
+            on_progress("trials' epochs", epochs["done"], trials * chosen.epochs)
+
+        done = run(opened, space, chosen, name=name, trials=trials, method=method, on_trial=on_trial)
+    version = Registry().register(card_from_run(done, plan=done.plan), done.model)
+    facts = {"model": str(version), "run": done.folder.path, "chosen": done.record["chosen"], "scores": done.record["scores"]}
+    show({**facts, "trials": len(done.record["trials"]), "failed": done.record["failed"]}, as_json=as_json)
 
 
 def evaluate(

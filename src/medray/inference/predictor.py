@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,16 @@ class Predictor:
     def _activated(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the task's map ``(D, I, J, K)`` on the plan's grid."""
         with torch.inference_mode():
-            return slide(lambda patch: self._task.activate(self._model(patch)), image, self.plan, self._device)
+            return slide(self._mirrored if self.plan.mirror else self._run, image, self.plan, self._device)
+
+    def _run(self, patch: torch.Tensor) -> torch.Tensor:
+        return self._task.activate(self._model(patch))
+
+    def _mirrored(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return the mean answer of a patch ``(1, C, I, J, K)`` and its mirror images."""
+        axes = [axis for axis in (2, 3, 4) if patch.shape[axis] > 1]
+        flips = [flip for count in range(len(axes) + 1) for flip in combinations(axes, count)]
+        return torch.stack([self._run(patch.flip(flip)).flip(flip) for flip in flips]).mean(dim=0)
 
     def _onto_source(self, activated: NDArray[np.float32], volume: Volume) -> Answer:
         """Decode inside the frame that the plan looks at, and put that where it lies in the source."""

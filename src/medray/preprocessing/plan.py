@@ -50,6 +50,7 @@ class Plan:
         foreground_share: Share of training patches centred on a target.
         target_weights: Weight in the loss of each target; of a multi-class segmentation background's comes first.
         overlap: Share that neighbouring patches have in common at prediction.
+        mirror: Whether a prediction is the mean over all mirror images of a patch: surer, and eight times the time.
         network: Which and how large.
         val: Share of subjects for validation.
         test: Share of subjects for testing.
@@ -76,6 +77,7 @@ class Plan:
     foreground_share: float = Field(default=2 / 3, ge=0, le=1)
     target_weights: tuple[float, ...]
     overlap: float = Field(default=0.25, ge=0, lt=1)
+    mirror: bool = False
     network: NetworkSpec = NetworkSpec()
     val: float = Field(default=0.12, gt=0, lt=0.5)
     test: float = Field(default=0.18, gt=0, lt=0.5)

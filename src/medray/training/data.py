@@ -10,14 +10,16 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
+from medray.cohort.splits import Split
 from medray.preprocessing.augment import augment, draw_augmentation
-from medray.preprocessing.bricks import Case
+from medray.preprocessing.bricks import Case, read_case
 from medray.preprocessing.patches import draw_start
 from medray.preprocessing.plan import Plan
+from medray.preprocessing.prepared import Prepared
 from medray.tasks.task import Task, task_of
 from medray.training.config import FitConfig
 
-__all__ = ["Batch", "Batches"]
+__all__ = ["Batch", "Batches", "open_cases"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,3 +81,8 @@ class Batches:
             targets.append(self.task.target(mask, case.present))
             series.append(case.series)
         return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)), tuple(series))
+
+
+def open_cases(prepared: Prepared, split: Split) -> list[Case]:
+    """Open a split's cases; their voxels are read when they are asked for."""
+    return [read_case(prepared.root.join(row.file)) for row in prepared.of(split)]

@@ -86,6 +86,14 @@ class Learner:
         if self.average is not None:
             self.average.update_parameters(self.model)
 
+    def take_pace(self, config: FitConfig) -> None:
+        """Go on at another learning rate and weight decay than those that were saved."""
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = config.learning_rate
+            group["weight_decay"] = config.weight_decay
+            group["lr"] = config.learning_rate * _pace(self.schedule.last_epoch, config)
+        self.schedule.base_lrs = [config.learning_rate] * len(self.optimizer.param_groups)
+
     def state(self) -> dict[str, Any]:
         """Return everything but the judged weights, as tensors and plain data."""
         state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "history": self.history}

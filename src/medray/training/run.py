@@ -12,17 +12,26 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
+from medray import __version__, config
+from medray.cohort.splits import SPLITS
 from medray.errors import ConfigError
+from medray.preprocessing.plan import Plan, read_plan
+from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location
+from medray.training.checkpoint import WEIGHTS
+from medray.training.config import FitConfig
 
-__all__ = ["Run", "claim_folder", "read_history"]
+__all__ = ["Made", "Run", "claim_folder", "finish_run", "read_history"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -47,10 +56,64 @@ class Run:
         return self.folder.join("model")
 
     @property
+    def plan(self) -> Plan:
+        """What it trained by."""
+        return read_plan(json.loads(self.model.join("plan.json").read()), what=f"the plan in {self.model.path}")
+
+    @property
     def history(self) -> Sequence[Mapping[str, Any]]:
         """One record an epoch: see `medray.training.loop.EpochRecord`."""
         records: Sequence[Mapping[str, Any]] = self.record["history"]
         return records
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a run was made of.
+
+    Attributes:
+        plan: That it trained by.
+        config: How.
+        prepared: From what.
+        history: A record an epoch.
+        threads: Cores of a worker.
+    """
+
+    plan: Plan
+    config: FitConfig
+    prepared: Prepared
+    history: Sequence[Mapping[str, Any]]
+    threads: int
+
+
+def finish_run(name: str, folder: Location, checkpoint: Path, made: Made, facts: Mapping[str, Any]) -> Run:
+    """Export a checkpoint as a model folder and write ``run.json``, last.
+
+    Args:
+        name: What was trained.
+        folder: The run's.
+        checkpoint: Of the best epoch.
+        made: What it was made of.
+        facts: Further entries of the record.
+    """
+    folder.join("model", WEIGHTS).write((checkpoint / WEIGHTS).read_bytes())
+    folder.join("model", "plan.json").write(json.dumps(config.dump(made.plan), indent=1).encode())
+    best = max(made.history, key=lambda record: float(record["score"]))
+    record = {
+        "schema_version": 1,
+        "name": name,
+        "config": config.dump(made.config),
+        "cohort": made.prepared.cohort,
+        "subjects": {split: made.prepared.subjects(split) for split in SPLITS},
+        "best_epoch": best["epoch"],
+        "scores": best["scores"],
+        "history": list(made.history),
+        "versions": {"medray": __version__, "ray": version("ray"), "torch": version("torch")},
+        "hardware": {"machine": platform.machine(), "threads": made.threads},
+        **facts,
+    }
+    folder.join("run.json").write(json.dumps(record, indent=1).encode())
+    return Run(name, folder, record)
 
 
 def claim_folder(runs: Location, name: str, setup: Mapping[str, Any]) -> Location:

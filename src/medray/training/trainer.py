@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 import threading
 import time
@@ -23,19 +22,18 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer, prepare_model
-from safetensors.torch import load_file, save_file
 
-from medray import __version__, config
+from medray import config
 from medray.engine import join_ray, require_cpus
 from medray.errors import ConfigError, InputError, MedrayError
-from medray.preprocessing.bricks import Case, read_case
 from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.storage.location import Location, locate
+from medray.training.checkpoint import load_learner, save_learner
 from medray.training.config import FitConfig
-from medray.training.data import Batches
+from medray.training.data import Batches, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
-from medray.training.run import Run, claim_folder, read_history
+from medray.training.run import Made, Run, claim_folder, finish_run, read_history
 
 __all__ = ["fit"]
 
@@ -136,7 +134,7 @@ def _train(work: Work, workers: int, *, gpu: bool) -> ray.train.Result:
             name="train",
             storage_path=work.folder.path,
             storage_filesystem=work.folder.filesystem,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=work.config.keep, checkpoint_score_attribute="score"),
             failure_config=ray.train.FailureConfig(max_failures=work.config.max_failures),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             worker_runtime_env={"env_vars": KEEP_MEMORY},
@@ -162,38 +160,27 @@ def _work(told: Mapping[str, Any]) -> None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as place:
-            _load(Path(place), learner)
+            load_learner(Path(place), learner)
         if context.get_world_rank() == 0:  # a kill may have come between the last report and this file
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
-    batches = Batches(_cases(prepared, "train"), prepared.plan, work.config, context.get_world_rank())
+    batches = Batches(open_cases(prepared, "train"), prepared.plan, work.config, context.get_world_rank())
 
     def on_epoch(record: EpochRecord) -> None:
-        with tempfile.TemporaryDirectory() as place:
-            saved = None
-            if context.get_world_rank() == 0:
-                _save(Path(place), learner)
-                saved = ray.train.Checkpoint.from_directory(place)
-            ray.train.report({"score": record.score, "epoch": record.epoch}, checkpoint=saved)
+        saved = None
+        if context.get_world_rank() == 0:
+            place = tempfile.mkdtemp(prefix="medray-checkpoint-")
+            save_learner(Path(place), learner)
+            saved = ray.train.Checkpoint.from_directory(place)
+        # The upload goes on while the next epoch trains, and removes the folder; the next report waits for it.
+        ray.train.report(
+            {"score": record.score, "epoch": record.epoch},
+            checkpoint=saved,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        )
         if context.get_world_rank() == 0:
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
 
-    run_epochs(learner, batches, _cases(prepared, "val"), on_epoch)
-
-
-def _cases(prepared: Prepared, split: Any) -> list[Case]:
-    return [read_case(prepared.root.join(row.file)) for row in prepared.of(split)]
-
-
-def _save(place: Path, learner: Learner) -> None:
-    save_file(
-        {name: tensor.contiguous() for name, tensor in learner.judged.state_dict().items()}, place / "weights.safetensors"
-    )
-    torch.save(learner.state(), place / "learner.pt")
-
-
-def _load(place: Path, learner: Learner) -> None:
-    state = torch.load(place / "learner.pt", weights_only=True)
-    learner.restore(load_file(place / "weights.safetensors"), state)
+    run_epochs(learner, batches, open_cases(prepared, "val"), on_epoch)
 
 
 def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result, facts: Mapping[str, Any]) -> Run:
@@ -201,26 +188,9 @@ def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result,
     best = result.get_best_checkpoint("score", "max")
     if best is None:
         raise InputError(f"the fit in {work.folder.path} left no checkpoint")
-    history = read_history(work.folder)
+    made = Made(prepared.plan, work.config, prepared, read_history(work.folder), work.threads)
     with best.as_directory() as place:
-        work.folder.join("model", "weights.safetensors").write((Path(place) / "weights.safetensors").read_bytes())
-    work.folder.join("model", "plan.json").write(json.dumps(config.dump(prepared.plan), indent=1).encode())
-    best_epoch = max(history, key=lambda record: record["score"])
-    record = {
-        "schema_version": 1,
-        "name": name,
-        "config": config.dump(work.config),
-        "cohort": prepared.cohort,
-        "subjects": {split: prepared.subjects(split) for split in ("train", "val", "test")},
-        "best_epoch": best_epoch["epoch"],
-        "scores": best_epoch["scores"],
-        "history": history,
-        "versions": {"medray": __version__, "ray": ray.__version__, "torch": torch.__version__},
-        "hardware": {"machine": platform.machine(), "threads": work.threads},
-        **facts,
-    }
-    work.folder.join("run.json").write(json.dumps(record, indent=1).encode())
-    return Run(name, work.folder, record)
+        return finish_run(name, work.folder, Path(place), made, facts)
 
 
 @contextmanager

@@ -1,0 +1,250 @@
+"""`tune`: Ray Tune over plan and fit fields.
+
+A trial owns its loop: the plain one, in the trial's own process, so that Ray Tune sees its checkpoints. A trial under Ray Train
+would show Tune none, and population-based training copies checkpoints. The price: one process a trial; trials run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune as ray_tune
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from medray import config
+from medray.engine import join_ray, require_cpus
+from medray.errors import ConfigError, InputError
+from medray.preprocessing.prepared import Prepared, open_prepared
+from medray.storage.location import Location, locate
+from medray.training.checkpoint import load_learner, save_learner
+from medray.training.config import FitConfig
+from medray.training.data import Batches, open_cases
+from medray.training.learner import Learner
+from medray.training.loop import EpochRecord, run_epochs
+from medray.training.run import Made, Run, claim_folder, finish_run
+from medray.training.space import Range, Space, applied
+
+__all__ = ["tune"]
+
+OnTrial = Callable[[Mapping[str, Any]], None]
+METHODS = ("asha", "population")
+KEPT = 4
+"""Checkpoints of a trial: another one may be about to take over an older one."""
+REDUCTION = 3
+"""ASHA keeps one in so many trials at each rung (Li et al., MLSys 2020, arXiv:1810.05934)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every trial is told.
+
+    Attributes:
+        prepared: Training data.
+        config: What trials have in common.
+        threads: Cores of a trial.
+    """
+
+    prepared: Location
+    config: FitConfig
+    threads: int
+
+
+def tune(
+    prepared: Prepared,
+    space: Space,
+    fit_config: FitConfig | None = None,
+    *,
+    name: str,
+    trials: int,
+    method: str = "asha",
+    runs: str | Path | None = None,
+    on_trial: OnTrial = lambda record: None,
+) -> Run:
+    """Search a space, and return the best trial as a run that can be registered like any other.
+
+    Trials run side by side, one a free core, or with more cores each where there are fewer trials. A search that was killed
+    goes on when it is called again with the same arguments: finished trials stay finished.
+
+    Args:
+        prepared: From `medray.prepare`.
+        space: What may vary.
+        fit_config: What doesn't; its ``epochs`` are the longest that a trial gets.
+        name: What is searched for; the search lies in ``RUNS/NAME.search/N``.
+        trials: How many points; of ``"population"``: how many live at a time.
+        method: ``"asha"``: points by Optuna's TPE, bad ones ended early. ``"population"``: the worst take over the best one's
+            weights and change its fit fields (Jaderberg et al., arXiv:1711.09846); plan fields stay as drawn.
+        runs: Where runs lie, a path or a URI; ``MEDRAY_HOME/runs`` by default.
+        on_trial: Called with ``trial``, ``epoch``, ``score`` and what was chosen, after each epoch of each trial.
+
+    Raises:
+        ConfigError: If ``trials`` isn't positive, the method is unknown, or a population has nothing of ``fit`` to change.
+        InputError: If there is nothing to train or validate on, or no trial ended an epoch.
+        ResourceError: If no core is free.
+    """
+    chosen = fit_config or FitConfig()
+    if trials < 1 or method not in METHODS:
+        raise ConfigError(f"trials={trials}, method={method!r}: a search needs one trial at least, and asha or population")
+    if not prepared.of("train") or not prepared.of("val"):
+        raise InputError(f"{prepared.root.path} has no case to train on or none to validate on: prepare more subjects")
+    join_ray()
+    os.environ.setdefault(
+        "RAY_AIR_NEW_OUTPUT", "0"
+    )  # the other output prints tables to stdout, however silent it is told to be
+    free = int(require_cpus(1, what="a search"))
+    side_by_side = min(free, trials)
+    setup = {
+        "prepared": prepared.root.path,
+        "plan": config.dump(prepared.plan),
+        "config": config.dump(chosen),
+        "space": config.dump(space),
+        "search": {"trials": trials, "method": method},
+    }
+    folder = claim_folder(locate(runs or config.home() / "runs"), f"{name}.search", setup)
+    if folder.join("run.json").exists():
+        return Run(name, folder, json.loads(folder.join("run.json").read()))
+    work = Work(prepared.root, chosen, max(1, free // side_by_side))
+    results = _tuner(work, space, folder, trials, method, side_by_side, on_trial).fit()
+    return _finish(name, folder, work, prepared, results)
+
+
+def _tuner(
+    work: Work, space: Space, folder: Location, trials: int, method: str, concurrent: int, on_trial: OnTrial
+) -> ray_tune.Tuner:
+    gpus = float(ray.available_resources().get("GPU", 0)) / concurrent
+    trainable = ray_tune.with_resources(
+        ray_tune.with_parameters(_trial, work=work), {"CPU": work.threads, "GPU": min(1.0, gpus)}
+    )
+    place = folder.join("trials").path
+    if ray_tune.Tuner.can_restore(place, storage_filesystem=folder.filesystem):
+        return ray_tune.Tuner.restore(
+            place, trainable, resume_unfinished=True, restart_errored=True, storage_filesystem=folder.filesystem
+        )
+    search: Searcher | None = None
+    param_space = {}
+    if method == "asha":
+        search = OptunaSearch(_optuna_space(space), metric="score", mode="max", seed=work.config.seed)
+    else:
+        param_space = {key: _domain(found) for key, found in space.ranges.items()}
+    return ray_tune.Tuner(
+        trainable,
+        param_space=param_space,
+        tune_config=ray_tune.TuneConfig(
+            search_alg=search,
+            scheduler=_scheduler(work, space, method),
+            num_samples=trials,
+            max_concurrent_trials=concurrent,
+            reuse_actors=method == "population",
+        ),
+        run_config=ray_tune.RunConfig(
+            name="trials",
+            storage_path=folder.path,
+            storage_filesystem=folder.filesystem,
+            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=KEPT, checkpoint_score_attribute="score"),
+            failure_config=ray_tune.FailureConfig(max_failures=work.config.max_failures),
+            callbacks=[_Telling(on_trial)],
+            verbose=0,
+        ),
+    )
+
+
+def _scheduler(work: Work, space: Space, method: str) -> TrialScheduler:
+    if method == "asha":
+        grace = max(1, work.config.epochs // REDUCTION**2)
+        return ASHAScheduler(
+            metric="score", mode="max", max_t=work.config.epochs, grace_period=grace, reduction_factor=REDUCTION
+        )
+    if not space.fit:
+        raise ConfigError("a population changes fit fields as it goes, and the space has none")
+    return PopulationBasedTraining(
+        time_attr="training_iteration",
+        metric="score",
+        mode="max",
+        perturbation_interval=max(1, work.config.epochs // 5),
+        hyperparam_mutations={f"fit.{key}": _domain(found) for key, found in space.fit.items()},
+        synch=False,
+    )
+
+
+def _domain(found: Range) -> Any:
+    if found.choose:
+        return ray_tune.choice(list(found.choose))
+    if isinstance(found.low, int) and isinstance(found.high, int):
+        return ray_tune.lograndint(found.low, found.high + 1) if found.log else ray_tune.randint(found.low, found.high + 1)
+    return ray_tune.loguniform(found.low, found.high) if found.log else ray_tune.uniform(found.low, found.high)
+
+
+def _optuna_space(space: Space) -> dict[str, Any]:
+    return {key: _domain(found) for key, found in space.ranges.items()}
+
+
+def _trial(chosen: Mapping[str, Any], *, work: Work) -> None:
+    """Run in each trial's process."""
+    torch.set_num_threads(work.threads)
+    prepared = open_prepared(work.prepared)
+    plan, fit_config = applied(prepared.plan, work.config, chosen)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    learner = Learner.fresh(plan, fit_config, wrap=lambda model: model.to(device))
+    checkpoint = ray_tune.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as place:
+            load_learner(Path(place), learner)
+        learner.take_pace(fit_config)
+
+    def on_epoch(record: EpochRecord) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            save_learner(Path(place), learner)
+            (Path(place) / "history.json").write_text(json.dumps(learner.history), encoding="utf-8")
+            ray_tune.report(
+                {"score": record.score, "epoch": record.epoch}, checkpoint=ray_tune.Checkpoint.from_directory(place)
+            )
+
+    run_epochs(learner, Batches(open_cases(prepared, "train"), plan, fit_config), open_cases(prepared, "val"), on_epoch)
+
+
+def _finish(name: str, folder: Location, work: Work, prepared: Prepared, results: ray_tune.ResultGrid) -> Run:
+    """Export the best trial, with a line on every other."""
+    whole = [result for result in results if result.metrics and result.best_checkpoints]
+    if not whole:
+        first = results.errors[0] if results.errors else "none was started"
+        raise InputError(f"no trial of the search in {folder.path} ended an epoch: {str(first).strip().splitlines()[-1]}")
+    best = max(whole, key=lambda result: max(float(metrics["score"]) for _, metrics in result.best_checkpoints))
+    checkpoint, metrics = max(best.best_checkpoints, key=lambda pair: float(pair[1]["score"]))
+    plan, fit_config = applied(prepared.plan, work.config, best.config)
+    trials = [
+        {
+            "chosen": result.config,
+            "epochs": int(result.metrics["training_iteration"]),
+            "score": max(float(found["score"]) for _, found in result.best_checkpoints),
+            "seconds": float(result.metrics["time_total_s"]),
+        }
+        for result in whole
+    ]
+    with checkpoint.as_directory() as place:
+        history = json.loads((Path(place) / "history.json").read_text(encoding="utf-8"))
+        made = Made(plan, fit_config, prepared, history, work.threads)
+        facts = {"workers": 1, "trials": trials, "chosen": best.config, "failed": len(results) - len(whole)}
+        seconds = sum(float(trial["seconds"]) for trial in trials)
+        return finish_run(name, folder, Path(place), made, {**facts, "seconds": seconds, "trial_epoch": metrics["epoch"]})
+
+
+class _Telling(ray_tune.Callback):  # type: ignore[misc]
+    """Passes each epoch of each trial on."""
+
+    def __init__(self, on_trial: OnTrial) -> None:
+        self._on_trial = on_trial
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Called by Tune in the driver's process."""
+        self._on_trial(
+            {"trial": str(trial.trial_id), "epoch": result["epoch"], "score": result["score"], "chosen": dict(trial.config)}
+        )
