@@ -51,8 +51,8 @@ class Attempt:
 ATTEMPTS = {
     "segmentation, U-Net": Attempt("segmentation", {"epochs": 20, "steps": 200, "average": 0.99}),
     "detection, U-Net": Attempt("detection", {"epochs": 12, "steps": 150, "average": 0.99}),
-    "diagnosis, ResNet": Attempt("diagnosis", {"epochs": 12, "steps": 60}),
-    "diagnosis, ViT": Attempt("diagnosis", {"epochs": 12, "steps": 60, "learning_rate": 5e-4}, {"network": {"name": "vit"}}),
+    "diagnosis, ResNet": Attempt("diagnosis", {"epochs": 10, "steps": 60}),
+    "diagnosis, ViT": Attempt("diagnosis", {"epochs": 10, "steps": 60, "learning_rate": 1e-3}, {"network": {"name": "vit"}}),
 }
 BARS = {
     "segmentation": {"grey-matter": 0.90, "white-matter": 0.90, "lesion": 0.60},
@@ -76,8 +76,7 @@ def main(wanted: list[str]) -> None:
         for name, attempt in ATTEMPTS.items():
             if not wanted or attempt.task in wanted:
                 known[name] = run(attempt, cohort, folder / name.replace(", ", "-").lower())
-                print(name, json.dumps(known[name]["targets"]), known[name]["seconds"], file=sys.stderr)
-    save("tasks", {"subjects": SUBJECTS, "healthy": HEALTHY, "splits": SPLITS, "attempts": known})
+                save("tasks", {"subjects": SUBJECTS, "healthy": HEALTHY, "splits": SPLITS, "attempts": known})
     shown = {
         f"{name}: {target}, {MEASURES[ATTEMPTS[name].task].replace('_', ' ')}": found["score"]
         for name, attempt in known.items()

@@ -17,7 +17,7 @@ from medray.registry.card import card_from_run
 def step(
     prepared: str,
     name: str,
-    workers: int = 1,
+    workers: int | tuple[int, int] = 1,
     cpus: int | None = None,
     gpu: bool | None = None,
     runs: str | None = None,

@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from medray.training.space import read_space
 from tests.jobs.test_submit import ray_head
 from tests.phantoms import SMALL_PLAN, write_phantoms
 from tests.ports import free_port
@@ -77,6 +79,15 @@ def test_python(folder, tmp_path):
     (tmp_path / "example.py").write_text(code)
     shell(f"{sys.executable} example.py", tmp_path)
     assert (tmp_path / "mask.nii.gz").exists()
+
+
+def test_the_search_space_is_one():
+    [space] = blocks("Tasks", "toml")
+    assert set(read_space(tomllib.loads(space)).ranges) == {
+        "fit.learning_rate",
+        "plan.foreground_share",
+        "plan.network.features",
+    }
 
 
 @pytest.mark.ray

@@ -113,6 +113,22 @@ def test_a_diagnosis_is_of_what_some_images_have(phantom_cohort):
     assert made.patch[0] * made.spacing_mm[0] >= longest, "a diagnosis looks at whole images"
 
 
+def test_a_diagnosis_of_labels_is_located_by_their_maps(phantom_cohort):
+    numbers = iter(range(99))
+
+    def some_core(row):
+        return replace(row, statistics=replace(row.statistics, label_voxels={"ball": 9, "core": next(numbers) % 2}))
+
+    mixed = with_rows(phantom_cohort, some_core)
+    made = plan(mixed, task="diagnosis")
+    assert made.targets == ("core",)
+    assert made.located
+    assert made.maps
+    assert made.sampled == (), "whole images are looked at, wherever the label is"
+    numbers = iter(range(99))
+    assert not plan(with_rows(phantom_cohort, some_core), task="diagnosis", changes={"located": False}).maps
+
+
 def test_findings_of_which_each_image_has_one_exclude_each_other(phantom_cohort):
     made = plan(with_rows(phantom_cohort, findings(("benign",), ("malignant",))), task="diagnosis")
     assert made.exclusive

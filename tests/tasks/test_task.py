@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "segmentation of one label": ("segmentation", {"targets": ["core"]}),
     "segmentation of regions": ("segmentation", {"regions": {"whole": ["ball", "core"], "core": ["core"]}}),
     "diagnosis": ("diagnosis", {}),
+    "diagnosis that is located": ("diagnosis", {"located": True}),
     "diagnosis of one of several": ("diagnosis", {"exclusive": True}),
     "detection": ("detection", {"targets": ["ball", "core"]}),
 }
@@ -65,6 +66,8 @@ def mask():
 def perfect(task, made, mask, present):
     """Outputs that say exactly what the target says."""
     target = torch.from_numpy(task.target(mask, present))
+    if made.located:
+        return (target * 2 - 1) * 9
     if made.task == "diagnosis":
         evidence = (target * 2 - 1) * 9
         if made.exclusive:

@@ -16,6 +16,7 @@ from medray.training.config import FitConfig
 from medray.training.data import Batches
 from medray.training.learner import Learner
 from medray.training.loop import run_epochs
+from medray.training.team import Team
 from tests.phantoms import SMALL_PLAN
 
 
@@ -119,7 +120,7 @@ def test_epochs_and_ranks_draw_different_patches_and_repeat_their_own(recipe, ca
     config = FitConfig(steps=2)
 
     def drawn(rank, epoch):
-        return [batch.image.numpy() for batch in Batches(cases, recipe, config, rank).epoch(epoch)]
+        return [batch.image.numpy() for batch in Batches(cases, recipe, config, Team(rank, 2)).epoch(epoch)]
 
     first = drawn(0, 0)
     assert len(first) == 2

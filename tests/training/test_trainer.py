@@ -18,6 +18,7 @@ from medray.storage.location import locate
 from medray.training.data import Batches
 from medray.training.learner import Learner
 from medray.training.loop import run_epochs
+from medray.training.trainer import _watched
 from tests.phantoms import SMALL_PLAN
 
 pytestmark = pytest.mark.ray
@@ -41,8 +42,24 @@ def test_fit_with_two_workers_leaves_the_best_epoch(prepared, tmp_path):
     again = medray.fit(prepared, medray.FitConfig(**SHORT), name="ball", workers=2, runs=tmp_path)
     assert again.folder == run.folder
     assert again.record == run.record
-    with pytest.raises(ConfigError, match="workers=0"):
+    with pytest.raises(ConfigError, match="workers=0: a fit needs"):
         medray.fit(prepared, name="ball", workers=0, runs=tmp_path)
+
+
+def test_an_error_of_the_caller_s_own_function_costs_no_training(tmp_path):
+    told = []
+
+    def fail(record):
+        told.append(record["epoch"])
+        raise OSError("the caller's disk is full")
+
+    def train():
+        with _watched(locate(tmp_path), fail):
+            (tmp_path / "history.json").write_text('[{"epoch": 0}, {"epoch": 1}]')
+
+    with pytest.raises(OSError, match="the caller's disk"):
+        train()
+    assert told == [0, 1]
 
 
 def test_too_few_cpus_is_an_error_and_no_wait(prepared, tmp_path):

@@ -24,7 +24,7 @@ def fit(
     name: Annotated[str, typer.Option(help="What is trained; the registered model's name.")],
     config_file: Annotated[Path | None, typer.Option("--config", help="A .toml of FitConfig fields.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the file.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that share each step.")] = 1,
+    workers: Annotated[str, typer.Option(help="Processes that share each step; 1-4: as many as there are.")] = "1",
     as_json: Json = False,
 ) -> None:
     """Train, and register the best epoch as the model's next version; resumes what was killed."""
@@ -42,12 +42,22 @@ def fit(
             opened,
             chosen,
             name=name,
-            workers=workers,
+            workers=_workers(workers),
             on_epoch=lambda record: on_progress("epochs", record["epoch"] + 1, chosen.epochs),
         )
     version = Registry().register(card_from_run(done, plan=opened.plan), done.model)
     facts = {"model": str(version), "run": done.folder.path, "best_epoch": done.record["best_epoch"]}
     show({**facts, "scores": done.record["scores"], "seconds": done.record["seconds"]}, as_json=as_json)
+
+
+def _workers(text: str) -> int | tuple[int, int]:
+    """Parse ``4`` or ``1-4``."""
+    from medray.errors import ConfigError
+
+    fewest, dash, most = text.partition("-")
+    if not fewest.isdigit() or not (most.isdigit() if dash else True):
+        raise ConfigError(f"--workers {text}: give a number, or the fewest and the most as in 1-4")
+    return (int(fewest), int(most)) if dash else int(fewest)
 
 
 def tune(

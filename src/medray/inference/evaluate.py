@@ -122,7 +122,7 @@ def evaluate(
 
 def held_out(cohort: Cohort, plan: Plan, split: Split) -> list[SeriesRow]:
     """Return the series of a plan's split that its task could learn from."""
-    rows = learnable(cohort.rows, plan.task)
+    rows = learnable(cohort.rows, plan.task, located=plan.located)
     splits = split_subjects((row.subject for row in rows), val=plan.val, test=plan.test)
     return [row for row in rows if splits[row.subject] == split]
 

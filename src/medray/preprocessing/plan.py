@@ -36,6 +36,7 @@ class Plan:
         targets: What is told apart: labels to segment or to put boxes around, findings to diagnose.
         regions: Where targets overlap: each target's labels, which are segmented one by one (multi-label).
         exclusive: Of a diagnosis: each image has exactly one of the targets (multi-class).
+        located: Of a diagnosis: the targets are labels, and their label maps teach where in an image each shows.
         cohort: Id of the cohort that it was made from.
         modalities: What the model has seen; another modality is refused.
         channels: Of an image: 1, or those of colours or echoes.
@@ -63,6 +64,7 @@ class Plan:
     targets: tuple[str, ...] = Field(min_length=1)
     regions: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     exclusive: bool = False
+    located: bool = False
     cohort: str
     modalities: tuple[str, ...]
     channels: int = Field(default=1, ge=1)
@@ -89,7 +91,7 @@ class Plan:
         if min(self.spacing_mm) <= 0:
             raise ConfigError(f"spacing_mm {self.spacing_mm} must be positive")
         self._check_targets()
-        if self.maps and self.network.name in COARSE:
+        if self.task != "diagnosis" and self.network.name in COARSE:
             raise ConfigError(f"network {self.network.name}: a {self.task} needs an answer at each voxel; use a unet")
 
     def _check_targets(self) -> None:
@@ -109,23 +111,24 @@ class Plan:
     @property
     def maps(self) -> bool:
         """Whether the task is learned from label maps."""
-        return self.task != "diagnosis"
+        return self.task != "diagnosis" or self.located
 
     @property
     def sampled(self) -> tuple[int, ...]:
         """Channel numbers of the labels that training patches are centred on."""
-        if not self.maps:
+        if self.task == "diagnosis":
             return ()
         wanted = {name for names in self.regions.values() for name in names} or set(self.targets)
         return tuple(number for number, name in enumerate(self.labels.names, start=1) if name in wanted)
 
 
-def learnable(rows: Sequence[SeriesRow], task: TaskName) -> list[SeriesRow]:
+def learnable(rows: Sequence[SeriesRow], task: TaskName, *, located: bool = False) -> list[SeriesRow]:
     """Return the series that a task can learn from: those with a label map or, for a diagnosis, with a word on findings.
 
-    In a cohort with a table of findings an image without any is one with none.
+    In a cohort with a table of findings an image without any is one with none. A diagnosis that is located by label maps needs
+    them all the same.
     """
-    if task == "diagnosis" and any(row.findings for row in rows):
+    if task == "diagnosis" and not located and any(row.findings for row in rows):
         return list(rows)
     return [row for row in rows if row.label]
 

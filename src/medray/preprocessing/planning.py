@@ -59,11 +59,11 @@ def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, An
     chosen = next((name for name in TASKS if name == task), None)
     if chosen is None:
         raise ConfigError(f"task {task!r} is unknown: use one of {', '.join(TASKS)}")
-    rows = learnable(cohort.rows, chosen)
+    changed = dict(changes or {})
+    rows = learnable(cohort.rows, chosen, located=bool(changed.get("located")))
     if not rows or (chosen != "diagnosis" and cohort.index.labels is None):
         what = "a table of findings or label maps" if chosen == "diagnosis" else "label maps"
         raise InputError(f"cohort {cohort.index.id} has no labelled series: a {task} is learned from {what}")
-    changed = dict(changes or {})
     fingerprint, labels = combine(rows), cohort.index.labels or LabelSchema({})
     settings: dict[str, Any] = {
         "task": task,
@@ -104,7 +104,7 @@ def _targets(
 ) -> Choice:
     """Choose what is told apart, and how much each target counts."""
     if task == "diagnosis":
-        return _findings(rows, changed)
+        return _findings(rows, labels, changed)
     regions = changed.get("regions") or {}
     names, why = tuple(regions or labels.names), "every label of the cohort"
     if task == "detection":
@@ -124,7 +124,7 @@ def _targets(
     return Choice(settings, reasons)
 
 
-def _findings(rows: Sequence[SeriesRow], changed: Mapping[str, Any]) -> Choice:
+def _findings(rows: Sequence[SeriesRow], labels: LabelSchema, changed: Mapping[str, Any]) -> Choice:
     """Choose the findings that some images have and others don't."""
     counts = Counter(name for row in rows for name in row.present)
     told = sorted(name for name, count in counts.items() if count < len(rows))
@@ -134,15 +134,20 @@ def _findings(rows: Sequence[SeriesRow], changed: Mapping[str, Any]) -> Choice:
         what = f"finding {missing[0]!r}" if missing else "no finding"
         raise InputError(f"{what} is in some of the {len(rows)} series and not in others: nothing to tell apart")
     exclusive = len(names) > 1 and all(len(row.present & set(names)) == 1 for row in rows)
+    located = all(name in labels.names for name in names) and all(row.label for row in rows)
     weights = [round(min(MAX_TARGET_WEIGHT, (len(rows) - counts[name]) / counts[name]), 2) for name in names]
     reasons = {
         "targets": "what some images have and others don't",
         "exclusive": "every image has exactly one of the targets"
         if exclusive
         else "an image may have several targets, or none",
+        "located": "the targets are labels, whose maps say where they are"
+        if located
+        else "no label map says where targets are",
         "target_weights": f"images without it for one with it, at most {MAX_TARGET_WEIGHT:g}",
     }
-    return Choice({"targets": names, "exclusive": exclusive, "target_weights": weights}, reasons)
+    settings = {"targets": names, "exclusive": exclusive, "located": located, "target_weights": weights}
+    return Choice(settings, reasons)
 
 
 def _geometry(rows: Sequence[SeriesRow], fingerprint: Fingerprint, task: TaskName, changed: Mapping[str, Any]) -> Choice:

@@ -63,7 +63,7 @@ def prepare(
     """
     if (cohort.index.labels or LabelSchema({})) != plan.labels:
         raise InputError(f"the plan's labels {dict(plan.labels.names)} are not those of cohort {cohort.index.id}")
-    rows = learnable(cohort.rows, plan.task)
+    rows = learnable(cohort.rows, plan.task, located=plan.located)
     open_trail().record([Event("cohort.prepare", cohort.index.id, detail=f"{len(rows)} series read")])
     splits = split_subjects((row.subject for row in rows), val=plan.val, test=plan.test)
     work = Preparation(cohort, plan, locate(target))

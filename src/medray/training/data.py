@@ -18,6 +18,7 @@ from medray.preprocessing.plan import Plan
 from medray.preprocessing.prepared import Prepared
 from medray.tasks.task import Task, task_of
 from medray.training.config import FitConfig
+from medray.training.team import ALONE, Team
 
 __all__ = ["Batch", "Batches", "open_cases"]
 
@@ -39,13 +40,13 @@ class Batches:
         cases: Of the train split.
         plan: For patch, batch and foreground share.
         config: For seed, steps and augmentation.
-        rank: This worker's number: each draws its own patches.
+        team: This worker among the others: each draws its own patches.
     """
 
     cases: Sequence[Case]
     plan: Plan
     config: FitConfig
-    rank: int = 0
+    team: Team = ALONE
 
     @cached_property
     def task(self) -> Task:
@@ -57,7 +58,7 @@ class Batches:
 
         An epoch's draws follow from seed, rank and number alone, so that a resumed run sees what an unbroken one saw.
         """
-        rng = np.random.default_rng([self.config.seed, self.rank, number])
+        rng = np.random.default_rng([self.config.seed, self.team.rank, number])
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             coming = pool.submit(self.draw, rng)
             for _ in range(self.config.steps * self.config.accumulate - 1):

@@ -20,6 +20,7 @@ from medray.tasks.task import Task
 from medray.training.config import FitConfig
 from medray.training.data import Batch, Batches
 from medray.training.learner import Learner
+from medray.training.team import Team
 
 __all__ = ["EpochRecord", "run_epochs"]
 
@@ -75,7 +76,8 @@ def run_epochs(
         started = time.perf_counter()
         pace = _train(learner, task, config, batches.epoch(number))
         trained = time.perf_counter()
-        scores = validate(Predictor(learner.judged.eval(), plan, learner.device), task, validation)
+        batches.team.agree(learner.judged)
+        scores = validate(Predictor(learner.judged.eval(), plan, learner.device), task, validation, batches.team)
         record = EpochRecord(
             epoch=number,
             loss=float(np.mean(pace.losses)),
@@ -90,14 +92,17 @@ def run_epochs(
         on_epoch(record)
 
 
-def validate(predictor: Predictor, task: Task, cases: Sequence[Case]) -> dict[str, float]:
-    """Return each target's measure over whole cases on the plan's grid; 0 where it is in no case at all."""
+def validate(predictor: Predictor, task: Task, cases: Sequence[Case], team: Team) -> dict[str, float]:
+    """Return each target's measure over whole cases on the plan's grid; 0 where it is in no case at all.
+
+    Each worker looks at its share of the cases.
+    """
     labels, spacing = predictor.plan.labels, predictor.plan.spacing_mm
     records = []
-    for case in cases:
+    for case in team.share(cases):
         truth = Truth(labels.from_channels(case.mask) if predictor.plan.maps else None, spacing, case.present)
         records.append(task.compare(predictor.answer(case.image.astype(np.float32)), truth, thorough=False))
-    found = {name: measures[task.measure] for name, measures in task.summarise(records).items()}
+    found = {name: measures[task.measure] for name, measures in task.summarise(team.gather(records)).items()}
     return {name: 0.0 if np.isnan(value) else value for name, value in found.items()}
 
 

@@ -34,6 +34,7 @@ from medray.training.data import Batches, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
 from medray.training.run import Made, Run, claim_folder, finish_run, read_history
+from medray.training.team import Team
 
 __all__ = ["fit"]
 
@@ -65,7 +66,7 @@ def fit(
     fit_config: FitConfig | None = None,
     *,
     name: str,
-    workers: int = 1,
+    workers: int | tuple[int, int] = 1,
     cpus: int | None = None,
     gpu: bool | None = None,
     runs: str | Path | None = None,
@@ -80,7 +81,8 @@ def fit(
         prepared: From `medray.prepare`.
         fit_config: Length, pace and seed.
         name: What is trained, such as ``"brain"``; the run lies in ``RUNS/name/N``.
-        workers: Processes that share each step; the batch grows with them.
+        workers: Processes that share each step; the batch grows with them. Two numbers are the fewest and the most: the fit
+            goes on with fewer when a node is lost, and takes more at a checkpoint when they come.
         cpus: Cores of a worker; by default those that are free now, shared out. Say it on a cluster that scales up:
             then nothing is counted beforehand, and Ray waits for the nodes.
         gpu: Whether each worker gets a GPU; by default when enough are free now.
@@ -96,12 +98,9 @@ def fit(
         ResourceError: If the workers' CPUs aren't free.
     """
     chosen = fit_config or FitConfig()
-    if not prepared.of("train") or not prepared.of("val"):
-        raise InputError(f"{prepared.root.path} has no case to train on or none to validate on: prepare more subjects")
-    if workers < 1:
-        raise ConfigError(f"workers={workers}: a fit needs at least one")
+    fewest, most = _checked(prepared, workers)
     join_ray()
-    threads = cpus or int(require_cpus(workers, what=f"a fit with {workers} workers")) // workers
+    threads = cpus or max(1, int(require_cpus(fewest, what=f"a fit with {fewest} workers")) // most)
     setup = {
         "prepared": prepared.root.path,
         "cases": [row.file for row in prepared.cases],
@@ -115,15 +114,25 @@ def fit(
     started = time.time()
     work = Work(prepared.root, chosen, folder, threads)
     with _watched(folder, on_epoch):
-        result = _train(work, workers, gpu=_gpus_free(workers) if gpu is None else gpu)
+        result = _train(work, workers, gpu=_gpus_free(fewest) if gpu is None else gpu)
     return _finish(name, work, prepared, result, {"workers": workers, "seconds": time.time() - started})
+
+
+def _checked(prepared: Prepared, workers: int | tuple[int, int]) -> tuple[int, int]:
+    """Return the fewest and the most workers, where there is something to do for them."""
+    if not prepared.of("train") or not prepared.of("val"):
+        raise InputError(f"{prepared.root.path} has no case to train on or none to validate on: prepare more subjects")
+    fewest, most = (workers, workers) if isinstance(workers, int) else workers
+    if not 1 <= fewest <= most:
+        raise ConfigError(f"workers={workers}: a fit needs at least one, and as many at most as at least")
+    return fewest, most
 
 
 def _gpus_free(count: int) -> bool:
     return float(ray.available_resources().get("GPU", 0)) >= count
 
 
-def _train(work: Work, workers: int, *, gpu: bool) -> ray.train.Result:
+def _train(work: Work, workers: int | tuple[int, int], *, gpu: bool) -> ray.train.Result:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     resources = {"CPU": float(work.threads), "GPU": float(gpu)}
     trainer = TorchTrainer(
@@ -155,19 +164,20 @@ def _work(told: Mapping[str, Any]) -> None:
     work: Work = told["work"]
     torch.set_num_threads(work.threads)
     context = ray.train.get_context()
+    team = Team(context.get_world_rank(), context.get_world_size())
     prepared = open_prepared(work.prepared)
     learner = Learner.fresh(prepared.plan, work.config, wrap=prepare_model)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as place:
             load_learner(Path(place), learner)
-        if context.get_world_rank() == 0:  # a kill may have come between the last report and this file
+        if team.rank == 0:  # a kill may have come between the last report and this file
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
-    batches = Batches(open_cases(prepared, "train"), prepared.plan, work.config, context.get_world_rank())
+    batches = Batches(open_cases(prepared, "train"), prepared.plan, work.config, team)
 
     def on_epoch(record: EpochRecord) -> None:
         saved = None
-        if context.get_world_rank() == 0:
+        if team.rank == 0:
             place = tempfile.mkdtemp(prefix="medray-checkpoint-")
             save_learner(Path(place), learner)
             saved = ray.train.Checkpoint.from_directory(place)
@@ -177,7 +187,7 @@ def _work(told: Mapping[str, Any]) -> None:
             checkpoint=saved,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
         )
-        if context.get_world_rank() == 0:
+        if team.rank == 0:
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
 
     run_epochs(learner, batches, open_cases(prepared, "val"), on_epoch)
@@ -195,14 +205,21 @@ def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result,
 
 @contextmanager
 def _watched(folder: Location, on_epoch: OnEpoch) -> Any:
-    """Tell of epochs while `fit` waits: the workers write them to the run's folder, a thread here reads them."""
+    """Tell of epochs while `fit` waits: the workers write them to the run's folder, a thread here reads them.
+
+    An error of ``on_epoch`` is raised when the fit has ended: what was trained isn't lost for it.
+    """
     stop, told = threading.Event(), len(read_history(folder))
+    problems: list[Exception] = []
 
     def tell() -> None:
         nonlocal told
         for record in read_history(folder)[told:]:
-            on_epoch(record)
             told += 1
+            try:
+                on_epoch(record)
+            except Exception as error:  # noqa: BLE001 - whatever the caller's function raises
+                problems.append(error)
 
     def watch() -> None:
         while not stop.wait(POLL_S):
@@ -216,3 +233,5 @@ def _watched(folder: Location, on_epoch: OnEpoch) -> Any:
         stop.set()
         thread.join()
         tell()
+    if problems:
+        raise problems[0]
