@@ -45,6 +45,35 @@ def test_what_was_registered_is_what_is_fetched(stored):
     assert store.card("ball") == card
 
 
+def test_a_fit_is_followed_in_the_run_that_its_model_ends_in(stored):
+    store, card, folder = stored
+    with store.tracking("ball") as tracking:
+        for epoch in range(3):
+            tracking.epoch({"epoch": epoch, "loss": 1.0 / (epoch + 1), "score": 0.5, "scores": {"tumour (core)": 0.4}})
+        version = store.register(card, folder, tracking=tracking)
+    client = store._client
+    run = client.get_run(tracking.run)
+    assert run.info.status == "FINISHED"
+    assert tracking.run in version.source
+    assert [point.value for point in client.get_metric_history(tracking.run, "loss")] == [1.0, 0.5, pytest.approx(1 / 3)]
+    assert run.data.metrics["val.tumour _core_"] == 0.4
+    assert run.data.metrics["test.ball.best"] == 0.9
+
+
+def test_a_fit_that_fails_is_marked_so(stored):
+    store, _, _ = stored
+
+    def fail():
+        with store.tracking("ball") as tracking:
+            runs.append(tracking.run)
+            raise KeyboardInterrupt
+
+    runs: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert store._client.get_run(runs[0]).info.status == "FAILED"
+
+
 @pytest.mark.parametrize("reference", ["none", "ball/7", "ball@none"])
 def test_what_isn_t_there_is_named(stored, reference):
     store, card, folder = stored

@@ -39,6 +39,8 @@ def test_fit_with_two_workers_leaves_the_best_epoch(prepared, tmp_path):
     assert set(run.record["subjects"]["train"]).isdisjoint(run.record["subjects"]["test"])
     assert medray.Predictor.load(tmp_path / "ball" / "1" / "model").plan == prepared.plan
     assert json.loads((tmp_path / "ball" / "1" / "run.json").read_text())["versions"]["medray"] == medray.__version__
+    assert len(list((tmp_path / "ball" / "1" / "pictures").glob("epoch-*.png"))) == 4
+    assert all(record["samples_per_second"] > 0 for record in run.history)
     again = medray.fit(prepared, medray.FitConfig(**SHORT), name="ball", workers=2, runs=tmp_path)
     assert again.folder == run.folder
     assert again.record == run.record

@@ -36,18 +36,26 @@ def fit(
 
     settings = config.merged(config.read_file(config_file) if config_file else {}, config.overrides(changes or ()))
     chosen = config.load(FitConfig, settings, what=str(config_file or "--set"))
-    opened = open_prepared(prepared)
-    with progress() as on_progress:
-        done = run(
-            opened,
-            chosen,
-            name=name,
-            workers=_workers(workers),
-            on_epoch=lambda record: on_progress("epochs", record["epoch"] + 1, chosen.epochs),
-        )
-    version = Registry().register(card_from_run(done, plan=opened.plan), done.model)
+    opened, store = open_prepared(prepared), Registry()
+    with progress() as on_progress, store.tracking(name) as tracking:
+
+        def on_epoch(record: Any) -> None:
+            tracking.epoch(record)
+            on_progress("epochs", record["epoch"] + 1, chosen.epochs, _pace(record))
+
+        done = run(opened, chosen, name=name, workers=_workers(workers), on_epoch=on_epoch)
+        tracking.pictures(done.folder.join("pictures"))
+        version = store.register(card_from_run(done, plan=opened.plan), done.model, tracking=tracking)
     facts = {"model": str(version), "run": done.folder.path, "best_epoch": done.record["best_epoch"]}
     show({**facts, "scores": done.record["scores"], "seconds": done.record["seconds"]}, as_json=as_json)
+
+
+def _pace(record: Any) -> str:
+    """Say how an epoch went, beside the bar."""
+    return (
+        f"{record['samples_per_second']:.1f} patches/s, waiting {record['wait_share']:.1%}, "
+        f"loss {record['loss']:.3f}, score {record['score']:.3f}"
+    )
 
 
 def _workers(text: str) -> int | tuple[int, int]:

@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from medray import config
 from medray.errors import ConfigError, NotFoundError
 from medray.registry.card import ModelCard
+from medray.registry.tracking import Tracking, metric_name
 from medray.storage.location import Location
 
 __all__ = ["CHAMPION", "ModelVersion", "Registry"]
@@ -69,12 +71,24 @@ class Registry:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every table that it makes
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
-    def register(self, card: ModelCard, model: Location) -> ModelVersion:
+    @contextmanager
+    def tracking(self, name: str) -> Iterator[Tracking]:
+        """Open an MLflow run to follow a fit in; give it to `register` to have the model in the same run."""
+        run = self._client.create_run(self._experiment(), run_name=name)
+        followed = Tracking(self._client, run.info.run_id)
+        try:
+            yield followed
+        except BaseException:
+            followed.end(failed=True)
+            raise
+
+    def register(self, card: ModelCard, model: Location, *, tracking: Tracking | None = None) -> ModelVersion:
         """Store a model folder with its card as the next version of ``card.name``; a run is registered once.
 
         Args:
             card: What to say of it.
             model: The folder: ``plan.json``, ``weights.safetensors``.
+            tracking: The MLflow run that the fit was followed in; a new one by default.
 
         Raises:
             NotFoundError: If a file of the folder is missing.
@@ -82,8 +96,12 @@ class Registry:
         known = self._client.search_model_versions(f"name='{card.name}'")
         for found in known:  # the same run again: a job that was retried after it had registered
             if card.lineage.get("run") and found.tags.get("run") == card.lineage["run"]:
+                if tracking is not None:
+                    tracking.end()
                 return _version(found)
-        run = self._client.create_run(self._experiment(), run_name=card.name)
+        if tracking is None:
+            tracking = Tracking(self._client, self._client.create_run(self._experiment(), run_name=card.name).info.run_id)
+        run = self._client.get_run(tracking.run)
         with tempfile.TemporaryDirectory() as place:
             for name in FILES:
                 (Path(place) / name).write_bytes(model.join(name).read())
@@ -91,8 +109,8 @@ class Registry:
             self._client.log_artifacts(run.info.run_id, place, "model")
         for split, scores in card.scores.items():
             for label, score in scores.items():
-                self._client.log_metric(run.info.run_id, f"{split}.{label}", score)
-        self._client.set_terminated(run.info.run_id)
+                self._client.log_metric(run.info.run_id, metric_name(f"{split}.{label}.best"), score)
+        tracking.end()
         if not self._client.search_registered_models(f"name='{card.name}'"):
             self._client.create_registered_model(card.name)
         made = self._client.create_model_version(

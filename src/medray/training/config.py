@@ -31,6 +31,7 @@ class FitConfig:
         compile: Whether torch compiles the network; needs a C++ compiler on a CPU.
         augment: Whether patches are changed at random.
         seed: Of weights, patches and augmentation.
+        picture: Whether each epoch leaves a picture of a validation case.
         keep: Checkpoints that are kept: the best ones, and the latest.
         max_failures: How often a broken worker group is started again from its last checkpoint.
     """
@@ -49,5 +50,6 @@ class FitConfig:
     compile: bool = False
     augment: bool = True
     seed: int = Field(default=0, ge=0)
+    picture: bool = True
     keep: int = Field(default=1, ge=1)
     max_failures: int = Field(default=2, ge=0)

@@ -15,6 +15,7 @@ import torch
 from medray.errors import InputError
 from medray.inference.predictor import Predictor
 from medray.preprocessing.bricks import Case
+from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Truth
 from medray.tasks.task import Task
 from medray.training.config import FitConfig
@@ -22,7 +23,7 @@ from medray.training.data import Batch, Batches
 from medray.training.learner import Learner
 from medray.training.team import Team
 
-__all__ = ["EpochRecord", "run_epochs"]
+__all__ = ["EpochRecord", "run_epochs", "truth_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class EpochRecord:
         loss: Mean over the epoch's steps.
         seconds: Of training, validation excluded.
         step_seconds: Median step.
+        samples_per_second: Patches, of all workers.
         wait_share: Share of the training time spent waiting for a batch.
         validation_seconds: Of validation.
         scores: Target to its validation score by the task's measure.
@@ -44,6 +46,7 @@ class EpochRecord:
     loss: float
     seconds: float
     step_seconds: float
+    samples_per_second: float
     wait_share: float
     validation_seconds: float
     scores: Mapping[str, float]
@@ -83,6 +86,7 @@ def run_epochs(
             loss=float(np.mean(pace.losses)),
             seconds=trained - started,
             step_seconds=float(np.median(pace.steps)),
+            samples_per_second=config.steps * config.accumulate * plan.batch * batches.team.size / (trained - started),
             wait_share=pace.waited / (trained - started),
             validation_seconds=time.perf_counter() - trained,
             scores=scores,
@@ -97,13 +101,17 @@ def validate(predictor: Predictor, task: Task, cases: Sequence[Case], team: Team
 
     Each worker looks at its share of the cases.
     """
-    labels, spacing = predictor.plan.labels, predictor.plan.spacing_mm
-    records = []
-    for case in team.share(cases):
-        truth = Truth(labels.from_channels(case.mask) if predictor.plan.maps else None, spacing, case.present)
-        records.append(task.compare(predictor.answer(case.image.astype(np.float32)), truth, thorough=False))
+    records = [
+        task.compare(predictor.answer(case.image.astype(np.float32)), truth_of(predictor.plan, case), thorough=False)
+        for case in team.share(cases)
+    ]
     found = {name: measures[task.measure] for name, measures in task.summarise(team.gather(records)).items()}
     return {name: 0.0 if np.isnan(value) else value for name, value in found.items()}
+
+
+def truth_of(plan: Plan, case: Case) -> Truth:
+    """Return what is known of a prepared case, on the plan's grid."""
+    return Truth(plan.labels.from_channels(case.mask) if plan.maps else None, plan.spacing_mm, case.present)
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@
 
     RUNS/NAME/N/fit.json         plan, config and prepared cohort; written first
     RUNS/NAME/N/history.json     a record an epoch, so that anyone may watch
+    RUNS/NAME/N/pictures/        a validation case after each epoch
     RUNS/NAME/N/train/           Ray Train's checkpoints
     RUNS/NAME/N/model/           plan.json, weights.safetensors of the best epoch
     RUNS/NAME/N/run.json         scores, lineage, versions; written last

@@ -71,7 +71,7 @@ class Space:
     def __post_init__(self) -> None:
         if not self.fit and not self.plan:
             raise ConfigError("nothing varies: give a table fit or plan")
-        known = {field.name for field in fields(FitConfig)} - {"epochs", "steps", "seed", "keep", "max_failures"}
+        known = {field.name for field in fields(FitConfig)} - {"epochs", "steps", "seed", "picture", "keep", "max_failures"}
         for name in self.fit:
             if name not in known:
                 raise ConfigError(f"fit.{name} can't be searched; what can is {', '.join(sorted(known))}")

@@ -33,6 +33,7 @@ from medray.training.config import FitConfig
 from medray.training.data import Batches, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
+from medray.training.pictures import draw_case
 from medray.training.run import Made, Run, claim_folder, finish_run, read_history
 from medray.training.team import Team
 
@@ -174,10 +175,14 @@ def _work(told: Mapping[str, Any]) -> None:
         if team.rank == 0:  # a kill may have come between the last report and this file
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
     batches = Batches(open_cases(prepared, "train"), prepared.plan, work.config, team)
+    validation = open_cases(prepared, "val")
 
     def on_epoch(record: EpochRecord) -> None:
         saved = None
         if team.rank == 0:
+            if work.config.picture:
+                drawn = draw_case(learner, prepared.plan, validation[0])
+                work.folder.join("pictures", f"epoch-{record.epoch:04d}.png").write(drawn)
             place = tempfile.mkdtemp(prefix="medray-checkpoint-")
             save_learner(Path(place), learner)
             saved = ray.train.Checkpoint.from_directory(place)
@@ -190,7 +195,7 @@ def _work(told: Mapping[str, Any]) -> None:
         if team.rank == 0:
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
 
-    run_epochs(learner, batches, open_cases(prepared, "val"), on_epoch)
+    run_epochs(learner, batches, validation, on_epoch)
 
 
 def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result, facts: Mapping[str, Any]) -> Run:
