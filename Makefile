@@ -27,6 +27,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/tasks.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

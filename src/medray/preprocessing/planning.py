@@ -111,7 +111,7 @@ def _targets(
         small = tuple(name for name in names if fingerprint.label_share.get(name, 0.0) < SMALL_SHARE)
         names = small or names
         why = f"labels with less than {SMALL_SHARE:.0%} of the labelled voxels: a box around the others says little"
-    names = tuple(changed.get("targets", names))
+    names = _listed(changed, "targets", names)
     settings: dict[str, Any] = {"targets": names, "target_weights": [1.0] * len(names)}
     reasons = {"targets": why}
     if task == "segmentation" and not regions:
@@ -128,7 +128,7 @@ def _findings(rows: Sequence[SeriesRow], labels: LabelSchema, changed: Mapping[s
     """Choose the findings that some images have and others don't."""
     counts = Counter(name for row in rows for name in row.present)
     told = sorted(name for name, count in counts.items() if count < len(rows))
-    names = tuple(changed.get("targets", told))
+    names = _listed(changed, "targets", told)
     missing = [name for name in names if not 0 < counts.get(name, 0) < len(rows)]
     if not names or missing:
         what = f"finding {missing[0]!r}" if missing else "no finding"
@@ -150,6 +150,16 @@ def _findings(rows: Sequence[SeriesRow], labels: LabelSchema, changed: Mapping[s
     return Choice(settings, reasons)
 
 
+def _listed(changed: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> tuple[Any, ...]:
+    """Return a changed field that is a list."""
+    value = changed.get(key, otherwise)
+    if not isinstance(value, list | tuple) or (
+        key == "spacing_mm" and not all(isinstance(n, int | float) and n > 0 for n in value)
+    ):
+        raise ConfigError(f"{key} = {value!r}: give a list, such as {key}={list(otherwise)}".replace("'", '"'))
+    return tuple(value)
+
+
 def _geometry(rows: Sequence[SeriesRow], fingerprint: Fingerprint, task: TaskName, changed: Mapping[str, Any]) -> Choice:
     """Choose spacing, network, patch and batch."""
     flat = all(row.shape[2] == 1 for row in rows)
@@ -160,7 +170,7 @@ def _geometry(rows: Sequence[SeriesRow], fingerprint: Fingerprint, task: TaskNam
         spec["features"] = FEATURES[change["name"]]
     spec = config.merged({"network": spec}, {"network": change})["network"]
     divisor = config.load(NetworkSpec, spec, what="the network").divisor
-    used = tuple(changed.get("spacing_mm", spacing))
+    used = _listed(changed, "spacing_mm", spacing)
     settings: dict[str, Any] = {"spacing_mm": spacing, "network": spec}
     reasons = {"spacing_mm": why_spacing, "network": why_network}
     if task == "diagnosis":

@@ -1,7 +1,8 @@
 """Diagnosis: which findings an image has, how probable each is, and where in the image it shows.
 
-The network gives evidence at each place, and an image's is the log of the mean of its places' exponentials: one small lesion
-is enough, and learning needs no more than a word for the whole image (Pinheiro & Collobert, CVPR 2015, arXiv:1411.6228).
+The network gives evidence at each place, and an image's lies between its places' mean and their highest:
+log(mean(exp(r·e)))/r. One small lesion is enough, and learning needs no more than a word for the whole image (Pinheiro &
+Collobert, CVPR 2015, arXiv:1411.6228, eq. 6; r = 5 as there).
 Where label maps say where a finding is, the evidence is taught to be there: far fewer images are needed then.
 """
 
@@ -25,6 +26,11 @@ from medray.types import Mask, Shape
 __all__ = ["Diagnosis"]
 
 SPECIFICITY = 0.9
+SHARPNESS = 5.0
+PRIOR = 4.0
+"""Subtracted from outputs: before it has learned anything, a network says that there is nothing anywhere."""
+LEAST_PLACES = 100
+"""A batch without a located target is weighed as if it had so many voxels of one."""
 
 
 class Diagnosis:
@@ -56,11 +62,11 @@ class Diagnosis:
     def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy of the images' evidence, between targets or of each one by itself.
 
-        Where targets are located, the evidence's own is added: the mean of the places that have one, and that of the others.
+        Where targets are located, the focal loss of each place's evidence is added (Lin et al., ICCV 2017, arXiv:1708.02002).
         """
         weights = self._weights.to(outputs.device)
-        evidence = outputs.float().flatten(2)
-        pooled = evidence.logsumexp(dim=2) - math.log(evidence.shape[2])
+        evidence = outputs.float().flatten(2) - PRIOR
+        pooled = ((SHARPNESS * evidence).logsumexp(dim=2) - math.log(evidence.shape[2])) / SHARPNESS
         places = target.flatten(2) if self._numbers else None
         present = target if places is None else places.amax(dim=2)
         if self._exclusive:
@@ -69,18 +75,19 @@ class Diagnosis:
             loss = functional.binary_cross_entropy_with_logits(pooled, present, pos_weight=weights)
         if places is None:
             return loss
-        there = (functional.softplus(-evidence) * places).sum() / places.sum().clamp(min=1)
-        elsewhere = (functional.softplus(evidence) * (1 - places)).sum() / (1 - places).sum().clamp(min=1)
-        return loss + there + elsewhere
+        said = evidence.sigmoid()
+        there = functional.softplus(-evidence) * (1 - said) ** 2 * places
+        elsewhere = functional.softplus(evidence) * said**2 * (1 - places)
+        return loss + (there + elsewhere).sum() / places.sum().clamp(min=LEAST_PLACES)
 
     def activate(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Leave evidence as it is: it is pooled over the whole image."""
-        return outputs.float()
+        """Evidence: it is pooled over the whole image later."""
+        return outputs.float() - PRIOR
 
     def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
         """Pool the evidence; a voxel's saliency is its share of the strongest one's, times the probability."""
         evidence = activated.reshape(len(activated), -1).astype(np.float64)
-        pooled = logsumexp(evidence, axis=1) - math.log(evidence.shape[1])
+        pooled = (logsumexp(SHARPNESS * evidence, axis=1) - math.log(evidence.shape[1])) / SHARPNESS
         odds = np.exp(pooled - pooled.max())
         probabilities = odds / odds.sum() if self._exclusive else 1 / (1 + np.exp(-np.clip(pooled, -50, 50)))
         share = np.exp(activated - activated.max(axis=(1, 2, 3), keepdims=True))
