@@ -127,7 +127,8 @@ def test_a_diagnosis_of_labels_is_located_by_their_maps(phantom_cohort):
     assert made.targets == ("core",)
     assert made.located
     assert made.maps
-    assert made.sampled == (), "whole images are looked at, wherever the label is"
+    assert made.sampled == (2,)
+    assert made.patch == (64, 64, 64), "patches are enough where one knows what is in them"
     numbers = iter(range(99))
     assert not plan(with_rows(phantom_cohort, some_core), task="diagnosis", changes={"located": False}).maps
 

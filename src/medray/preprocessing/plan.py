@@ -116,7 +116,7 @@ class Plan:
     @property
     def sampled(self) -> tuple[int, ...]:
         """Channel numbers of the labels that training patches are centred on."""
-        if self.task == "diagnosis":
+        if not self.maps:
             return ()
         wanted = {name for names in self.regions.values() for name in names} or set(self.targets)
         return tuple(number for number, name in enumerate(self.labels.names, start=1) if name in wanted)

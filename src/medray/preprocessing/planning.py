@@ -29,7 +29,7 @@ PICTURE = 256
 MAX_PATCHES_A_VOLUME = 16
 """A volume of more voxels than this many patches is made coarser, so that a patch sees enough of its surroundings."""
 MAX_WHOLE_VOXELS = 2 * PATCH**3
-"""A diagnosis looks at whole images; larger ones are made coarser."""
+"""A diagnosis that no label map locates looks at whole images; larger ones are made coarser."""
 MAX_TARGET_WEIGHT = 4.0
 SMALL_SHARE = 0.05
 """A label with less of the labelled voxels is a thing that one puts a box around."""
@@ -73,11 +73,9 @@ def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, An
         "modalities": sorted(fingerprint.modalities),
     }
     reasons = dict(REASONS)
-    for part in (
-        _targets(rows, fingerprint, chosen, labels, changed),
-        _geometry(rows, fingerprint, chosen, changed),
-        _intensity(fingerprint),
-    ):
+    targets = _targets(rows, fingerprint, chosen, labels, changed)
+    whole = chosen == "diagnosis" and not changed.get("located", targets.settings["located"])
+    for part in (targets, _geometry(rows, fingerprint, changed, whole=whole), _intensity(fingerprint)):
         settings |= part.settings
         reasons |= part.reasons
     reasons |= dict.fromkeys(changed, "set by hand")
@@ -160,11 +158,11 @@ def _listed(changed: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> t
     return tuple(value)
 
 
-def _geometry(rows: Sequence[SeriesRow], fingerprint: Fingerprint, task: TaskName, changed: Mapping[str, Any]) -> Choice:
-    """Choose spacing, network, patch and batch."""
+def _geometry(rows: Sequence[SeriesRow], fingerprint: Fingerprint, changed: Mapping[str, Any], *, whole: bool) -> Choice:
+    """Choose spacing, network, patch and batch, for patches or for whole images."""
     flat = all(row.shape[2] == 1 for row in rows)
-    spacing, why_spacing = _spacing(fingerprint, flat=flat, whole=task == "diagnosis")
-    spec, why_network = _network(task)
+    spacing, why_spacing = _spacing(fingerprint, flat=flat, whole=whole)
+    spec, why_network = _network(whole=whole)
     change = changed.get("network", {})
     if isinstance(change, Mapping) and "features" not in change and change.get("name") in FEATURES:
         spec["features"] = FEATURES[change["name"]]
@@ -173,7 +171,7 @@ def _geometry(rows: Sequence[SeriesRow], fingerprint: Fingerprint, task: TaskNam
     used = _listed(changed, "spacing_mm", spacing)
     settings: dict[str, Any] = {"spacing_mm": spacing, "network": spec}
     reasons = {"spacing_mm": why_spacing, "network": why_network}
-    if task == "diagnosis":
+    if whole:
         settings |= {"patch": _whole(rows, used, divisor, flat=flat), "batch": 4, "foreground_share": 0.0}
         reasons["patch"] = "the largest image of the cohort fits"
         reasons["batch"] = "an image is one example: several a step make its mean steady"
@@ -212,8 +210,8 @@ def _whole(rows: Sequence[SeriesRow], spacing: Sequence[float], divisor: int, *,
     return i, j, 1 if flat else k
 
 
-def _network(task: TaskName) -> tuple[dict[str, Any], str]:
-    if task == "diagnosis":
+def _network(*, whole: bool) -> tuple[dict[str, Any], str]:
+    if whole:
         return {"name": "resnet", "features": FEATURES["resnet"]}, "a small residual network learns from few images"
     why = "a strided U-Net with batch norm learns fastest on CPUs and doesn't amplify noise in empty patches"
     return config.dump(NetworkSpec()), why

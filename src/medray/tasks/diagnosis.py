@@ -3,7 +3,7 @@
 The network gives evidence at each place, and an image's lies between its places' mean and their highest:
 log(mean(exp(r·e)))/r. One small lesion is enough, and learning needs no more than a word for the whole image (Pinheiro &
 Collobert, CVPR 2015, arXiv:1411.6228, eq. 6; r = 5 as there).
-Where label maps say where a finding is, the evidence is taught to be there: far fewer images are needed then.
+Where label maps say where a finding is, patches are enough and the evidence is taught to be there: fewer images are needed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Diagnosis:
         return np.array([name in present for name in self._targets], np.float32)
 
     def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the cross-entropy of the images' evidence, between targets or of each one by itself.
+        """Return the cross-entropy of the evidence of images or located patches, between targets or of each one by itself.
 
         Where targets are located, the focal loss of each place's evidence is added (Lin et al., ICCV 2017, arXiv:1708.02002).
         """
