@@ -51,8 +51,10 @@ class Attempt:
 ATTEMPTS = {
     "segmentation, U-Net": Attempt("segmentation", {"epochs": 20, "steps": 200, "average": 0.99}),
     "detection, U-Net": Attempt("detection", {"epochs": 12, "steps": 150, "average": 0.99}),
-    "diagnosis, ResNet": Attempt("diagnosis", {"epochs": 10, "steps": 60}),
-    "diagnosis, ViT": Attempt("diagnosis", {"epochs": 10, "steps": 60, "learning_rate": 1e-3}, {"network": {"name": "vit"}}),
+    "diagnosis, U-Net": Attempt("diagnosis", {"epochs": 12, "steps": 150, "average": 0.99}),
+    "diagnosis, ViT": Attempt(
+        "diagnosis", {"epochs": 12, "steps": 150, "average": 0.99, "learning_rate": 1e-3}, {"network": {"name": "vit"}}
+    ),
 }
 BARS = {
     "segmentation": {"grey-matter": 0.90, "white-matter": 0.90, "lesion": 0.60},
