@@ -4,13 +4,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
 
-.PHONY: demo test check format bench clean
+# Two processes, a file to each in turn.
+TESTS  := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-all check format bench clean
 
 demo: $(VENV)/.samples
 	$(BIN)/medray demo --out $(DEMO)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(TESTS) -m "not cluster"
+
+test-all: $(VENV)/.dev
+	$(TESTS) --durations 15
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
