@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medray import config
 from medray.cli.output import Json, error_console, progress, show
+
+if TYPE_CHECKING:
+    from medray.training.config import FitConfig
 
 __all__ = ["evaluate", "fit", "models_app", "predict", "serve", "tune"]
 
@@ -31,11 +34,9 @@ def fit(
     from medray.preprocessing.prepared import open_prepared
     from medray.registry.card import card_from_run
     from medray.registry.registry import Registry
-    from medray.training.config import FitConfig
     from medray.training.trainer import fit as run
 
-    settings = config.merged(config.read_file(config_file) if config_file else {}, config.overrides(changes or ()))
-    chosen = config.load(FitConfig, settings, what=str(config_file or "--set"))
+    chosen = _fit_config(config_file, changes)
     opened, store = open_prepared(prepared), Registry()
     with progress() as on_progress, store.tracking(name) as tracking:
 
@@ -48,6 +49,14 @@ def fit(
         version = store.register(card_from_run(done, plan=opened.plan), done.model, tracking=tracking)
     facts = {"model": str(version), "run": done.folder.path, "best_epoch": done.record["best_epoch"]}
     show({**facts, "scores": done.record["scores"], "seconds": done.record["seconds"]}, as_json=as_json)
+
+
+def _fit_config(file: Path | None, changes: list[str] | None) -> FitConfig:
+    """Read a file of FitConfig fields and what is set over it."""
+    from medray.training.config import FitConfig
+
+    settings = config.merged(config.read_file(file) if file else {}, config.overrides(changes or ()))
+    return config.load(FitConfig, settings, what=str(file or "--set"))
 
 
 def _pace(record: Any) -> str:
@@ -82,12 +91,10 @@ def tune(
     from medray.preprocessing.prepared import open_prepared
     from medray.registry.card import card_from_run
     from medray.registry.registry import Registry
-    from medray.training.config import FitConfig
     from medray.training.space import read_space
     from medray.training.tune import tune as run
 
-    settings = config.merged(config.read_file(config_file) if config_file else {}, config.overrides(changes or ()))
-    chosen = config.load(FitConfig, settings, what=str(config_file or "--set"))
+    chosen = _fit_config(config_file, changes)
     space = read_space(config.read_file(space_file), what=str(space_file))
     opened, epochs = open_prepared(prepared), {"done": 0}
     with progress() as on_progress:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from medray.inference.evaluate import truth_of
 from medray.inference.page import COLOURS, bare, image, page, table
-from medray.inference.pictures import LEGEND, case_picture
+from medray.inference.pictures import LEGEND
 from medray.inference.predictor import Predictor
+from medray.inference.report import row_picture
 
 if TYPE_CHECKING:
     from medray.cohort.cohort import Cohort
@@ -41,7 +41,7 @@ def write_report(target: Path, cohort: Cohort, run: Run, evaluation: Evaluation,
         story: The demo's stage times and facts.
     """
     predictor = Predictor.load(Path(run.model.path))
-    pictures = [_picture(predictor, cohort, row) for row in rows[:SHOWN_CASES]]
+    pictures = [row_picture(predictor, cohort, row) for row in rows[:SHOWN_CASES]]
     captions = [_caption(row, evaluation) for row in rows[:SHOWN_CASES]]
     plan = predictor.plan
     parts = [
@@ -73,13 +73,6 @@ def _caption(row: SeriesRow, evaluation: Evaluation) -> str:
     scores = ", ".join(f"{label} {found['dice']:.3f}" for label, found in case.record.items())
     spacing = " × ".join(f"{value:.2f}" for value in row.spacing_mm)
     return f"Subject {row.subject}: {spacing} mm along L, P, S; Dice {scores}"
-
-
-def _picture(predictor: Predictor, cohort: Cohort, row: SeriesRow) -> str:
-    volume = cohort.volume(row)
-    answer = predictor.predict(volume).answer
-    figure = case_picture(volume, answer, truth_of(predictor.plan, cohort, row, volume), predictor.plan)
-    return image(figure, "axial, coronal and sagittal slice with the predicted labels")
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> str:

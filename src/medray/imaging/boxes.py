@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medray.imaging.geometry import Orientation, to_world
 from medray.types import Affine, Shape, Triple
 
-__all__ = ["Box", "corners"]
+__all__ = ["Box", "corners", "triple"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +35,18 @@ class Box:
         """Return the same box where the same field of view has other voxels."""
         factor = np.array(new_shape) / np.array(shape)
         ends = [(np.array(end) + 0.5) * factor - 0.5 for end in (self.low, self.high)]
-        return replace(self, low=_triple(ends[0]), high=_triple(ends[1]))
+        return replace(self, low=triple(ends[0]), high=triple(ends[1]))
 
     def shifted(self, by: Sequence[float]) -> Box:
         """Return the same box moved by so many voxels."""
-        return replace(self, low=_triple(np.add(self.low, by)), high=_triple(np.add(self.high, by)))
+        return replace(self, low=triple(np.add(self.low, by)), high=triple(np.add(self.high, by)))
 
     def reoriented(self, orientation: Orientation, shape: Shape) -> Box:
         """Return the box in the image that ``orientation`` makes of one of ``shape``."""
         ends = [np.array(end)[list(orientation.axes)] for end in (self.low, self.high)]
         sizes = np.array(shape)[list(orientation.axes)] - 1
         turned = [np.where(orientation.flips, sizes - end, end) for end in ends]
-        return replace(self, low=_triple(np.minimum(*turned)), high=_triple(np.maximum(*turned)))
+        return replace(self, low=triple(np.minimum(*turned)), high=triple(np.maximum(*turned)))
 
     def plain(self, affine: Affine) -> dict[str, Any]:
         """Return JSON-ready data: centre in LPS mm, size in mm along the image's axes, corners in voxels."""
@@ -66,6 +66,7 @@ def corners(boxes: Sequence[Box]) -> NDArray[np.float64]:
     return np.array([(box.low, box.high) for box in boxes], np.float64).reshape(-1, 2, 3)
 
 
-def _triple(values: Sequence[float] | NDArray[np.float64]) -> Triple:
+def triple(values: Sequence[float] | NDArray[np.float64]) -> Triple:
+    """Return three plain numbers."""
     i, j, k = (float(value) for value in values)
     return i, j, k

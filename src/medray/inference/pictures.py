@@ -93,8 +93,7 @@ def case_picture(volume: Volume, answer: Answer, truth: Truth, plan: Plan) -> Fi
 
 def _layers(volume: Volume, answer: Answer, truth: Truth, plan: Plan) -> Layers:
     orientation = closest_lps(volume.affine)
-    names = plan.labels.names
-    values = [[names[label] for label in plan.regions.get(name, (name,)) if label in names] for name in plan.targets]
+    values = [plan.values(name) for name in plan.targets]
     true = None
     if truth.mask is not None:
         true = np.stack([orientation.apply(np.isin(truth.mask, found)) for found in values])

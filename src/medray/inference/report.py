@@ -6,22 +6,24 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from medray.cohort.cohort import Cohort
+from medray.cohort.manifest import SeriesRow
 from medray.evaluation.classification import calibration_bins
-from medray.evaluation.detection import Matches, sensitivity_at
+from medray.evaluation.detection import sensitivity_at
 from medray.inference.evaluate import CaseScore, Evaluation, truth_of
 from medray.inference.page import COLOURS, bare, image, page, table
 from medray.inference.pictures import LEGEND, case_picture
 from medray.inference.predictor import Predictor
 from medray.storage.location import Location
+from medray.tasks.detection import matches_of
 
-__all__ = ["write_evaluation"]
+__all__ = ["row_picture", "write_evaluation"]
 
 WORST = 4
 RATES = np.geomspace(0.05, 10, 60)
@@ -106,14 +108,17 @@ def _span(ends: tuple[float, float]) -> str:
 def _worst(evaluation: Evaluation, predictor: Predictor, cohort: Cohort) -> list[str]:
     rows, parts = {row.series: row for row in cohort.rows}, []
     for case in sorted(evaluation.cases, key=lambda case: _badness(case, predictor.plan.task), reverse=True)[:WORST]:
-        row = rows[case.series]
-        volume = cohort.volume(row)
-        figure = case_picture(
-            volume, predictor.predict(volume).answer, truth_of(predictor.plan, cohort, row, volume), predictor.plan
-        )
         said = "; ".join(f"{name}: {_in_words(found)}" for name, found in case.record.items())
-        parts.append(f"<p class='soft'>Subject {case.subject}. {said}</p>{image(figure, 'slices of the scan')}")
+        parts.append(f"<p class='soft'>Subject {case.subject}. {said}</p>{row_picture(predictor, cohort, rows[case.series])}")
     return parts
+
+
+def row_picture(predictor: Predictor, cohort: Cohort, row: SeriesRow) -> str:
+    """Predict a series and return slices of it with what the model says and the truth, as HTML."""
+    volume = cohort.volume(row)
+    answer = predictor.predict(volume).answer
+    figure = case_picture(volume, answer, truth_of(predictor.plan, cohort, row, volume), predictor.plan)
+    return image(figure, "slices of the scan, with what the model says and the truth")
 
 
 def _in_words(found: Mapping[str, Any]) -> str:
@@ -179,18 +184,13 @@ def _froc_plot(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, name in enumerate(evaluation.overall.summary):
-        scans = [_matches(case.record[name]) for case in evaluation.cases]
+        scans = [matches_of(case.record[name]) for case in evaluation.cases]
         found = [sensitivity_at(scans, float(rate)) for rate in RATES]
         axes.semilogx(RATES, found, color=COLOURS[index % len(COLOURS)], label=name)
     axes.set(xlabel="false positives a scan", ylabel="sensitivity", ylim=(-0.02, 1.02))
     axes.legend(frameon=False, loc="lower right")
     bare(axes)
     return figure
-
-
-def _matches(found: Mapping[str, Any]) -> Matches:
-    scores: Sequence[float] = found["scores"]
-    return Matches(tuple(scores), tuple(found["hits"]), int(found["truths"]))
 
 
 PLOTS: dict[str, Callable[[Evaluation], Figure]] = {

@@ -46,7 +46,7 @@ class NetworkSpec:
     """
 
     name: NetworkName = "unet"
-    features: tuple[int, ...] = (32, 64, 128, 256)
+    features: tuple[int, ...] = FEATURES["unet"]
     norm: Literal["batch", "instance"] = "batch"
     deep_supervision: bool = False
 

@@ -116,10 +116,20 @@ class Plan:
     @property
     def sampled(self) -> tuple[int, ...]:
         """Channel numbers of the labels that training patches are centred on."""
-        if not self.maps:
-            return ()
-        wanted = {name for names in self.regions.values() for name in names} or set(self.targets)
-        return tuple(number for number, name in enumerate(self.labels.names, start=1) if name in wanted)
+        return tuple(sorted({number for target in self.targets for number in self.numbers(target)})) if self.maps else ()
+
+    def parts(self, target: str) -> tuple[str, ...]:
+        """Return the labels that a target is made of; none of a finding that is no label."""
+        return tuple(name for name in self.regions.get(target, (target,)) if name in self.labels.names)
+
+    def values(self, target: str) -> tuple[int, ...]:
+        """Return the values that a target's labels have in a label map."""
+        return tuple(self.labels.names[name] for name in self.parts(target))
+
+    def numbers(self, target: str) -> tuple[int, ...]:
+        """Return the channel numbers that a target's labels have in a prepared case."""
+        order = list(self.labels.names)
+        return tuple(1 + order.index(name) for name in self.parts(target))
 
 
 def learnable(rows: Sequence[SeriesRow], task: TaskName, *, located: bool = False) -> list[SeriesRow]:

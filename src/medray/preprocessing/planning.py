@@ -1,4 +1,4 @@
-"""`plan`: a plan from a cohort's fingerprint and the memory at hand, each choice with its reason."""
+"""`plan`: a plan from a cohort's fingerprint, each choice with its reason."""
 
 from __future__ import annotations
 

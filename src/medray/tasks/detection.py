@@ -15,12 +15,12 @@ from scipy.ndimage import find_objects, label, maximum_filter
 from torch.nn import functional
 
 from medray.evaluation.detection import Matches, average_precision, box_iou, froc, match_boxes, sensitivity_at
-from medray.imaging.boxes import Box, corners
+from medray.imaging.boxes import Box, corners, triple
 from medray.preprocessing.plan import Plan
-from medray.tasks.answer import Answer, Record, Summary, Truth
+from medray.tasks.answer import Answer, Measured, Record, Summary, Truth
 from medray.types import Mask, Shape
 
-__all__ = ["Detection", "boxes_of"]
+__all__ = ["Detection", "boxes_of", "matches_of"]
 
 PRIOR = 4.0
 """Subtracted from heat logits: before it has learned anything, a network says 2 %, not 50 % (Lin et al., ICCV 2017, §4.1)."""
@@ -47,8 +47,8 @@ class Detection:
     def __init__(self, plan: Plan) -> None:
         self._targets = plan.targets
         self._weights = torch.tensor(plan.target_weights)
-        self._values = [plan.labels.names[name] for name in plan.targets]
-        self._numbers = [1 + plan.labels.values.index(value) for value in self._values]
+        self._values = [plan.values(name)[0] for name in plan.targets]
+        self._numbers = [plan.numbers(name)[0] for name in plan.targets]
 
     @property
     def channels(self) -> int:
@@ -109,7 +109,7 @@ class Detection:
         """Measure all scans together."""
         summary = {}
         for name in self._targets:
-            scans = [Matches(tuple(r[name]["scores"]), tuple(r[name]["hits"]), r[name]["truths"]) for r in records]
+            scans = [matches_of(record[name]) for record in records]
             summary[name] = {
                 "froc": froc(scans),
                 "sensitivity_at_1_false_positive": sensitivity_at(scans, 1.0),
@@ -118,11 +118,16 @@ class Detection:
         return summary
 
 
+def matches_of(measured: Measured) -> Matches:
+    """Return what `Detection.compare` recorded of one target in one scan."""
+    return Matches(tuple(measured["scores"]), tuple(measured["hits"]), int(measured["truths"]))
+
+
 def boxes_of(mask: NDArray[np.bool_], name: str) -> list[Box]:
     """Return the box around each piece of a binary mask ``(I, J, K)`` whose voxels share faces, edges or corners."""
     numbered, _ = label(mask, structure=np.ones((3, 3, 3)))
     return [
-        Box(name, _floats([part.start - 0.5 for part in span]), _floats([part.stop - 0.5 for part in span]))
+        Box(name, triple([part.start - 0.5 for part in span]), triple([part.stop - 0.5 for part in span]))
         for span in find_objects(numbered)
     ]
 
@@ -152,7 +157,7 @@ def _peaks(heat: NDArray[np.float32], sides: NDArray[np.float32], name: str) -> 
         i, j, k = places[index].tolist()
         half = np.exp(np.clip(sides[:, i, j, k], 0, 7)) / 2
         low, high = (i - half[0], j - half[1], k - half[2]), (i + half[0], j + half[1], k + half[2])
-        boxes.append(Box(name, _floats(low), _floats(high), float(scores[index])))
+        boxes.append(Box(name, triple(low), triple(high), float(scores[index])))
     return boxes
 
 
@@ -164,8 +169,3 @@ def _apart(boxes: Sequence[Box]) -> list[Box]:
         if not any(overlaps[index, other] > SAME_THING for other in kept):
             kept.append(index)
     return [boxes[index] for index in kept]
-
-
-def _floats(values: Sequence[float]) -> tuple[float, float, float]:
-    i, j, k = (float(value) for value in values)
-    return i, j, k

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 from torch.nn import functional
 
 from medray.evaluation.classification import auc, expected_calibration_error, sensitivity_at_specificity
@@ -46,7 +45,7 @@ class Diagnosis:
         self._targets = plan.targets
         self._exclusive = plan.exclusive
         self._weights = torch.tensor(plan.target_weights)
-        self._numbers = [1 + list(plan.labels.names).index(name) for name in plan.targets] if plan.located else []
+        self._numbers = [plan.numbers(name)[0] for name in plan.targets] if plan.located else []
 
     @property
     def channels(self) -> int:
@@ -66,7 +65,7 @@ class Diagnosis:
         """
         weights = self._weights.to(outputs.device)
         evidence = outputs.float().flatten(2) - PRIOR
-        pooled = ((SHARPNESS * evidence).logsumexp(dim=2) - math.log(evidence.shape[2])) / SHARPNESS
+        pooled = _pooled(evidence)
         places = target.flatten(2) if self._numbers else None
         present = target if places is None else places.amax(dim=2)
         if self._exclusive:
@@ -86,10 +85,8 @@ class Diagnosis:
 
     def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
         """Pool the evidence; a voxel's saliency is its share of the strongest one's, times the probability."""
-        evidence = activated.reshape(len(activated), -1).astype(np.float64)
-        pooled = (logsumexp(SHARPNESS * evidence, axis=1) - math.log(evidence.shape[1])) / SHARPNESS
-        odds = np.exp(pooled - pooled.max())
-        probabilities = odds / odds.sum() if self._exclusive else 1 / (1 + np.exp(-np.clip(pooled, -50, 50)))
+        pooled = _pooled(torch.from_numpy(activated).double().flatten(1)[None])[0]
+        probabilities = (pooled.softmax(dim=0) if self._exclusive else pooled.sigmoid()).numpy()
         share = np.exp(activated - activated.max(axis=(1, 2, 3), keepdims=True))
         saliency = resample(share * probabilities[:, None, None, None].astype(np.float32), shape, order=1)
         return Answer(
@@ -108,12 +105,15 @@ class Diagnosis:
         return {name: _measures([record[name] for record in records]) for name in self._targets}
 
 
+def _pooled(evidence: torch.Tensor) -> torch.Tensor:
+    """Return the evidence of whole images ``(B, C)`` from that of their places ``(B, C, N)``: see the module."""
+    return ((SHARPNESS * evidence).logsumexp(dim=2) - math.log(evidence.shape[2])) / SHARPNESS
+
+
 def _measures(found: Sequence[Measured]) -> dict[str, float]:
     probabilities, present = [item["probability"] for item in found], [item["present"] for item in found]
     return {
         "auc": auc(probabilities, present),
-        f"sensitivity_at_{SPECIFICITY:.0%}_specificity".replace("%", ""): sensitivity_at_specificity(
-            probabilities, present, SPECIFICITY
-        ),
+        f"sensitivity_at_{SPECIFICITY * 100:.0f}_specificity": sensitivity_at_specificity(probabilities, present, SPECIFICITY),
         "calibration_error": expected_calibration_error(probabilities, present),
     }

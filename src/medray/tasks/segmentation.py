@@ -32,9 +32,8 @@ class Segmentation:
     def __init__(self, plan: Plan) -> None:
         self._targets = plan.targets
         self._overlapping = bool(plan.regions)
-        self._values = [[plan.labels.names[name] for name in plan.regions.get(target, (target,))] for target in plan.targets]
-        numbers = {value: number for number, value in enumerate(plan.labels.values, start=1)}
-        self._numbers = [[numbers[value] for value in values] for values in self._values]
+        self._values = [plan.values(target) for target in plan.targets]
+        self._numbers = [plan.numbers(target) for target in plan.targets]
         self._weights = torch.tensor(plan.target_weights)
         # Batch Dice: a label that is in no patch of the batch but one still has a gradient everywhere.
         self._several = DiceLoss(sigmoid=True, batch=True)
@@ -51,7 +50,7 @@ class Segmentation:
             return np.stack([np.isin(mask, numbers) for numbers in self._numbers]).astype(np.uint8)
         table = np.zeros(256, np.uint8)
         for channel, numbers in enumerate(self._numbers, start=1):
-            table[numbers] = channel
+            table[list(numbers)] = channel
         return table[mask][np.newaxis]
 
     def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from medray.errors import InputError
 from medray.training.learner import Learner
 
-__all__ = ["WEIGHTS", "load_learner", "save_learner"]
+__all__ = ["WEIGHTS", "load_learner", "save_learner", "saved_history"]
 
 WEIGHTS = "weights.safetensors"
 STATE = "learner.pt"
@@ -38,3 +39,9 @@ def load_learner(place: Path, learner: Learner) -> None:
         raise InputError(
             f"the checkpoint in {place} is damaged or of another network ({reason}): remove it to begin again"
         ) from None
+
+
+def saved_history(place: Path) -> list[dict[str, Any]]:
+    """Return the records of the epochs that a saved learner had behind it."""
+    history: list[dict[str, Any]] = torch.load(place / STATE, weights_only=True, map_location="cpu")["history"]
+    return history

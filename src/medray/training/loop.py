@@ -16,7 +16,7 @@ from medray.errors import InputError
 from medray.inference.predictor import Predictor
 from medray.preprocessing.bricks import Case
 from medray.preprocessing.plan import Plan
-from medray.tasks.answer import Truth
+from medray.tasks.answer import Answer, Truth
 from medray.tasks.task import Task
 from medray.training.config import FitConfig
 from medray.training.data import Batch, Batches
@@ -24,6 +24,8 @@ from medray.training.learner import Learner
 from medray.training.team import Team
 
 __all__ = ["EpochRecord", "run_epochs", "truth_of"]
+
+OnAnswer = Callable[[Case, Answer], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ def run_epochs(
     batches: Batches,
     validation: Sequence[Case],
     on_epoch: Callable[[EpochRecord], None],
+    on_answer: OnAnswer = lambda case, answer: None,
 ) -> None:
     """Train from where the learner stands to the configured end.
 
@@ -70,6 +73,7 @@ def run_epochs(
         batches: Training data.
         validation: Cases of the val split.
         on_epoch: Called after each epoch's validation, when the learner can be saved.
+        on_answer: Called with each validation case of this worker's and what the network says of it.
 
     Raises:
         InputError: If the loss is no longer a number; names the series of that batch.
@@ -80,7 +84,8 @@ def run_epochs(
         pace = _train(learner, task, config, batches.epoch(number))
         trained = time.perf_counter()
         batches.team.agree(learner.judged)
-        scores = validate(Predictor(learner.judged.eval(), plan, learner.device), task, validation, batches.team)
+        predictor = Predictor(learner.judged.eval(), plan, learner.device)
+        scores = validate(predictor, task, validation, batches.team, on_answer)
         record = EpochRecord(
             epoch=number,
             loss=float(np.mean(pace.losses)),
@@ -96,15 +101,16 @@ def run_epochs(
         on_epoch(record)
 
 
-def validate(predictor: Predictor, task: Task, cases: Sequence[Case], team: Team) -> dict[str, float]:
+def validate(predictor: Predictor, task: Task, cases: Sequence[Case], team: Team, on_answer: OnAnswer) -> dict[str, float]:
     """Return each target's measure over whole cases on the plan's grid; 0 where it is in no case at all.
 
     Each worker looks at its share of the cases.
     """
-    records = [
-        task.compare(predictor.answer(case.image.astype(np.float32)), truth_of(predictor.plan, case), thorough=False)
-        for case in team.share(cases)
-    ]
+    records = []
+    for case in team.share(cases):
+        answer = predictor.answer(case.image.astype(np.float32))
+        records.append(task.compare(answer, truth_of(predictor.plan, case), thorough=False))
+        on_answer(case, answer)
     found = {name: measures[task.measure] for name, measures in task.summarise(team.gather(records)).items()}
     return {name: 0.0 if np.isnan(value) else value for name, value in found.items()}
 

@@ -32,7 +32,7 @@ from medray.storage.location import Location
 from medray.training.checkpoint import WEIGHTS
 from medray.training.config import FitConfig
 
-__all__ = ["Made", "Run", "claim_folder", "finish_run", "read_history"]
+__all__ = ["Made", "Run", "claim_folder", "finish_run", "finished", "read_history"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -141,6 +141,12 @@ def claim_folder(runs: Location, name: str, setup: Mapping[str, Any]) -> Locatio
     folder = home.join(str(numbers[-1] + 1 if numbers else 1))
     folder.join("fit.json").write(json.dumps(setup, indent=1).encode())
     return folder
+
+
+def finished(name: str, folder: Location) -> Run | None:
+    """Return the run of a folder where it is finished."""
+    file = folder.join("run.json")
+    return Run(name, folder, json.loads(file.read())) if file.exists() else None
 
 
 def read_history(folder: Location) -> list[dict[str, Any]]:

@@ -26,15 +26,17 @@ from ray.train.torch import TorchTrainer, prepare_model
 from medray import config
 from medray.engine import join_ray, require_cpus
 from medray.errors import ConfigError, InputError, MedrayError
+from medray.preprocessing.bricks import Case
 from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.storage.location import Location, locate
+from medray.tasks.answer import Answer
 from medray.training.checkpoint import load_learner, save_learner
 from medray.training.config import FitConfig
-from medray.training.data import Batches, open_cases
+from medray.training.data import Batches, check_splits, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
 from medray.training.pictures import draw_case
-from medray.training.run import Made, Run, claim_folder, finish_run, read_history
+from medray.training.run import Made, Run, claim_folder, finish_run, finished, read_history
 from medray.training.team import Team
 
 __all__ = ["fit"]
@@ -99,7 +101,10 @@ def fit(
         ResourceError: If the workers' CPUs aren't free.
     """
     chosen = fit_config or FitConfig()
-    fewest, most = _checked(prepared, workers)
+    check_splits(prepared)
+    fewest, most = (workers, workers) if isinstance(workers, int) else workers
+    if not 1 <= fewest <= most:
+        raise ConfigError(f"workers={workers}: a fit needs at least one, and as many at most as at least")
     join_ray()
     threads = cpus or max(1, int(require_cpus(fewest, what=f"a fit with {fewest} workers")) // most)
     setup = {
@@ -110,23 +115,13 @@ def fit(
         "workers": workers,
     }
     folder = claim_folder(locate(runs or config.home() / "runs"), name, setup)
-    if folder.join("run.json").exists():
-        return Run(name, folder, json.loads(folder.join("run.json").read()))
+    if (known := finished(name, folder)) is not None:
+        return known
     started = time.time()
     work = Work(prepared.root, chosen, folder, threads)
     with _watched(folder, on_epoch):
         result = _train(work, workers, gpu=_gpus_free(fewest) if gpu is None else gpu)
     return _finish(name, work, prepared, result, {"workers": workers, "seconds": time.time() - started})
-
-
-def _checked(prepared: Prepared, workers: int | tuple[int, int]) -> tuple[int, int]:
-    """Return the fewest and the most workers, where there is something to do for them."""
-    if not prepared.of("train") or not prepared.of("val"):
-        raise InputError(f"{prepared.root.path} has no case to train on or none to validate on: prepare more subjects")
-    fewest, most = (workers, workers) if isinstance(workers, int) else workers
-    if not 1 <= fewest <= most:
-        raise ConfigError(f"workers={workers}: a fit needs at least one, and as many at most as at least")
-    return fewest, most
 
 
 def _gpus_free(count: int) -> bool:
@@ -177,11 +172,17 @@ def _work(told: Mapping[str, Any]) -> None:
     batches = Batches(open_cases(prepared, "train"), prepared.plan, work.config, team)
     validation = open_cases(prepared, "val")
 
+    shown: list[Answer] = []
+
+    def on_answer(case: Case, answer: Answer) -> None:
+        if case is validation[0]:
+            shown[:] = [answer]
+
     def on_epoch(record: EpochRecord) -> None:
         saved = None
         if team.rank == 0:
             if work.config.picture:
-                drawn = draw_case(learner, prepared.plan, validation[0])
+                drawn = draw_case(prepared.plan, validation[0], shown[0])
                 work.folder.join("pictures", f"epoch-{record.epoch:04d}.png").write(drawn)
             place = tempfile.mkdtemp(prefix="medray-checkpoint-")
             save_learner(Path(place), learner)
@@ -195,7 +196,7 @@ def _work(told: Mapping[str, Any]) -> None:
         if team.rank == 0:
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
 
-    run_epochs(learner, batches, validation, on_epoch)
+    run_epochs(learner, batches, validation, on_epoch, on_answer)
 
 
 def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result, facts: Mapping[str, Any]) -> Run:

@@ -6,7 +6,6 @@ would show Tune none, and population-based training copies checkpoints. The pric
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,7 +17,6 @@ import ray
 import torch
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from medray import config
@@ -26,12 +24,12 @@ from medray.engine import join_ray, require_cpus
 from medray.errors import ConfigError, InputError
 from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.storage.location import Location, locate
-from medray.training.checkpoint import load_learner, save_learner
+from medray.training.checkpoint import load_learner, save_learner, saved_history
 from medray.training.config import FitConfig
-from medray.training.data import Batches, open_cases
+from medray.training.data import Batches, check_splits, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
-from medray.training.run import Made, Run, claim_folder, finish_run
+from medray.training.run import Made, Run, claim_folder, finish_run, finished
 from medray.training.space import Range, Space, applied
 
 __all__ = ["tune"]
@@ -94,12 +92,10 @@ def tune(
     chosen = fit_config or FitConfig()
     if trials < 1 or method not in METHODS:
         raise ConfigError(f"trials={trials}, method={method!r}: a search needs one trial at least, and asha or population")
-    if not prepared.of("train") or not prepared.of("val"):
-        raise InputError(f"{prepared.root.path} has no case to train on or none to validate on: prepare more subjects")
+    check_splits(prepared)
     join_ray()
-    os.environ.setdefault(
-        "RAY_AIR_NEW_OUTPUT", "0"
-    )  # the other output prints tables to stdout, however silent it is told to be
+    # Ray's newer output prints tables to stdout, however silent it is told to be.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     free = int(require_cpus(1, what="a search"))
     side_by_side = min(free, trials)
     setup = {
@@ -110,8 +106,8 @@ def tune(
         "search": {"trials": trials, "method": method},
     }
     folder = claim_folder(locate(runs or config.home() / "runs"), f"{name}.search", setup)
-    if folder.join("run.json").exists():
-        return Run(name, folder, json.loads(folder.join("run.json").read()))
+    if (known := finished(name, folder)) is not None:
+        return known
     work = Work(prepared.root, chosen, max(1, free // side_by_side))
     results = _tuner(work, space, folder, trials, method, side_by_side, on_trial).fit()
     return _finish(name, folder, work, prepared, results)
@@ -129,15 +125,13 @@ def _tuner(
         return ray_tune.Tuner.restore(
             place, trainable, resume_unfinished=True, restart_errored=True, storage_filesystem=folder.filesystem
         )
-    search: Searcher | None = None
-    param_space = {}
+    domains = {key: _domain(found) for key, found in space.ranges.items()}
+    search = None
     if method == "asha":
-        search = OptunaSearch(_optuna_space(space), metric="score", mode="max", seed=work.config.seed)
-    else:
-        param_space = {key: _domain(found) for key, found in space.ranges.items()}
+        search = OptunaSearch(domains, metric="score", mode="max", seed=work.config.seed)
     return ray_tune.Tuner(
         trainable,
-        param_space=param_space,
+        param_space={} if search else domains,
         tune_config=ray_tune.TuneConfig(
             search_alg=search,
             scheduler=_scheduler(work, space, method),
@@ -183,10 +177,6 @@ def _domain(found: Range) -> Any:
     return ray_tune.loguniform(found.low, found.high) if found.log else ray_tune.uniform(found.low, found.high)
 
 
-def _optuna_space(space: Space) -> dict[str, Any]:
-    return {key: _domain(found) for key, found in space.ranges.items()}
-
-
 def _trial(chosen: Mapping[str, Any], *, work: Work) -> None:
     """Run in each trial's process."""
     torch.set_num_threads(work.threads)
@@ -203,7 +193,6 @@ def _trial(chosen: Mapping[str, Any], *, work: Work) -> None:
     def on_epoch(record: EpochRecord) -> None:
         with tempfile.TemporaryDirectory() as place:
             save_learner(Path(place), learner)
-            (Path(place) / "history.json").write_text(json.dumps(learner.history), encoding="utf-8")
             ray_tune.report(
                 {"score": record.score, "epoch": record.epoch}, checkpoint=ray_tune.Checkpoint.from_directory(place)
             )
@@ -230,8 +219,7 @@ def _finish(name: str, folder: Location, work: Work, prepared: Prepared, results
         for result in whole
     ]
     with checkpoint.as_directory() as place:
-        history = json.loads((Path(place) / "history.json").read_text(encoding="utf-8"))
-        made = Made(plan, fit_config, prepared, history, work.threads)
+        made = Made(plan, fit_config, prepared, saved_history(Path(place)), work.threads)
         facts = {"workers": 1, "trials": trials, "chosen": best.config, "failed": len(results) - len(whole)}
         seconds = sum(float(trial["seconds"]) for trial in trials)
         return finish_run(name, folder, Path(place), made, {**facts, "seconds": seconds, "trial_epoch": metrics["epoch"]})
