@@ -136,7 +136,8 @@ def _tuner(
             search_alg=search,
             scheduler=_scheduler(work, space, method),
             num_samples=trials,
-            max_concurrent_trials=concurrent,
+            # A population lives all at once and takes turns on the cores: one that isn't begun can't be copied from, or to.
+            max_concurrent_trials=concurrent if search else None,
             reuse_actors=method == "population",
         ),
         run_config=ray_tune.RunConfig(
@@ -165,7 +166,7 @@ def _scheduler(work: Work, space: Space, method: str) -> TrialScheduler:
         mode="max",
         perturbation_interval=max(1, work.config.epochs // 5),
         hyperparam_mutations={f"fit.{key}": _domain(found) for key, found in space.fit.items()},
-        synch=False,
+        synch=True,
     )
 
 
