@@ -4,8 +4,8 @@ import os
 import random
 import socket
 
-FIRST, LAST = 18_000, 32_000
-"""Below the ports that the system gives to whoever connects (32768 and up), so that nobody takes one in the meantime."""
+FIRST, LAST = 20_000, 32_000
+"""Above those of Ray's workers (to 19999), below those that the system gives to whoever connects (from 32768)."""
 
 
 def free_port():

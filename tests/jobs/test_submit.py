@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from medray.registry.registry import Registry
 from medray.storage.location import locate
 from tests.phantoms import SMALL_PLAN
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -36,23 +36,28 @@ def ray_head():
     words = ["start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     words += [f"--temp-dir={place}", "--object-store-memory=300000000", f"--ray-client-server-port={free_port()}"]
     words += [f"--dashboard-agent-listen-port={free_port()}"]  # the default is one for all clusters of a machine
-    process = subprocess.Popen([BIN / "ray", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    said = Path(place) / "said"
+    with said.open("w") as out:
+        process = subprocess.Popen([BIN / "ray", *words], stdout=out, stderr=subprocess.STDOUT)
+    head = psutil.Process(process.pid)
     try:
         url = f"http://127.0.0.1:{dashboard}"
-        deadline = time.time() + 60
-        while time.time() < deadline and process.poll() is None:
-            try:
-                if httpx.get(f"{url}/api/version").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.2)
+        wait_until(lambda: answers(url) or process.poll() is not None, seconds=120)
+        assert process.poll() is None, said.read_text()[-2000:]
         yield url
     finally:
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        family = [*head.children(recursive=True), head] if head.is_running() else []
         for member in family:
             if member.is_running():
                 member.kill()
         psutil.wait_procs(family, timeout=10)
+
+
+def answers(url):
+    try:
+        return httpx.get(f"{url}/api/version").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def submit(url, script, **settings):

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -73,29 +72,37 @@ from medray.preprocessing.prepared import open_prepared
 from medray.training.space import read_space
 import json
 space = read_space(json.loads(sys.argv[3]))
-config = medray.FitConfig(epochs=4, steps=4, mixed=False)
+config = medray.FitConfig(epochs=4, steps=8, mixed=False)
 run = medray.tune(open_prepared(sys.argv[1]), space, config, name="ball", trials=5, runs=sys.argv[2],
                   on_trial=lambda record: print(json.dumps(record), flush=True))
 print(json.dumps(run.record["trials"]), flush=True)
 """
 
 
+def ended(runs):
+    """Return the ids of the trials that the search's saved state calls ended."""
+    states = sorted((runs / "ball.search" / "1" / "trials").glob("experiment_state-*.json"))
+    trials = [json.loads(state) for state, _ in json.loads(states[-1].read_text())["trial_data"]] if states else []
+    return {trial["trial_id"] for trial in trials if trial["status"] == "TERMINATED"}
+
+
 def test_a_search_whose_driver_was_killed_goes_on(prepared, tmp_path):
     space = json.dumps({"fit": {"learning_rate": {"low": 1e-3, "high": 2e-2}}})
     command = [sys.executable, "-c", SEARCH, prepared.root.path, str(tmp_path), space]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    often = os.environ | {"TUNE_GLOBAL_CHECKPOINT_S": "1"}
+    process = subprocess.Popen(
+        command, env=often, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     assert process.stdout is not None
-    first = []
-    for line in process.stdout:
-        first.append(json.loads(line))
-        if len({record["trial"] for record in first}) >= 3:
+    # Tune writes its state now and then, so that only what it says there is safe from a kill.
+    for _ in process.stdout:
+        if finished := ended(tmp_path):
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(1)
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("{", "["))]
     again, trials = lines[:-1], lines[-1]
     assert len(trials) == 5
-    finished = {record["trial"] for record in first if record["epoch"] == 3}
+    assert finished
     assert finished.isdisjoint(record["trial"] for record in again), "a finished trial isn't run again"

@@ -71,7 +71,7 @@ def tune(
     """Search a space, and return the best trial as a run that can be registered like any other.
 
     Trials run side by side, one a free core, or with more cores each where there are fewer trials. A search that was killed
-    goes on when it is called again with the same arguments: finished trials stay finished.
+    goes on when it is called again with the same arguments, from the state that Ray Tune writes every ten seconds.
 
     Args:
         prepared: From `medray.prepare`.
