@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cohort": "medray.cohort.cohort",
     "FitConfig": "medray.training.config",
+    "Gate": "medray.synthesis.gate",
     "LabelSchema": "medray.imaging.labels",
     "MedrayError": "medray.errors",
     "ModelCard": "medray.registry.card",
@@ -25,17 +26,20 @@ _HOMES = {
     "evaluate": "medray.inference.evaluate",
     "fit": "medray.training.trainer",
     "ingest": "medray.ingestion.pipeline",
+    "measure_gain": "medray.synthesis.gain",
     "open_cohort": "medray.cohort.cohort",
     "plan": "medray.preprocessing.planning",
     "predict": "medray.inference.predict",
     "prepare": "medray.preprocessing.prepare",
     "read_space": "medray.training.space",
+    "synthesise": "medray.synthesis.synthesise",
     "tune": "medray.training.tune",
 }
 
 __all__ = [
     "Cohort",
     "FitConfig",
+    "Gate",
     "LabelSchema",
     "MedrayError",
     "ModelCard",
@@ -48,11 +52,13 @@ __all__ = [
     "evaluate",
     "fit",
     "ingest",
+    "measure_gain",
     "open_cohort",
     "plan",
     "predict",
     "prepare",
     "read_space",
+    "synthesise",
     "tune",
 ]
 
@@ -71,6 +77,9 @@ if TYPE_CHECKING:
     from medray.registry.card import ModelCard, card_from_run
     from medray.registry.registry import Registry
     from medray.serving.app import deploy
+    from medray.synthesis.gain import measure_gain
+    from medray.synthesis.gate import Gate
+    from medray.synthesis.synthesise import synthesise
     from medray.training.config import FitConfig
     from medray.training.space import read_space
     from medray.training.trainer import fit

@@ -15,6 +15,7 @@ SMALL = {
     "resnet": (4, 8, 8, 8),
     "densenet": (4, 4),
     "vit": (16, 16),
+    "spade": (4, 8),
 }
 
 

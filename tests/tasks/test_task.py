@@ -11,7 +11,8 @@ import torch
 from medray.evaluation.detection import box_iou
 from medray.imaging.boxes import corners
 from medray.preprocessing.planning import plan
-from medray.tasks.answer import Answer, Truth
+from medray.preprocessing.resample import resample
+from medray.tasks.answer import Answer, Example, Truth
 from medray.tasks.detection import boxes_of
 from medray.tasks.task import task_of
 
@@ -37,6 +38,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "diagnosis that is located": ("diagnosis", {"located": True}),
     "diagnosis of one of several": ("diagnosis", {"exclusive": True}),
     "detection": ("detection", {"targets": ["ball", "core"]}),
+    "synthesis": ("synthesis", {"network": {"features": [4, 8]}}),
 }
 
 
@@ -63,9 +65,18 @@ def mask():
     return answer
 
 
+def example(mask, present):
+    """A mask with an image in which labels differ, and their textures too."""
+    rng = np.random.default_rng(0)
+    image = 1 + mask.astype(np.float32) + rng.normal(0, 0.1 + 0.1 * mask).astype(np.float32)
+    return Example(image[np.newaxis], mask, present)
+
+
 def perfect(task, made, mask, present):
     """Outputs that say exactly what the target says."""
-    target = torch.from_numpy(task.target(mask, present))
+    target = torch.from_numpy(task.target(example(mask, present)))
+    if made.task == "synthesis":
+        return target
     if made.located:
         return (target * 2 - 1) * 9 + 4
     if made.task == "diagnosis":
@@ -81,14 +92,16 @@ def perfect(task, made, mask, present):
     return torch.nn.functional.one_hot(target[0].long(), task.channels).movedim(-1, 0).float() * 9
 
 
-def truth_of(made, mask, present):
-    return Truth(made.labels.from_channels(mask), (1.0, 1.0, 1.0), present)
+def truth_of(made, mask, present, finer=1):
+    image = resample(example(mask, present).image, (SHAPE[0] * finer, SHAPE[1] * finer, SHAPE[2] * finer), order=1)
+    mask = mask.repeat(finer, 0).repeat(finer, 1).repeat(finer, 2)
+    return Truth(made.labels.from_channels(mask), (1.0, 1.0, 1.0), present, image)
 
 
 def test_a_right_answer_costs_less_than_a_wrong_one(task, made, mask):
     present = frozenset({"ball"})
     right = perfect(task, made, mask, present)[None]
-    target = torch.from_numpy(task.target(mask, present))[None]
+    target = torch.from_numpy(task.target(example(mask, present)))[None]
     assert right.shape == (1, task.channels, *SHAPE)
     assert task.loss(right, target) < 0.12
     assert task.loss(-right, target) > 4 * task.loss(right, target) + 0.5
@@ -97,32 +110,32 @@ def test_a_right_answer_costs_less_than_a_wrong_one(task, made, mask):
 def test_the_loss_has_a_gradient_at_every_channel(task, made, mask):
     present = frozenset({"ball"})
     outputs = torch.zeros(2, task.channels, *SHAPE, requires_grad=True)
-    target = torch.from_numpy(np.stack([task.target(mask, present), task.target(mask * 0, frozenset())]))
+    target = torch.from_numpy(np.stack([task.target(example(mask, present)), task.target(example(mask * 0, frozenset()))]))
     task.loss(outputs, target).backward()
     assert outputs.grad is not None
     assert (outputs.grad.abs().flatten(2).sum(dim=(0, 2)) > 0).all()
 
 
 def test_an_empty_patch_has_a_finite_loss(task, mask):
-    target = torch.from_numpy(task.target(mask * 0, frozenset()))[None]
+    target = torch.from_numpy(task.target(example(mask * 0, frozenset())))[None]
     assert torch.isfinite(task.loss(torch.randn(1, task.channels, *SHAPE), target))
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (48, 40, 32)])
-def test_a_perfect_map_decodes_to_a_perfect_score(task, made, mask, shape):
+@pytest.mark.parametrize("finer", [1, 2])
+def test_a_perfect_map_decodes_to_a_perfect_score(task, made, mask, finer):
+    shape = tuple(n * finer for n in SHAPE)
     present = frozenset({"ball"})
     activated = task.activate(perfect(task, made, mask, present)[None])[0].numpy()
     answer = task.decode(activated, shape)
-    finer = mask.repeat(shape[0] // SHAPE[0], 0).repeat(shape[1] // SHAPE[1], 1).repeat(shape[2] // SHAPE[2], 2)
     other = task.decode(task.activate(perfect(task, made, mask * 0, frozenset())[None])[0].numpy(), shape)
     records = [
-        task.compare(answer, truth_of(made, finer, present)),
-        task.compare(other, truth_of(made, finer * 0, frozenset())),
+        task.compare(answer, truth_of(made, mask, present, finer)),
+        task.compare(other, truth_of(made, mask * 0, frozenset(), finer)),
     ]
     summary = task.summarise(records)
     assert set(summary) == set(made.targets)
     assert summary[made.targets[0]][task.measure] > 0.93
-    quick = task.compare(answer, truth_of(made, finer, present), thorough=False)
+    quick = task.compare(answer, truth_of(made, mask, present, finer), thorough=False)
     assert task.summarise([quick])[made.targets[0]].keys() >= {task.measure}
 
 
@@ -134,7 +147,7 @@ def test_nothing_to_sum_up_is_no_number(task, made):
 def test_regions_are_channels_of_their_own(phantom_cohort, mask):
     made = recipe(phantom_cohort, "segmentation", **VARIANTS["segmentation of regions"][1])
     task = task_of(made)
-    target = task.target(mask, frozenset())
+    target = task.target(example(mask, frozenset()))
     assert np.array_equal(target[0], mask > 0)
     assert np.array_equal(target[1], mask == 2)
     assert task.channels == 2
@@ -142,7 +155,7 @@ def test_regions_are_channels_of_their_own(phantom_cohort, mask):
 
 def test_one_label_leaves_the_others_to_background(phantom_cohort, mask):
     task = task_of(recipe(phantom_cohort, "segmentation", targets=["core"]))
-    target = task.target(mask, frozenset())
+    target = task.target(example(mask, frozenset()))
     assert np.array_equal(target[0], mask == 2)
     answer = task.decode(np.stack([mask != 2, mask == 2]).astype(np.float32), SHAPE)
     assert answer.mask is not None

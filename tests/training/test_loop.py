@@ -83,7 +83,7 @@ def test_accumulated_batches_are_one_step_of_their_mean(recipe, cases):
     assert len(drawn) == 2
     train(recipe, cases, config, learner=learner)
     task, other = task_of(recipe), Learner.fresh(recipe, config)
-    torch.stack([task.loss(other.model.train()(batch.image), batch.target) / 2 for batch in drawn]).sum().backward()
+    torch.stack([task.loss(other.model.train()(batch.given), batch.target) / 2 for batch in drawn]).sum().backward()
     other.advance(config.clip)
     assert learner.history[0]["loss"] > 0
     found, expected, start = (
@@ -120,7 +120,7 @@ def test_epochs_and_ranks_draw_different_patches_and_repeat_their_own(recipe, ca
     config = FitConfig(steps=2)
 
     def drawn(rank, epoch):
-        return [batch.image.numpy() for batch in Batches(cases, recipe, config, Team(rank, 2)).epoch(epoch)]
+        return [batch.given.numpy() for batch in Batches(cases, recipe, config, Team(rank, 2)).epoch(epoch)]
 
     first = drawn(0, 0)
     assert len(first) == 2

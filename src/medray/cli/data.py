@@ -153,7 +153,7 @@ def reidentify(
 def plan(
     root: Root,
     output: Annotated[str, typer.Option("-o", "--output", help="Where the plan goes.")] = "plan.json",
-    task: Annotated[str, typer.Option(help="segmentation, diagnosis or detection.")] = "segmentation",
+    task: Annotated[str, typer.Option(help="segmentation, diagnosis, detection or synthesis.")] = "segmentation",
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value; dots nest.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -171,6 +171,7 @@ def prepare(
     root: Root,
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="From medray plan.")],
     prepared: Annotated[str, typer.Argument(help="Where prepared cases go: a folder or a URI.")],
+    synthetic: Annotated[str, typer.Option(help="A cohort from medray synthesise, to be trained on too.")] = "",
     as_json: Json = False,
 ) -> None:
     """Bring a cohort onto the plan's grid, ready for training."""
@@ -181,7 +182,8 @@ def prepare(
 
     chosen = read_plan(config.read_file(plan_file), what=str(plan_file))
     with progress() as on_progress:
-        made = run(open_cohort(root), chosen, prepared, on_progress=on_progress)
+        beside = open_cohort(synthetic) if synthetic else None
+        made = run(open_cohort(root), chosen, prepared, synthetic=beside, on_progress=on_progress)
     show({"prepared": prepared, **{name: len(made.of(name)) for name in SPLITS}}, as_json=as_json)
 
 

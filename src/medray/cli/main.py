@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from medray.cli import audit, data, demo, models, receive
+from medray.cli import audit, data, demo, models, receive, synthesis
 from medray.cli.output import error_console
 from medray.errors import MedrayError
 
@@ -32,6 +32,8 @@ app.command()(data.prepare)
 app.command()(data.samples)
 app.command()(models.fit)
 app.command()(models.tune)
+app.command()(synthesis.synthesise)
+app.command()(synthesis.gain)
 app.command()(models.evaluate)
 app.command()(models.predict)
 app.command()(models.serve)

@@ -15,7 +15,7 @@ from medray.cli.output import Json, error_console, progress, show
 if TYPE_CHECKING:
     from medray.training.config import FitConfig
 
-__all__ = ["evaluate", "fit", "models_app", "predict", "serve", "tune"]
+__all__ = ["evaluate", "fit", "fit_config", "models_app", "predict", "serve", "tune"]
 
 models_app = typer.Typer(help="Look at registered models and move aliases.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ def fit(
     from medray.registry.registry import Registry
     from medray.training.trainer import fit as run
 
-    chosen = _fit_config(config_file, changes)
+    chosen = fit_config(config_file, changes)
     opened, store = open_prepared(prepared), Registry()
     with progress() as on_progress, store.tracking(name) as tracking:
 
@@ -51,7 +51,7 @@ def fit(
     show({**facts, "scores": done.record["scores"], "seconds": done.record["seconds"]}, as_json=as_json)
 
 
-def _fit_config(file: Path | None, changes: list[str] | None) -> FitConfig:
+def fit_config(file: Path | None, changes: list[str] | None) -> FitConfig:
     """Read a file of FitConfig fields and what is set over it."""
     from medray.training.config import FitConfig
 
@@ -94,7 +94,7 @@ def tune(
     from medray.training.space import read_space
     from medray.training.tune import tune as run
 
-    chosen = _fit_config(config_file, changes)
+    chosen = fit_config(config_file, changes)
     space = read_space(config.read_file(space_file), what=str(space_file))
     opened, epochs = open_prepared(prepared), {"done": 0}
     with progress() as on_progress:

@@ -42,6 +42,7 @@ class SeriesRow:
         label_checksum: The store's own checksum of the label's shard.
         findings: What is seen in the image, from a table of labels.
         statistics: For the fingerprint.
+        synthetic: The generator that made it, as name/version; empty for what was acquired.
     """
 
     subject: str
@@ -63,6 +64,7 @@ class SeriesRow:
     label_checksum: str
     findings: tuple[str, ...]
     statistics: SeriesStatistics
+    synthetic: str = ""
 
     @property
     def origin(self) -> str:
@@ -122,6 +124,7 @@ SERIES_SCHEMA = pa.schema(
         ("label_checksum", pa.string()),
         ("findings", pa.list_(pa.string())),
         ("statistics", STATISTICS),
+        ("synthetic", pa.string()),
     ]
 )
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "intake")])

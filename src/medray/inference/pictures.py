@@ -72,6 +72,8 @@ def case_picture(volume: Volume, answer: Answer, truth: Truth, plan: Plan) -> Fi
     layers = _layers(volume, answer, truth, plan)
     upright = volume.reoriented()
     grey = upright.voxels[0].astype(np.float32)
+    # What a generator made stands below what it was to be like.
+    made = grey if answer.image is None else closest_lps(volume.affine).apply(answer.image)[0].astype(np.float32)
     i, j, k = _place(grey, layers)
     views = [View(0, 1, 2, k, "upper")]
     if upright.shape[2] > 1:
@@ -81,9 +83,9 @@ def case_picture(volume: Volume, answer: Answer, truth: Truth, plan: Plan) -> Fi
     window = (float(np.percentile(grey, 0.5)), float(np.percentile(bright if bright.size else grey, 99.7)))
     for column, view in enumerate(views):
         rows = [figure.add_subplot(2, len(views), column + 1 + row * len(views)) for row in range(2)]
-        for axes in rows:
+        for axes, shown in zip(rows, (grey, made), strict=True):
             aspect = upright.spacing_mm[view.along] / upright.spacing_mm[view.across]
-            axes.imshow(view.cut(grey), cmap="gray", vmin=window[0], vmax=window[1], aspect=aspect, origin=view.origin)
+            axes.imshow(view.cut(shown), cmap="gray", vmin=window[0], vmax=window[1], aspect=aspect, origin=view.origin)
             axes.set_axis_off()
         _paint(rows[1], view, layers, upright.spacing_mm)
     handles = [Patch(color=COLOURS[index % len(COLOURS)], label=name) for index, name in enumerate(plan.targets)]

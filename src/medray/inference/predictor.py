@@ -88,13 +88,15 @@ class Predictor:
         model: In evaluation mode, on `device`.
         plan: What it was trained by.
         device: Where it runs.
+        mixed: Whether it may run in bfloat16, as training does: faster, and not the same on every machine.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, device: torch.device, *, mixed: bool = False) -> None:
         self.plan = plan
         self._task = task_of(plan)
         self._model = model
         self._device = device
+        self._mixed = mixed
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Predictor:
@@ -108,7 +110,8 @@ class Predictor:
         if not weights.is_file():
             raise NotFoundError(f"no weights.safetensors in {folder}: is it a model folder?")
         plan = read_plan(config.read_file(folder / "plan.json"), what=str(folder / "plan.json"))
-        model = build_model(plan.network, plan.channels, task_of(plan).channels, plan.patch)
+        task = task_of(plan)
+        model = build_model(plan.network, task.inputs, task.channels, plan.patch)
         try:
             model.load_state_dict(load_file(weights))
         except Exception as error:
@@ -136,9 +139,9 @@ class Predictor:
             latencies={"preprocess": ready - started, "network": answered - ready, "postprocess": done - answered},
         )
 
-    def answer(self, image: NDArray[np.float32]) -> Answer:
-        """Answer a prepared image ``(C, I, J, K)`` on the plan's own grid; for validation."""
-        return self._task.decode(self._activated(image), (image.shape[1], image.shape[2], image.shape[3]))
+    def answer(self, given: NDArray[np.float32]) -> Answer:
+        """Answer what the task gives the network, ``(inputs, I, J, K)`` on the plan's own grid; for validation."""
+        return self._task.decode(self._activated(given), (given.shape[1], given.shape[2], given.shape[3]))
 
     def _activated(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the task's map ``(D, I, J, K)`` on the plan's grid."""
@@ -146,7 +149,9 @@ class Predictor:
             return slide(self._mirrored if self.plan.mirror else self._run, image, self.plan, self._device)
 
     def _run(self, patch: torch.Tensor) -> torch.Tensor:
-        return self._task.activate(self._model(patch))
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._mixed):
+            outputs = self._model(patch)
+        return self._task.activate(outputs)
 
     def _mirrored(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the mean answer of a patch ``(1, C, I, J, K)`` and its mirror images."""

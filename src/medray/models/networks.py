@@ -7,12 +7,13 @@ business. A network that answers more coarsely than it looks (`medray.models.spe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from monai.networks.nets import UNETR, DenseNet, DynUNet, ResNet, SegResNet, SwinUNETR, UNet, ViT
 from torch import nn
 
+from medray.models.ends import Ends
+from medray.models.spade import Generator
 from medray.models.spec import TOKEN, NetworkSpec
 from medray.types import Shape
 
@@ -21,26 +22,6 @@ __all__ = ["NETWORKS", "build_model"]
 GROWTH = 16
 """Channels that a layer of a dense block adds, and how many layers a block has below."""
 DENSE_LAYERS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """What a network is between.
-
-    Attributes:
-        inputs: Channels of an image.
-        outputs: Channels of the answer.
-        sides: Of a patch: two of a picture's, three of a volume's.
-    """
-
-    inputs: int
-    outputs: int
-    sides: tuple[int, ...]
-
-    @property
-    def dims(self) -> int:
-        """2 or 3."""
-        return len(self.sides)
 
 
 def build_model(spec: NetworkSpec, inputs: int, outputs: int, patch: Shape) -> nn.Module:
@@ -254,4 +235,5 @@ NETWORKS: dict[str, Callable[[NetworkSpec, Ends], nn.Module]] = {
     "resnet": _resnet,
     "densenet": _densenet,
     "vit": _vit,
+    "spade": Generator,
 }

@@ -10,11 +10,13 @@ from medray.config import STRICT
 from medray.errors import ConfigError
 from medray.types import Shape
 
-__all__ = ["COARSE", "FEATURES", "TOKEN", "NetworkName", "NetworkSpec"]
+__all__ = ["COARSE", "FEATURES", "GENERATOR", "TOKEN", "NetworkName", "NetworkSpec"]
 
-NetworkName = Literal["unet", "dynunet", "segresnet", "unetr", "swinunetr", "resnet", "densenet", "vit"]
+NetworkName = Literal["unet", "dynunet", "segresnet", "unetr", "swinunetr", "resnet", "densenet", "vit", "spade"]
 COARSE: tuple[NetworkName, ...] = ("resnet", "densenet", "vit")
 """Networks whose answer is coarser than their input: they say what is in an image, not where to the voxel."""
+GENERATOR: NetworkName = "spade"
+"""The network that makes images of label maps."""
 TOKEN = 8
 """Voxels of the side of a vision transformer's token."""
 DEPTHS: dict[NetworkName, int] = {"unetr": 2, "swinunetr": 4, "resnet": 4}
@@ -27,6 +29,7 @@ FEATURES: dict[NetworkName, tuple[int, ...]] = {
     "resnet": (16, 32, 64, 128),
     "densenet": (32, 64, 128),
     "vit": (96, 96, 96, 96),
+    "spade": (8, 16, 32),
 }
 """What a plan starts from: sizes that two cores train in minutes."""
 
@@ -69,6 +72,11 @@ class NetworkSpec:
         """Patch sides must be a multiple of this, sides of one voxel apart: those of pictures."""
         halvings = {"unetr": 4, "swinunetr": 5, "resnet": 4, "densenet": len(self.features) + 1}
         return TOKEN if self.name == "vit" else 2 ** halvings.get(self.name, len(self.features) - 1)
+
+    @property
+    def extends(self) -> bool:
+        """Whether it answers on images larger than the patches it learned from as it does on those."""
+        return self.name in ("unet", "dynunet", "segresnet", "resnet", "densenet") and self.norm == "batch"
 
     def fits(self, patch: Shape) -> bool:
         """Tell whether a network can work on patches of this size."""

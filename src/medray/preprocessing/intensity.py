@@ -11,7 +11,9 @@ from pydantic.dataclasses import dataclass
 from medray.config import STRICT
 from medray.errors import ConfigError
 
-__all__ = ["Intensity", "normalise"]
+__all__ = ["Intensity", "intensities", "normalise"]
+
+ARBITRARY_MEAN, ARBITRARY_DEVIATION = 1000.0, 250.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -49,3 +51,10 @@ def normalise(voxels: NDArray[np.float32], intensity: Intensity) -> NDArray[np.f
         width = np.float32(deviation if deviation > 1e-6 * max(abs(mean), 1.0) else float(channel.std()) or 1.0)
         np.divide(np.subtract(channel, np.float32(mean), out=out), width, out=out)
     return result
+
+
+def intensities(voxels: NDArray[np.float32], intensity: Intensity) -> NDArray[np.float32]:
+    """Undo `normalise`, as far as it can be: where the unit is arbitrary, with foregrounds of mean 1000 and deviation 250."""
+    if intensity.method == "window-zscore":
+        return voxels * np.float32(intensity.width) + np.float32(intensity.centre)
+    return voxels * np.float32(ARBITRARY_DEVIATION) + np.float32(ARBITRARY_MEAN)

@@ -16,13 +16,13 @@ from medray import config
 from medray.cohort.manifest import SeriesRow
 from medray.errors import ConfigError
 from medray.imaging.labels import LabelSchema
-from medray.models.spec import COARSE, NetworkSpec
+from medray.models.spec import COARSE, GENERATOR, NetworkSpec
 from medray.preprocessing.intensity import Intensity
 
 __all__ = ["Plan", "TaskName", "learnable", "read_plan"]
 
 SCHEMA_VERSION = 3
-TaskName = Literal["segmentation", "diagnosis", "detection"]
+TaskName = Literal["segmentation", "diagnosis", "detection", "synthesis"]
 
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -33,7 +33,7 @@ class Plan:
         schema_version: Of this record.
         task: What is learned.
         labels: Names and values of the cohort's label maps; none where the task needs no label maps.
-        targets: What is told apart: labels to segment or to put boxes around, findings to diagnose.
+        targets: What is told apart: labels to segment or to put boxes around, findings to diagnose, labels to make images of.
         regions: Where targets overlap: each target's labels, which are segmented one by one (multi-label).
         exclusive: Of a diagnosis: each image has exactly one of the targets (multi-class).
         located: Of a diagnosis: the targets are labels, and their label maps teach where in an image each shows.
@@ -93,6 +93,8 @@ class Plan:
         self._check_targets()
         if self.task != "diagnosis" and self.network.name in COARSE:
             raise ConfigError(f"network {self.network.name}: a {self.task} needs an answer at each voxel; use a unet")
+        if (self.task == "synthesis") != (self.network.name == GENERATOR):
+            raise ConfigError(f"network {self.network.name}: a synthesis, and nothing else, takes a {GENERATOR}")
 
     def _check_targets(self) -> None:
         if len(set(self.targets)) != len(self.targets):
@@ -136,8 +138,9 @@ def learnable(rows: Sequence[SeriesRow], task: TaskName, *, located: bool = Fals
     """Return the series that a task can learn from: those with a label map or, for a diagnosis, with a word on findings.
 
     In a cohort with a table of findings an image without any is one with none. A diagnosis that is located by label maps needs
-    them all the same.
+    them all the same. Synthetic series are none of them: `medray.prepare` takes those by their own way.
     """
+    rows = [row for row in rows if not row.synthetic]
     if task == "diagnosis" and not located and any(row.findings for row in rows):
         return list(rows)
     return [row for row in rows if row.label]

@@ -16,14 +16,14 @@ from medray.cohort.fingerprint import Fingerprint, combine
 from medray.cohort.manifest import SeriesRow
 from medray.errors import ConfigError, InputError
 from medray.imaging.labels import LabelSchema
-from medray.models.spec import FEATURES, NetworkSpec
+from medray.models.spec import FEATURES, GENERATOR, NetworkSpec
 from medray.preprocessing.intensity import Intensity
 from medray.preprocessing.plan import Plan, TaskName, learnable
 from medray.types import Shape, Triple
 
 __all__ = ["plan"]
 
-TASKS: tuple[TaskName, ...] = ("segmentation", "diagnosis", "detection")
+TASKS: tuple[TaskName, ...] = ("segmentation", "diagnosis", "detection", "synthesis")
 PATCH = 64
 PICTURE = 256
 MAX_PATCHES_A_VOLUME = 16
@@ -48,7 +48,7 @@ def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, An
 
     Args:
         cohort: An open cohort with label maps or, for a diagnosis, a table of findings.
-        task: ``"segmentation"``, ``"diagnosis"`` or ``"detection"``.
+        task: ``"segmentation"``, ``"diagnosis"``, ``"detection"`` or ``"synthesis"``.
         changes: Fields to override; an override's reason is ``"set by hand"``. Choices that follow from a changed field
             (weights from targets, the patch from spacing and network) follow from the change.
 
@@ -75,7 +75,10 @@ def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, An
     reasons = dict(REASONS)
     targets = _targets(rows, fingerprint, chosen, labels, changed)
     whole = chosen == "diagnosis" and not changed.get("located", targets.settings["located"])
-    for part in (targets, _geometry(rows, fingerprint, changed, whole=whole), _intensity(fingerprint)):
+    network, why_network = _network(chosen, whole=whole)
+    shape = _geometry(rows, fingerprint, network, changed, whole=whole)
+    reasons["network"] = why_network
+    for part in (targets, shape, _intensity(fingerprint)):
         settings |= part.settings
         reasons |= part.reasons
     reasons |= dict.fromkeys(changed, "set by hand")
@@ -158,11 +161,12 @@ def _listed(changed: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> t
     return tuple(value)
 
 
-def _geometry(rows: Sequence[SeriesRow], fingerprint: Fingerprint, changed: Mapping[str, Any], *, whole: bool) -> Choice:
-    """Choose spacing, network, patch and batch, for patches or for whole images."""
+def _geometry(
+    rows: Sequence[SeriesRow], fingerprint: Fingerprint, spec: dict[str, Any], changed: Mapping[str, Any], *, whole: bool
+) -> Choice:
+    """Choose spacing, network, patch and batch, for patches or for whole images; the network is ``spec`` unless changed."""
     flat = all(row.shape[2] == 1 for row in rows)
     spacing, why_spacing = _spacing(fingerprint, flat=flat, whole=whole)
-    spec, why_network = _network(whole=whole)
     change = changed.get("network", {})
     if isinstance(change, Mapping) and "features" not in change and change.get("name") in FEATURES:
         spec["features"] = FEATURES[change["name"]]
@@ -170,7 +174,7 @@ def _geometry(rows: Sequence[SeriesRow], fingerprint: Fingerprint, changed: Mapp
     divisor = config.load(NetworkSpec, spec, what="the network").divisor
     used = _listed(changed, "spacing_mm", spacing)
     settings: dict[str, Any] = {"spacing_mm": spacing, "network": spec}
-    reasons = {"spacing_mm": why_spacing, "network": why_network}
+    reasons = {"spacing_mm": why_spacing}
     if whole:
         settings |= {"patch": _whole(rows, used, divisor, flat=flat), "batch": 4, "foreground_share": 0.0}
         reasons["patch"] = "the largest image of the cohort fits"
@@ -210,7 +214,9 @@ def _whole(rows: Sequence[SeriesRow], spacing: Sequence[float], divisor: int, *,
     return i, j, 1 if flat else k
 
 
-def _network(*, whole: bool) -> tuple[dict[str, Any], str]:
+def _network(task: TaskName, *, whole: bool) -> tuple[dict[str, Any], str]:
+    if task == "synthesis":
+        return {"name": GENERATOR, "features": FEATURES[GENERATOR]}, "labels steer it at each depth"
     if whole:
         return {"name": "resnet", "features": FEATURES["resnet"]}, "a small residual network learns from few images"
     why = "a strided U-Net with batch norm learns fastest on CPUs and doesn't amplify noise in empty patches"

@@ -47,6 +47,7 @@ def prepare(
     plan: Plan,
     target: str | Path,
     *,
+    synthetic: Cohort | None = None,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Prepared:
     """Prepare every series of a cohort that the plan's task can learn from.
@@ -55,25 +56,42 @@ def prepare(
         cohort: An open cohort.
         plan: Usually made from that same cohort; its labels must be the cohort's.
         target: A folder, a path or a URI; whole or absent after a crash.
+        synthetic: From `medray.synthesise`, to be trained on too; nobody is validated or tested on it.
         on_progress: Called with ``("prepare", done, total)``.
 
     Raises:
-        InputError: If labels differ, or there are fewer than three subjects to learn from.
+        InputError: If labels differ, there are fewer than three subjects to learn from, or the gate refused the synthetic ones.
         ImageError: If a series can't be prepared; the cohort was checked at ingestion, so this is a plan's fault.
     """
     if (cohort.index.labels or LabelSchema({})) != plan.labels:
         raise InputError(f"the plan's labels {dict(plan.labels.names)} are not those of cohort {cohort.index.id}")
     rows = learnable(cohort.rows, plan.task, located=plan.located)
+    made = _admitted(synthetic, plan) if synthetic else []
     open_trail().record([Event("cohort.prepare", cohort.index.id, detail=f"{len(rows)} series read")])
     splits = split_subjects((row.subject for row in rows), val=plan.val, test=plan.test)
     work = Preparation(cohort, plan, locate(target))
+    other = Preparation(synthetic or cohort, plan, work.target)
     files = {}
-    for done, (series, file) in enumerate(stream(rows, lambda row: prepare_case(work, row)), start=1):
+    for done, (series, file) in enumerate(
+        stream([*rows, *made], lambda row: prepare_case(other if row.synthetic else work, row)), start=1
+    ):
         files[series] = file
-        on_progress("prepare", done, len(rows))
-    return commit_prepared(
-        work.target, cohort.index.id, plan, tuple(_case_row(row, splits[row.subject], files[row.series]) for row in rows)
-    )
+        on_progress("prepare", done, len(rows) + len(made))
+    cases = [_case_row(row, splits[row.subject], files[row.series]) for row in rows]
+    cases += [_case_row(row, "train", files[row.series]) for row in made]
+    name = f"{cohort.index.id}+{synthetic.index.id}" if synthetic else cohort.index.id
+    return commit_prepared(work.target, name, plan, tuple(cases))
+
+
+def _admitted(synthetic: Cohort, plan: Plan) -> list[SeriesRow]:
+    """Return the series of a synthetic cohort that passed its gate."""
+    verdict = synthetic.index.lineage.get("gate", "")
+    if verdict != "passed":
+        why = f"its gate refused it: {verdict}" if verdict else "it has passed no gate: is it from medray synthesise?"
+        raise InputError(f"cohort {synthetic.index.id} can't be trained on: {why}")
+    if synthetic.index.labels != plan.labels:
+        raise InputError(f"the plan's labels {dict(plan.labels.names)} are not those of cohort {synthetic.index.id}")
+    return [row for row in synthetic.rows if row.synthetic]
 
 
 def prepare_case(work: Preparation, row: SeriesRow) -> tuple[str, str]:
@@ -93,4 +111,4 @@ def _case_file(plan: Plan, row: SeriesRow) -> str:
 
 
 def _case_row(row: SeriesRow, split: Split, file: str) -> CaseRow:
-    return CaseRow(series=row.series, subject=row.subject, split=split, file=file)
+    return CaseRow(series=row.series, subject=row.subject, split=split, file=file, synthetic=bool(row.synthetic))

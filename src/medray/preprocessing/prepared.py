@@ -29,12 +29,13 @@ SCHEMA_VERSION = 3
 
 @strict_dataclass(frozen=True, kw_only=True, config=config.STRICT)
 class CaseRow:
-    """One case in ``prepared.json``."""
+    """One case in ``prepared.json``; a synthetic one is only ever trained on."""
 
     series: str
     subject: str
     split: Split
     file: str
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Prepared:
 
     Attributes:
         root: Its folder.
-        cohort: Id of the cohort version that it was prepared from.
+        cohort: Id of the cohort version that it was prepared from, and after a plus that of the synthetic one.
         plan: What it was prepared by.
         cases: What it holds.
     """

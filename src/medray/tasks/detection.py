@@ -17,8 +17,8 @@ from torch.nn import functional
 from medray.evaluation.detection import Matches, average_precision, box_iou, froc, match_boxes, sensitivity_at
 from medray.imaging.boxes import Box, corners, triple
 from medray.preprocessing.plan import Plan
-from medray.tasks.answer import Answer, Measured, Record, Summary, Truth
-from medray.types import Mask, Shape
+from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
+from medray.types import Shape
 
 __all__ = ["Detection", "boxes_of", "matches_of"]
 
@@ -45,19 +45,29 @@ class Detection:
     measure = "froc"
 
     def __init__(self, plan: Plan) -> None:
+        self._inputs = plan.channels
         self._targets = plan.targets
         self._weights = torch.tensor(plan.target_weights)
         self._values = [plan.values(name)[0] for name in plan.targets]
         self._numbers = [plan.numbers(name)[0] for name in plan.targets]
 
     @property
+    def inputs(self) -> int:
+        """The image's channels."""
+        return self._inputs
+
+    @property
     def channels(self) -> int:
         """One heat map and three sides a target."""
         return 4 * len(self._targets)
 
-    def target(self, mask: Mask, present: frozenset[str]) -> NDArray[np.float32]:
+    def given(self, example: Example, rng: np.random.Generator) -> NDArray[np.float32]:
+        """The image as it is."""
+        return example.image
+
+    def target(self, example: Example) -> NDArray[np.float32]:
         """Return heat and logarithms of sides: ``(C, I, J, K)``."""
-        count = len(self._targets)
+        count, mask = len(self._targets), example.mask
         answer = np.zeros((self.channels, *mask.shape), np.float32)
         for number, heat, sides in zip(self._numbers, answer[:count], _triples(answer[count:]), strict=True):
             for box in boxes_of(mask == number, ""):

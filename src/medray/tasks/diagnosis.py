@@ -19,8 +19,8 @@ from torch.nn import functional
 from medray.evaluation.classification import auc, expected_calibration_error, sensitivity_at_specificity
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import resample
-from medray.tasks.answer import Answer, Measured, Record, Summary, Truth
-from medray.types import Mask, Shape
+from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
+from medray.types import Shape
 
 __all__ = ["Diagnosis"]
 
@@ -42,21 +42,31 @@ class Diagnosis:
     measure = "auc"
 
     def __init__(self, plan: Plan) -> None:
+        self._inputs = plan.channels
         self._targets = plan.targets
         self._exclusive = plan.exclusive
         self._weights = torch.tensor(plan.target_weights)
         self._numbers = [plan.numbers(name)[0] for name in plan.targets] if plan.located else []
 
     @property
+    def inputs(self) -> int:
+        """The image's channels."""
+        return self._inputs
+
+    @property
     def channels(self) -> int:
         """One a target."""
         return len(self._targets)
 
-    def target(self, mask: Mask, present: frozenset[str]) -> NDArray[np.float32]:
+    def given(self, example: Example, rng: np.random.Generator) -> NDArray[np.float32]:
+        """The image as it is."""
+        return example.image
+
+    def target(self, example: Example) -> NDArray[np.float32]:
         """Return 1 for each target that is there, else 0: in the image ``(C,)`` or, located, in each voxel ``(C, I, J, K)``."""
         if self._numbers:
-            return np.stack([mask == number for number in self._numbers]).astype(np.float32)
-        return np.array([name in present for name in self._targets], np.float32)
+            return np.stack([example.mask == number for number in self._numbers]).astype(np.float32)
+        return np.array([name in example.present for name in self._targets], np.float32)
 
     def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy of the evidence of images or located patches, between targets or of each one by itself.

@@ -14,8 +14,8 @@ from medray.evaluation.overlap import overlap
 from medray.evaluation.surface import surface_distance
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import argmax_resampled, resample
-from medray.tasks.answer import Answer, Measured, Record, Summary, Truth
-from medray.types import Mask, Shape
+from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
+from medray.types import Shape
 
 __all__ = ["Segmentation"]
 
@@ -30,6 +30,7 @@ class Segmentation:
     measure = "dice"
 
     def __init__(self, plan: Plan) -> None:
+        self._inputs = plan.channels
         self._targets = plan.targets
         self._overlapping = bool(plan.regions)
         self._values = [plan.values(target) for target in plan.targets]
@@ -40,18 +41,27 @@ class Segmentation:
         self._single = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True, weight=self._weights)
 
     @property
+    def inputs(self) -> int:
+        """The image's channels."""
+        return self._inputs
+
+    @property
     def channels(self) -> int:
         """One a target, after background's where each voxel has one label at most."""
         return len(self._targets) + int(not self._overlapping)
 
-    def target(self, mask: Mask, present: frozenset[str]) -> NDArray[np.uint8]:
+    def given(self, example: Example, rng: np.random.Generator) -> NDArray[np.float32]:
+        """The image as it is."""
+        return example.image
+
+    def target(self, example: Example) -> NDArray[np.uint8]:
         """Return the channel of each voxel ``(1, I, J, K)`` or, where targets overlap, 0 and 1 for each ``(C, I, J, K)``."""
         if self._overlapping:
-            return np.stack([np.isin(mask, numbers) for numbers in self._numbers]).astype(np.uint8)
+            return np.stack([np.isin(example.mask, numbers) for numbers in self._numbers]).astype(np.uint8)
         table = np.zeros(256, np.uint8)
         for channel, numbers in enumerate(self._numbers, start=1):
             table[list(numbers)] = channel
-        return table[mask][np.newaxis]
+        return table[example.mask][np.newaxis]
 
     def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return Dice plus weighted cross-entropy, halved at each coarser depth (Isensee et al. 2021)."""

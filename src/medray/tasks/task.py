@@ -10,17 +10,23 @@ import torch
 from numpy.typing import NDArray
 
 from medray.preprocessing.plan import Plan
-from medray.tasks.answer import Answer, Record, Summary, Truth
+from medray.tasks.answer import Answer, Example, Record, Summary, Truth
 from medray.tasks.detection import Detection
 from medray.tasks.diagnosis import Diagnosis
 from medray.tasks.segmentation import Segmentation
-from medray.types import Mask, Shape
+from medray.tasks.synthesis import Synthesis
+from medray.types import Shape
 
 __all__ = ["Task", "task_of"]
 
 
 class Task(Protocol):
     """All that one task needs: what the network's map means, loss, decoding, scores."""
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of the network."""
+        ...
 
     @property
     def channels(self) -> int:
@@ -32,13 +38,12 @@ class Task(Protocol):
         """The measure, of those in a summary, by which epochs and models are compared; higher is better."""
         ...
 
-    def target(self, mask: Mask, present: frozenset[str]) -> NDArray[np.generic]:
-        """Return what a patch should be answered with.
+    def given(self, example: Example, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return what the network is shown of an example, ``(inputs, I, J, K)``."""
+        ...
 
-        Args:
-            mask: ``(I, J, K)`` channel numbers of the plan's labels; all background where the task needs no label maps.
-            present: What is in the whole image.
-        """
+    def target(self, example: Example) -> NDArray[np.generic]:
+        """Return what an example should be answered with."""
         ...
 
     def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -65,7 +70,12 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Callable[[Plan], Task]] = {"segmentation": Segmentation, "diagnosis": Diagnosis, "detection": Detection}
+TASKS: dict[str, Callable[[Plan], Task]] = {
+    "segmentation": Segmentation,
+    "diagnosis": Diagnosis,
+    "detection": Detection,
+    "synthesis": Synthesis,
+}
 
 
 def task_of(plan: Plan) -> Task:

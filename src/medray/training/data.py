@@ -17,6 +17,7 @@ from medray.preprocessing.bricks import Case, read_case
 from medray.preprocessing.patches import draw_start
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.prepared import Prepared
+from medray.tasks.answer import Example
 from medray.tasks.task import Task, task_of
 from medray.training.config import FitConfig
 from medray.training.team import ALONE, Team
@@ -26,9 +27,9 @@ __all__ = ["Batch", "Batches", "check_splits", "open_cases"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """``image (B, C, I, J, K)`` float32 and ``target (B, ...)``: see `medray.tasks.task.Task.target`, of these series."""
+    """``given (B, inputs, I, J, K)`` float32 and ``target (B, ...)`` of these series: see `medray.tasks.task.Task`."""
 
-    image: torch.Tensor
+    given: torch.Tensor
     target: torch.Tensor
     series: tuple[str, ...]
 
@@ -79,8 +80,9 @@ class Batches:
             image = half.astype(np.float32)
             if self.config.augment:
                 image, mask = augment(image, mask, draw_augmentation(rng))
-            images.append(image)
-            targets.append(self.task.target(mask, case.present))
+            example = Example(image, mask, case.present)
+            images.append(self.task.given(example, rng))
+            targets.append(self.task.target(example))
             series.append(case.series)
         return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)), tuple(series))
 

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medray.models.networks import build_model
 from medray.preprocessing.plan import Plan
 from medray.tasks.task import task_of
+from medray.training.adversarial import Rival
 from medray.training.config import FitConfig
 
 __all__ = ["Learner"]
@@ -30,6 +31,7 @@ class Learner:
         average: Running mean of its weights, or None.
         optimizer: AdamW.
         schedule: Warm-up, then a fall.
+        rival: Of a generator: what it is trained against.
         history: One record an epoch so far.
     """
 
@@ -38,13 +40,15 @@ class Learner:
     average: AveragedModel | None
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
+    rival: Rival | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def fresh(cls, plan: Plan, config: FitConfig, wrap: Callable[[nn.Module], nn.Module] = lambda model: model) -> Learner:
         """Build a network with seeded weights; ``wrap`` may move it and put DDP around it."""
         torch.manual_seed(config.seed)
-        model = build_model(plan.network, plan.channels, task_of(plan).channels, plan.patch)
+        task = task_of(plan)
+        model = build_model(plan.network, task.inputs, task.channels, plan.patch)
         if config.channels_last:
             flat = plan.patch[2] == 1
             model = model.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)  # type: ignore[call-overload]
@@ -57,7 +61,8 @@ class Learner:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, config))
         if config.compile:
             wrapped.compile()
-        return cls(model, wrapped, average, optimizer, schedule)
+        rival = Rival.fresh(plan, config, wrap) if plan.task == "synthesis" else None
+        return cls(model, wrapped, average, optimizer, schedule, rival)
 
     @property
     def judged(self) -> nn.Module:
@@ -99,7 +104,7 @@ class Learner:
         state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "history": self.history}
         if self.average is not None:
             state |= {"weights": self.model.state_dict(), "averaged": self.average.n_averaged}
-        return state
+        return state | (self.rival.state() if self.rival else {})
 
     def restore(self, weights: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Go back to a saved point: the judged weights and the state."""
@@ -107,6 +112,8 @@ class Learner:
         if self.average is not None:
             self.model.load_state_dict(state["weights"])
             self.average.n_averaged.copy_(state["averaged"])
+        if self.rival is not None:
+            self.rival.restore(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = list(state["history"])

@@ -16,7 +16,7 @@ from medray.errors import InputError
 from medray.inference.predictor import Predictor
 from medray.preprocessing.bricks import Case
 from medray.preprocessing.plan import Plan
-from medray.tasks.answer import Answer, Truth
+from medray.tasks.answer import Answer, Example, Truth
 from medray.tasks.task import Task
 from medray.training.config import FitConfig
 from medray.training.data import Batch, Batches
@@ -26,6 +26,8 @@ from medray.training.team import Team
 __all__ = ["EpochRecord", "run_epochs", "truth_of"]
 
 OnAnswer = Callable[[Case, Answer], None]
+VALIDATION_SEED = 0
+"""Epochs are compared on the same noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ def run_epochs(
         pace = _train(learner, task, config, batches.epoch(number))
         trained = time.perf_counter()
         batches.team.agree(learner.judged)
-        predictor = Predictor(learner.judged.eval(), plan, learner.device)
+        predictor = Predictor(learner.judged.eval(), plan, learner.device, mixed=config.mixed)
         scores = validate(predictor, task, validation, batches.team, on_answer)
         record = EpochRecord(
             epoch=number,
@@ -108,7 +110,8 @@ def validate(predictor: Predictor, task: Task, cases: Sequence[Case], team: Team
     """
     records = []
     for case in team.share(cases):
-        answer = predictor.answer(case.image.astype(np.float32))
+        example = Example(case.image.astype(np.float32), case.mask, case.present)
+        answer = predictor.answer(task.given(example, np.random.default_rng(VALIDATION_SEED)))
         records.append(task.compare(answer, truth_of(predictor.plan, case), thorough=False))
         on_answer(case, answer)
     found = {name: measures[task.measure] for name, measures in task.summarise(team.gather(records)).items()}
@@ -117,7 +120,8 @@ def validate(predictor: Predictor, task: Task, cases: Sequence[Case], team: Team
 
 def truth_of(plan: Plan, case: Case) -> Truth:
     """Return what is known of a prepared case, on the plan's grid."""
-    return Truth(plan.labels.from_channels(case.mask) if plan.maps else None, plan.spacing_mm, case.present)
+    mask = plan.labels.from_channels(case.mask) if plan.maps else None
+    return Truth(mask, plan.spacing_mm, case.present, case.image)
 
 
 @dataclass(slots=True)
@@ -153,13 +157,18 @@ def _train(learner: Learner, task: Task, config: FitConfig, batches: Iterator[Ba
 def _learn(learner: Learner, task: Task, config: FitConfig, batch: Batch) -> float:
     """Add a batch's gradients and return its loss."""
     device = learner.device
-    image = batch.image.to(device, non_blocking=True)
+    given = batch.given.to(device, non_blocking=True)
     if config.channels_last:
-        image = image.contiguous(memory_format=torch.channels_last_3d)
+        given = given.contiguous(memory_format=torch.channels_last_3d)
     target = batch.target.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed):
-        outputs = learner.wrapped(image)
+        outputs = learner.wrapped(given)
+        if learner.rival is not None:
+            learner.rival.learn(given, outputs, target)
     loss = task.loss(outputs, target)
+    if learner.rival is not None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed):
+            loss = loss + learner.rival.judge(given, outputs, target)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise InputError(f"the loss became {value} on series {', '.join(batch.series)}: look at them, or lower learning_rate")

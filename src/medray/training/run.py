@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +34,7 @@ from medray.storage.location import Location
 from medray.training.checkpoint import WEIGHTS
 from medray.training.config import FitConfig
 
-__all__ = ["Made", "Run", "claim_folder", "finish_run", "finished", "read_history"]
+__all__ = ["Made", "Run", "claim_folder", "fetched", "finish_run", "finished", "read_history"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -141,6 +143,15 @@ def claim_folder(runs: Location, name: str, setup: Mapping[str, Any]) -> Locatio
     folder = home.join(str(numbers[-1] + 1 if numbers else 1))
     folder.join("fit.json").write(json.dumps(setup, indent=1).encode())
     return folder
+
+
+@contextmanager
+def fetched(model: Location) -> Iterator[Path]:
+    """Give a model folder's files as a local folder, wherever they are."""
+    with tempfile.TemporaryDirectory(prefix="medray-model-") as place:
+        for entry in model.entries():
+            (Path(place) / entry.name).write_bytes(model.join(entry.name).read())
+        yield Path(place)
 
 
 def finished(name: str, folder: Location) -> Run | None:
