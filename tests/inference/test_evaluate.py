@@ -8,8 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from medray import config
 from medray.cohort.cohort import Cohort
+from medray.errors import ConfigError
+from medray.evaluation.calibration import Platt
 from medray.imaging.volume import Volume
 from medray.inference.evaluate import held_out, score_cases
 from medray.inference.groups import groups_of
@@ -103,3 +107,24 @@ def test_a_group_has_its_own_scores(cohort):
     found = score_cases(Predictor(network, recipe, torch.device("cpu")), mixed, held_out(mixed, recipe, "test"))
     assert set(found.groups) == {"modality"}
     assert sum(group.cases for group in found.groups["modality"].values()) == found.overall.cases
+
+
+def test_probabilities_mean_what_the_model_s_folder_says(cohort, tmp_path):
+    recipe = plan(cohort, task="diagnosis", changes={"val": 0.2, "test": 0.4})
+    torch.manual_seed(0)
+    network = build_model(recipe.network, 1, 1, recipe.patch).eval()
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "plan.json").write_text(json.dumps(config.dump(recipe)))
+    volume = cohort.volume(cohort.rows[0])
+    plain = Predictor.load(tmp_path).predict(volume).answer
+    (tmp_path / "calibration.json").write_text(json.dumps({"nodule": {"slope": 0.5, "offset": -1.0}}))
+    meant = Predictor.load(tmp_path).predict(volume).answer
+    assert meant.probabilities["nodule"] == pytest.approx(Platt(0.5, -1.0)(plain.probabilities["nodule"]))
+    assert meant.probabilities["nodule"] != plain.probabilities["nodule"]
+    assert meant.saliency is not None
+    assert plain.saliency is not None
+    factor = meant.probabilities["nodule"] / plain.probabilities["nodule"]
+    assert np.allclose(meant.saliency, np.clip(plain.saliency * factor, 0, 1), atol=1e-5)
+    (tmp_path / "calibration.json").write_text(json.dumps({"nodule": {"slop": 0.5}}))
+    with pytest.raises(ConfigError, match="slop"):
+        Predictor.load(tmp_path)

@@ -1,11 +1,14 @@
 import contextlib
 import copy
+import dataclasses
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from medray.cohort.cohort import Cohort
 from medray.errors import InputError
 from medray.preprocessing.bricks import read_case, write_case
 from medray.preprocessing.planning import plan
@@ -136,3 +139,17 @@ def test_a_loss_that_is_no_number_stops_the_run(recipe, cases, tmp_path):
     broken = [read_case(place)]
     with pytest.raises(InputError, match="the loss became nan on series broken, broken: look"):
         train(recipe, broken, FitConfig(epochs=1, steps=3))
+
+
+def test_a_diagnosis_learns_what_its_probabilities_mean(phantom_cohort, tmp_path):
+    rows = [dataclasses.replace(row, findings=("nodule",) if n % 2 else ()) for n, row in enumerate(phantom_cohort.rows)]
+    cohort = Cohort(phantom_cohort.root, phantom_cohort.index)
+    cohort.__dict__["rows"] = tuple(rows)
+    recipe = plan(cohort, task="diagnosis", changes={"network": {"name": "resnet", "features": [4, 4, 8, 8]}, "batch": 2})
+    work = Preparation(cohort, recipe, locate(tmp_path))
+    cases = [read_case(work.target.join(prepare_case(work, row)[1])) for row in rows]
+    learner, _ = train(recipe, cases, FitConfig(epochs=2, steps=2))
+    for record in learner.history:
+        assert record["calibration"].keys() == {"nodule"}
+        assert record["calibration"]["nodule"]["slope"] > 0
+    json.dumps(learner.history)

@@ -6,7 +6,7 @@ target and then, a target too, the logarithms of a box's three sides in voxels, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label, maximum_filter
 from torch.nn import functional
 
+from medray.evaluation.calibration import Platt
 from medray.evaluation.detection import Matches, average_precision, box_iou, froc, match_boxes, sensitivity_at
 from medray.imaging.boxes import Box, corners, triple
 from medray.preprocessing.plan import Plan
@@ -114,6 +115,10 @@ class Detection:
             found = match_boxes(corners(said), [box.score for box in said], corners(true), iou=least)
             records[name] = {"scores": list(found.scores), "hits": list(found.hits), "truths": found.truths}
         return records
+
+    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
+        """There are no probabilities of whole images."""
+        return {}
 
     def summarise(self, records: Sequence[Record]) -> Summary:
         """Measure all scans together."""

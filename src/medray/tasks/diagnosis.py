@@ -9,13 +9,14 @@ Where label maps say where a finding is, patches are enough and the evidence is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from medray.evaluation.calibration import Platt, fit_platt
 from medray.evaluation.classification import auc, expected_calibration_error, sensitivity_at_specificity
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import resample
@@ -108,6 +109,14 @@ class Diagnosis:
         """Put probability and truth side by side."""
         return {
             name: {"probability": answer.probabilities[name], "present": int(name in truth.present)} for name in self._targets
+        }
+
+    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
+        """Return each target's curve."""
+        found = {name: [record[name] for record in records] for name in self._targets}
+        return {
+            name: fit_platt([item["probability"] for item in items], [item["present"] for item in items])
+            for name, items in found.items()
         }
 
     def summarise(self, records: Sequence[Record]) -> Summary:

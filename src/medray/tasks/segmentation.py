@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from monai.losses import DiceCELoss, DiceLoss
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from medray.evaluation.calibration import Platt
 from medray.evaluation.overlap import overlap
 from medray.evaluation.surface import surface_distance
 from medray.preprocessing.plan import Plan
@@ -108,6 +109,10 @@ class Segmentation:
                     "volume_error": found.volume_error,
                 }
         return records
+
+    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
+        """There are no probabilities of whole images."""
+        return {}
 
     def summarise(self, records: Sequence[Record]) -> Summary:
         """Return each measure's mean over the images that have it; of HD95, which may be infinite, the median."""

@@ -7,13 +7,14 @@ open.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from medray.evaluation.calibration import Platt
 from medray.evaluation.fidelity import describe
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import resample
@@ -77,6 +78,10 @@ class Synthesis:
         mask = self._plan.labels.channels(truth.mask)
         said, true = (describe(image, mask, self._names) for image in (answer.image, truth.image))
         return {name: _record(said.get(name), true.get(name), self._plan.channels) for name in self._names}
+
+    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
+        """There are no probabilities of whole images."""
+        return {}
 
     def summarise(self, records: Sequence[Record]) -> Summary:
         """Return each measure's mean over the images that have it."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medray.evaluation.calibration import Platt
 from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Answer, Example, Record, Summary, Truth
 from medray.tasks.detection import Detection
@@ -63,6 +64,10 @@ class Task(Protocol):
 
     def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
         """Measure one answer; not ``thorough``: only what `measure` needs."""
+        ...
+
+    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
+        """Return, from records of images that weren't trained on, what the task's probabilities mean; empty without any."""
         ...
 
     def summarise(self, records: Sequence[Record]) -> Summary:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from medray.errors import InputError
+from medray.evaluation.calibration import Platt
 from medray.inference.predictor import Predictor
 from medray.preprocessing.bricks import Case
 from medray.preprocessing.plan import Plan
-from medray.tasks.answer import Answer, Example, Truth
+from medray.tasks.answer import Answer, Example, Record, Truth
 from medray.tasks.task import Task
 from medray.training.config import FitConfig
 from medray.training.data import Batch, Batches
@@ -44,6 +45,7 @@ class EpochRecord:
         validation_seconds: Of validation.
         scores: Target to its validation score by the task's measure.
         score: Their mean: the best epoch has the highest.
+        calibration: Of a diagnosis: target to what its probabilities mean.
     """
 
     epoch: int
@@ -55,6 +57,7 @@ class EpochRecord:
     validation_seconds: float
     scores: Mapping[str, float]
     score: float
+    calibration: Mapping[str, Platt]
 
     def plain(self) -> dict[str, Any]:
         """Return JSON-ready data."""
@@ -87,7 +90,8 @@ def run_epochs(
         trained = time.perf_counter()
         batches.team.agree(learner.judged)
         predictor = Predictor(learner.judged.eval(), plan, learner.device, mixed=config.mixed)
-        scores = validate(predictor, task, validation, batches.team, on_answer)
+        records = validate(predictor, task, validation, batches.team, on_answer)
+        scores = _scores(task, records)
         record = EpochRecord(
             epoch=number,
             loss=float(np.mean(pace.losses)),
@@ -98,23 +102,26 @@ def run_epochs(
             validation_seconds=time.perf_counter() - trained,
             scores=scores,
             score=float(np.mean(list(scores.values()))),
+            calibration=task.calibrate(records),
         )
         learner.history.append(record.plain())
         on_epoch(record)
 
 
-def validate(predictor: Predictor, task: Task, cases: Sequence[Case], team: Team, on_answer: OnAnswer) -> dict[str, float]:
-    """Return each target's measure over whole cases on the plan's grid; 0 where it is in no case at all.
-
-    Each worker looks at its share of the cases.
-    """
+def validate(predictor: Predictor, task: Task, cases: Sequence[Case], team: Team, on_answer: OnAnswer) -> list[Record]:
+    """Return what was measured of whole cases on the plan's grid; each worker looks at its share of them."""
     records = []
     for case in team.share(cases):
         example = Example(case.image.astype(np.float32), case.mask, case.present)
         answer = predictor.answer(task.given(example, np.random.default_rng(VALIDATION_SEED)))
         records.append(task.compare(answer, truth_of(predictor.plan, case), thorough=False))
         on_answer(case, answer)
-    found = {name: measures[task.measure] for name, measures in task.summarise(team.gather(records)).items()}
+    return team.gather(records)
+
+
+def _scores(task: Task, records: Sequence[Record]) -> dict[str, float]:
+    """Return each target's measure; 0 where it is in no case at all."""
+    found = {name: measures[task.measure] for name, measures in task.summarise(records).items()}
     return {name: 0.0 if np.isnan(value) else value for name, value in found.items()}
 
 

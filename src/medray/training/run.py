@@ -6,7 +6,7 @@
     RUNS/NAME/N/history.json     a record an epoch, so that anyone may watch
     RUNS/NAME/N/pictures/        a validation case after each epoch
     RUNS/NAME/N/train/           Ray Train's checkpoints
-    RUNS/NAME/N/model/           plan.json, weights.safetensors of the best epoch
+    RUNS/NAME/N/model/           plan.json, weights.safetensors of the best epoch; of a diagnosis calibration.json
     RUNS/NAME/N/run.json         scores, lineage, versions; written last
 """
 
@@ -28,6 +28,7 @@ from pyarrow import fs
 from medray import __version__, config
 from medray.cohort.splits import SPLITS
 from medray.errors import ConfigError
+from medray.inference.predictor import CALIBRATION
 from medray.preprocessing.plan import Plan, read_plan
 from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location
@@ -102,6 +103,8 @@ def finish_run(name: str, folder: Location, checkpoint: Path, made: Made, facts:
     folder.join("model", WEIGHTS).write((checkpoint / WEIGHTS).read_bytes())
     folder.join("model", "plan.json").write(json.dumps(config.dump(made.plan), indent=1).encode())
     best = max(made.history, key=lambda record: float(record["score"]))
+    if best.get("calibration"):
+        folder.join("model", CALIBRATION).write(json.dumps(best["calibration"], indent=1).encode())
     record = {
         "schema_version": 1,
         "name": name,
