@@ -42,7 +42,11 @@ def test_what_was_registered_is_what_is_fetched(stored):
     store.register(card, folder)
     place = store.fetch("ball/1")
     assert (place / "weights.safetensors").read_bytes() == folder.join("weights.safetensors").read()
+    assert not (place / "calibration.json").exists()
     assert store.card("ball") == card
+    folder.join("calibration.json").write(b"{}")
+    store.register(card, folder)
+    assert (store.fetch("ball/2") / "calibration.json").read_bytes() == b"{}"
 
 
 def test_a_fit_is_followed_in_the_run_that_its_model_ends_in(stored):

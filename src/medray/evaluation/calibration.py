@@ -11,7 +11,10 @@ from scipy.optimize import minimize
 
 from medray.config import STRICT
 
-__all__ = ["Platt", "calibrated", "fit_platt"]
+__all__ = ["CALIBRATION", "Platt", "calibrated", "fit_platt"]
+
+CALIBRATION = "calibration.json"
+"""The file of a model folder with each target's curve."""
 
 SURE = 1e-7
 SLOPES = (-5.0, 5.0)

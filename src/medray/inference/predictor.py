@@ -17,7 +17,7 @@ from torch import nn
 
 from medray import config
 from medray.errors import InputError, NotFoundError
-from medray.evaluation.calibration import Platt, calibrated
+from medray.evaluation.calibration import CALIBRATION, Platt, calibrated
 from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
 from medray.inference.sliding_window import slide
@@ -29,10 +29,7 @@ from medray.tasks.answer import Answer
 from medray.tasks.task import task_of
 from medray.types import Affine, Shape, Voxels
 
-__all__ = ["CALIBRATION", "Prediction", "Predictor"]
-
-CALIBRATION = "calibration.json"
-"""Of a model folder: target to what its probabilities mean, from the validation cases."""
+__all__ = ["Prediction", "Predictor"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

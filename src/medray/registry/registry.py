@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from medray import config
 from medray.errors import ConfigError, NotFoundError
+from medray.evaluation.calibration import CALIBRATION
 from medray.registry.card import ModelCard
 from medray.registry.tracking import Tracking, metric_name
 from medray.storage.location import Location
@@ -32,6 +33,7 @@ ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 """What MLflow says of a missing model or version, and of a missing alias; anything else is an outage."""
 REFERENCE = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(?:@(?P<alias>[a-z0-9_-]+)|/(?P<version>\d+))?")
 FILES = ("plan.json", "weights.safetensors")
+OPTIONAL_FILES = (CALIBRATION,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Registry:
 
         Args:
             card: What to say of it.
-            model: The folder: ``plan.json``, ``weights.safetensors``.
+            model: The folder: ``plan.json``, ``weights.safetensors`` and, of a diagnosis, ``calibration.json``.
             tracking: The MLflow run that the fit was followed in; a new one by default.
 
         Raises:
@@ -103,7 +105,7 @@ class Registry:
             tracking = Tracking(self._client, self._client.create_run(self._experiment(), run_name=card.name).info.run_id)
         run = self._client.get_run(tracking.run)
         with tempfile.TemporaryDirectory() as place:
-            for name in FILES:
+            for name in (*FILES, *(name for name in OPTIONAL_FILES if model.join(name).exists())):
                 (Path(place) / name).write_bytes(model.join(name).read())
             (Path(place) / "card.json").write_text(json.dumps(config.dump(card), indent=1), encoding="utf-8")
             self._client.log_artifacts(run.info.run_id, place, "model")

@@ -28,7 +28,7 @@ from pyarrow import fs
 from medray import __version__, config
 from medray.cohort.splits import SPLITS
 from medray.errors import ConfigError
-from medray.inference.predictor import CALIBRATION
+from medray.evaluation.calibration import CALIBRATION
 from medray.preprocessing.plan import Plan, read_plan
 from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location
