@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import torch
 from monai.data import CacheDataset, DataLoader, MetaTensor
 from monai.inferers import sliding_window_inference
@@ -30,7 +31,6 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandShiftIntensityd,
     ResampleToMatch,
-    SaveImage,
     Spacingd,
 )
 
@@ -118,10 +118,8 @@ def predict(network: torch.nn.Module, files: list[dict[str, str]], masks: Path) 
             logits = sliding_window_inference(image[None], PATCH, 2, network, overlap=0.25, mode="gaussian")[0]
         answer = MetaTensor(logits.softmax(dim=0), affine=image.affine)
         onto = ResampleToMatch(mode="bilinear")(answer, img_dst=source)
-        label = MetaTensor(onto.argmax(dim=0, keepdim=True).to(torch.uint8), affine=source.affine)
-        SaveImage(masks, output_postfix="", separate_folder=False, print_log=False, output_dtype="uint8", resample=False)(
-            label, meta_data={"filename_or_obj": f"{file['name']}.nii.gz", "affine": source.affine}
-        )
+        label = nibabel.Nifti1Image(onto.argmax(dim=0).to(torch.uint8).numpy(), source.affine.numpy())
+        nibabel.save(label, masks / f"{file['name']}.nii.gz")
 
 
 if __name__ == "__main__":
