@@ -44,7 +44,8 @@ def join_ray() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
+    # A dashboard of its own would take two seconds and a few hundred MB each time.
+    ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints what is handled here, with tracebacks
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medray.preprocessing.patches import Aggregator, crop, tile_starts
+from medray.inference.aggregator import Aggregator
+from medray.preprocessing.patches import crop, tile_starts
 from medray.preprocessing.plan import Plan
 from medray.types import Shape
 

@@ -62,6 +62,15 @@ class Prepared:
         """Return the subjects of a split, sorted."""
         return sorted({case.subject for case in self.of(split)})
 
+    def check_splits(self) -> None:
+        """Check that there is something to train and to validate on.
+
+        Raises:
+            InputError: If there isn't.
+        """
+        if not self.of("train") or not self.of("val"):
+            raise InputError(f"{self.root.path} has no case to train on or none to validate on: prepare more subjects")
+
 
 def commit_prepared(root: Location, cohort: str, plan: Plan, cases: tuple[CaseRow, ...]) -> Prepared:
     """Write ``prepared.json``: its presence means that every case is there."""

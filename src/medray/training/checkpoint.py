@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from medray.errors import InputError
 from medray.training.learner import Learner
+from medray.training.run import WEIGHTS
 
-__all__ = ["WEIGHTS", "load_learner", "save_learner", "saved_history"]
+__all__ = ["load_learner", "save_learner", "saved_history"]
 
-WEIGHTS = "weights.safetensors"
 STATE = "learner.pt"
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from medray.cohort.splits import Split
-from medray.errors import InputError
 from medray.preprocessing.augment import augment, draw_augmentation
 from medray.preprocessing.bricks import Case, read_case
 from medray.preprocessing.patches import draw_start
@@ -22,7 +21,7 @@ from medray.tasks.task import Task, task_of
 from medray.training.config import FitConfig
 from medray.training.team import ALONE, Team
 
-__all__ = ["Batch", "Batches", "check_splits", "open_cases"]
+__all__ = ["Batch", "Batches", "open_cases"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,13 +89,3 @@ class Batches:
 def open_cases(prepared: Prepared, split: Split) -> list[Case]:
     """Open a split's cases; their voxels are read when they are asked for."""
     return [read_case(prepared.root.join(row.file)) for row in prepared.of(split)]
-
-
-def check_splits(prepared: Prepared) -> None:
-    """Check that there is something to train and to validate on.
-
-    Raises:
-        InputError: If there isn't.
-    """
-    if not prepared.of("train") or not prepared.of("val"):
-        raise InputError(f"{prepared.root.path} has no case to train on or none to validate on: prepare more subjects")

@@ -32,11 +32,11 @@ from medray.evaluation.calibration import CALIBRATION
 from medray.preprocessing.plan import Plan, read_plan
 from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location
-from medray.training.checkpoint import WEIGHTS
 from medray.training.config import FitConfig
 
-__all__ = ["Made", "Run", "claim_folder", "fetched", "finish_run", "finished", "read_history"]
+__all__ = ["WEIGHTS", "Made", "Run", "claim_folder", "fetched", "finish_run", "finished", "read_history"]
 
+WEIGHTS = "weights.safetensors"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 

@@ -7,37 +7,26 @@ its name and storage path; CPUs that aren't free make Ray wait in silence, so th
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-import torch
-from ray.train.torch import TorchTrainer, prepare_model
+from ray.train.torch import TorchTrainer
 
 from medray import config
 from medray.engine import join_ray, require_cpus
 from medray.errors import ConfigError, InputError, MedrayError
-from medray.preprocessing.bricks import Case
-from medray.preprocessing.prepared import Prepared, open_prepared
+from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location, locate
-from medray.tasks.answer import Answer
-from medray.training.checkpoint import load_learner, save_learner
 from medray.training.config import FitConfig
-from medray.training.data import Batches, check_splits, open_cases
-from medray.training.learner import Learner
-from medray.training.loop import EpochRecord, run_epochs
-from medray.training.pictures import draw_case
 from medray.training.run import Made, Run, claim_folder, finish_run, finished, read_history
-from medray.training.team import Team
+from medray.training.work import Work
 
 __all__ = ["fit"]
 
@@ -45,23 +34,6 @@ OnEpoch = Callable[[Mapping[str, Any]], None]
 POLL_S = 0.5
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """Have glibc keep freed activations: Ray Train runs the loop in a thread, whose arena would map and zero them each step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What every worker is told.
-
-    Attributes:
-        prepared: Training data.
-        config: How to train.
-        folder: The run's folder.
-        threads: Cores of a worker.
-    """
-
-    prepared: Location
-    config: FitConfig
-    folder: Location
-    threads: int
 
 
 def fit(
@@ -101,7 +73,7 @@ def fit(
         ResourceError: If the workers' CPUs aren't free.
     """
     chosen = fit_config or FitConfig()
-    check_splits(prepared)
+    prepared.check_splits()
     fewest, most = (workers, workers) if isinstance(workers, int) else workers
     if not 1 <= fewest <= most:
         raise ConfigError(f"workers={workers}: a fit needs at least one, and as many at most as at least")
@@ -132,7 +104,7 @@ def _train(work: Work, workers: int | tuple[int, int], *, gpu: bool) -> ray.trai
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     resources = {"CPU": float(work.threads), "GPU": float(gpu)}
     trainer = TorchTrainer(
-        _work,
+        _begin,
         train_loop_config={"work": work},
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
         run_config=ray.train.RunConfig(
@@ -155,48 +127,11 @@ def _train(work: Work, workers: int | tuple[int, int], *, gpu: bool) -> ray.trai
         raise
 
 
-def _work(told: Mapping[str, Any]) -> None:
-    """Run on each worker."""
-    work: Work = told["work"]
-    torch.set_num_threads(work.threads)
-    context = ray.train.get_context()
-    team = Team(context.get_world_rank(), context.get_world_size())
-    prepared = open_prepared(work.prepared)
-    learner = Learner.fresh(prepared.plan, work.config, wrap=prepare_model)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as place:
-            load_learner(Path(place), learner)
-        if team.rank == 0:  # a kill may have come between the last report and this file
-            work.folder.join("history.json").write(json.dumps(learner.history).encode())
-    batches = Batches(open_cases(prepared, "train"), prepared.plan, work.config, team)
-    validation = open_cases(prepared, "val")
+def _begin(told: Mapping[str, Any]) -> None:
+    """Run on each worker. Networks are imported there and not where a fit is begun or looked after: MONAI takes seconds."""
+    from medray.training.worker import run_worker  # noqa: PLC0415
 
-    shown: list[Answer] = []
-
-    def on_answer(case: Case, answer: Answer) -> None:
-        if case is validation[0]:
-            shown[:] = [answer]
-
-    def on_epoch(record: EpochRecord) -> None:
-        saved = None
-        if team.rank == 0:
-            if work.config.picture:
-                drawn = draw_case(prepared.plan, validation[0], shown[0])
-                work.folder.join("pictures", f"epoch-{record.epoch:04d}.png").write(drawn)
-            place = tempfile.mkdtemp(prefix="medray-checkpoint-")
-            save_learner(Path(place), learner)
-            saved = ray.train.Checkpoint.from_directory(place)
-        # The upload goes on while the next epoch trains, and removes the folder; the next report waits for it.
-        ray.train.report(
-            {"score": record.score, "epoch": record.epoch},
-            checkpoint=saved,
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-        )
-        if team.rank == 0:
-            work.folder.join("history.json").write(json.dumps(learner.history).encode())
-
-    run_epochs(learner, batches, validation, on_epoch, on_answer)
+    run_worker(told["work"])
 
 
 def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result, facts: Mapping[str, Any]) -> Run:

@@ -26,7 +26,7 @@ from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.storage.location import Location, locate
 from medray.training.checkpoint import load_learner, save_learner, saved_history
 from medray.training.config import FitConfig
-from medray.training.data import Batches, check_splits, open_cases
+from medray.training.data import Batches, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
 from medray.training.run import Made, Run, claim_folder, finish_run, finished
@@ -92,7 +92,7 @@ def tune(
     chosen = fit_config or FitConfig()
     if trials < 1 or method not in METHODS:
         raise ConfigError(f"trials={trials}, method={method!r}: a search needs one trial at least, and asha or population")
-    check_splits(prepared)
+    prepared.check_splits()
     join_ray()
     # Ray's newer output prints tables to stdout, however silent it is told to be.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
