@@ -1,0 +1,27 @@
+"""What every worker of a fit is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medray.storage.location import Location
+from medray.training.config import FitConfig
+
+__all__ = ["Work"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every worker is told.
+
+    Attributes:
+        prepared: Training data.
+        config: How to train.
+        folder: The run's folder.
+        threads: Cores of a worker.
+    """
+
+    prepared: Location
+    config: FitConfig
+    folder: Location
+    threads: int
