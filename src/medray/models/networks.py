@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from monai.networks.nets import UNETR, DenseNet, DynUNet, ResNet, SegResNet, SwinUNETR, UNet, ViT
 from torch import nn
 
 from medray.models.ends import Ends
+from medray.models.lean import without_extras
 from medray.models.spade import Generator
 from medray.models.spec import TOKEN, NetworkSpec
 from medray.types import Shape
+
+with without_extras():
+    from monai.networks.nets import UNETR, DenseNet, DynUNet, ResNet, SegResNet, SwinUNETR, UNet, ViT
 
 __all__ = ["NETWORKS", "build_model"]
 

@@ -8,13 +8,16 @@ convolutional all through, with batch norm: what it makes of a patch is what it 
 from __future__ import annotations
 
 import torch
-from monai.networks.nets import PatchDiscriminator
-from monai.networks.nets.spade_network import SPADENetResBlock
 from torch import nn
 from torch.nn import functional
 
 from medray.models.ends import Ends
+from medray.models.lean import without_extras
 from medray.models.spec import NetworkSpec
+
+with without_extras():
+    from monai.networks.nets import PatchDiscriminator
+    from monai.networks.nets.spade_network import SPADENetResBlock
 
 __all__ = ["Generator", "build_rival"]
 

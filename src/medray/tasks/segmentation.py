@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from monai.losses import DiceCELoss, DiceLoss
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from medray.evaluation.calibration import Platt
 from medray.evaluation.overlap import overlap
 from medray.evaluation.surface import surface_distance
+from medray.models.lean import without_extras
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import argmax_resampled, resample
 from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
 from medray.types import Shape
+
+with without_extras():
+    from monai.losses import DiceCELoss, DiceLoss
 
 __all__ = ["Segmentation"]
 

@@ -1,0 +1,22 @@
+"""In processes of their own: an import happens once."""
+
+import subprocess
+import sys
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.split()
+
+
+def test_networks_come_without_monai_s_extras():
+    code = "import sys, medray.models.networks, medray.tasks.task; print(*(n for n in sys.modules if n.count('.') == 0))"
+    loaded = set(run(code))
+    assert "monai" in loaded
+    assert not loaded & {"mlflow", "pandas", "sklearn", "optuna", "tensorboardX", "matplotlib"}
+
+
+def test_what_was_left_out_can_be_imported_afterwards():
+    assert run("import medray.models.networks, matplotlib, pydicom; print(matplotlib.__name__, pydicom.__name__)") == [
+        "matplotlib",
+        "pydicom",
+    ]
