@@ -17,8 +17,23 @@ from types import ModuleType
 __all__ = ["without_extras"]
 
 EXTRAS = frozenset(
-    ["fire", "ignite", "itk", "matplotlib", "mlflow", "nibabel", "nni", "optuna", "pandas", "pydicom", "skimage", "sklearn"]
-    + ["tensorboard", "tensorboardX", "transformers"]
+    (
+        "fire",
+        "ignite",
+        "itk",
+        "matplotlib",
+        "mlflow",
+        "nibabel",
+        "nni",
+        "optuna",
+        "pandas",
+        "pydicom",
+        "skimage",
+        "sklearn",
+        "tensorboard",
+        "tensorboardX",
+        "transformers",
+    )
 )
 
 
