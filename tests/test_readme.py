@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from medray.config import load
+from medray.synthesis.gate import Gate
 from medray.training.space import read_space
 from tests.jobs.test_submit import ray_head
 from tests.phantoms import SMALL_PLAN, write_phantoms
@@ -30,14 +32,14 @@ def blocks(heading, language):
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
-def shell(script, folder, **more):
+def shell(script, folder, timeout=180, **more):
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "MEDRAY_HOME": str(folder / "home"), **more}
     environment.pop("MEDRAY_KEY", None) if "MEDRAY_KEY_FILE" in script else None
     command = ["bash", "-euo", "pipefail", "-c", script]
     with (folder / "out").open("w+") as out, (folder / "err").open("w+") as err:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True)
         try:
-            code = process.wait(timeout=200)
+            code = process.wait(timeout=timeout)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -53,12 +55,30 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(420)  # twelve commands, each of which starts a Ray of its own
 def test_command_line(folder):
     [commands] = blocks("On the command line", "sh")
     script = commands.replace("medray plan cohort -o plan.json", f"medray plan cohort -o plan.json {SET}")
-    shell(script, folder)
+    shell(script, folder, timeout=400)
     assert (folder / "mask.nii.gz").stat().st_size > 0
     (folder / "mask.nii.gz").rename(folder / "python.nii.gz")
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(420)
+def test_synthetic_images(folder):
+    """Needs the cohort of the test above. The gate asks for little: what four steps draw is noise."""
+    [commands] = blocks("Synthetic images", "sh")
+    commands = re.sub(r"(medray plan .*\.json)", rf"\1 {SET}", commands)
+    (folder / "gate.toml").write_text("mean_off = 9\ntexture_off = 9\ndiscrepancy = 9\ncopies = 1.0\n")
+    out = shell("export MEDRAY_KEY_FILE=medray.key\n" + commands, folder, timeout=400)
+    assert re.search(r"passed\W+True", out, re.IGNORECASE)
+    assert re.search(r"gain\W+", out)
+
+
+def test_the_gate_asks_what_it_asks_by_default():
+    [asked] = blocks("Synthetic images", "toml")
+    assert load(Gate, tomllib.loads(asked), what="the README's gate") == Gate()
 
 
 @pytest.mark.ray

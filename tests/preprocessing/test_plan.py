@@ -42,6 +42,7 @@ def test_changes_override_and_are_marked(phantom_cohort):
         ({"regions": {"whole": ["ball", "shell"]}}, "'shell' is no label"),
         ({"target_weights": [1.0]}, "target_weights needs 3 numbers"),
         ({"order": 2}, "order = 2"),
+        ({"one_piece": ["liver"]}, "one_piece .'liver'.: targets of a segmentation"),
     ],
 )
 def test_impossible_changes_are_refused_in_one_line(phantom_cohort, changes, message):

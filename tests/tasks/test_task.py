@@ -162,6 +162,21 @@ def test_one_label_leaves_the_others_to_background(phantom_cohort, mask):
     assert np.array_equal(answer.mask[0], np.where(mask == 2, 4, 0)), "the label's own value, not its channel"
 
 
+@pytest.mark.parametrize("changes", [{}, {"regions": {"ball": ["ball"], "core": ["core"]}}])
+def test_what_is_one_piece_leaves_the_smaller_ones_out(phantom_cohort, changes):
+    task = task_of(recipe(phantom_cohort, "segmentation", one_piece=["ball"], **changes))
+    activated = np.full((task.channels, *SHAPE), 0.1, np.float32)
+    ball, core = task.channels - 2, task.channels - 1
+    activated[ball, 2:12, 2:12, 2:12] = 0.9
+    activated[ball, 20:23, 2:5, 2:5] = 0.9
+    for start in (2, 14):
+        activated[core, start : start + 3, 15:18, 2:5] = 0.9
+    mask = task.decode(activated, SHAPE).mask
+    found = mask if changes else np.stack([mask[0] == value for value in (1, 2)])
+    assert found[0].sum() == 1000
+    assert found[1].sum() == 2 * 27, "only what is said to be one piece is"
+
+
 def test_segmentation_is_measured_in_mm_and_share(phantom_cohort, mask):
     made = recipe(phantom_cohort, "segmentation")
     task, moved = task_of(made), np.roll(mask, 1, axis=0)

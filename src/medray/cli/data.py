@@ -10,7 +10,7 @@ import typer
 
 from medray import config
 from medray.cli.output import Json, progress, show
-from medray.errors import InputError
+from medray.errors import ConfigError, InputError
 
 __all__ = ["cohort_app", "ingest", "plan", "prepare", "samples"]
 
@@ -189,17 +189,20 @@ def prepare(
 
 def samples(
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    anatomy: Annotated[str, typer.Option(help="brain: tissues and lesions; head: with skull, in any contrast.")] = "brain",
     subjects: Annotated[int, typer.Option(help="How many people.")] = 16,
-    followups: Annotated[int, typer.Option(help="Later scans of each.")] = 0,
-    healthy: Annotated[float, typer.Option(help="Share of people without lesions.")] = 0.0,
+    followups: Annotated[int, typer.Option(help="Of brains: later scans of each.")] = 0,
+    healthy: Annotated[float, typer.Option(help="Of brains: share of people without lesions.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Write simulated brain scans from one real anatomy, as NIfTI and DICOM, with their truth."""
-    from medray.samples.brain import write_brain_cohort
-
+    """Write simulated scans from one real anatomy, with their truth."""
+    if anatomy not in ("brain", "head"):
+        raise ConfigError(f"--anatomy {anatomy}: brain or head")
+    if anatomy == "head" and (followups or healthy):
+        raise ConfigError("--followups and --healthy are for brains: heads have no lesions")
+    total = subjects * (followups + 1)
     with progress() as on_progress:
-        total = subjects * (followups + 1)
         done = 0
 
         def on_scan(name: str) -> None:
@@ -207,5 +210,12 @@ def samples(
             done += 1
             on_progress("samples", done, total)
 
-        write_brain_cohort(folder, subjects=subjects, followups=followups, healthy=healthy, seed=seed, on_scan=on_scan)
+        if anatomy == "head":
+            from medray.samples.head import write_head_cohort
+
+            write_head_cohort(folder, subjects=subjects, seed=seed, on_scan=on_scan)
+        else:
+            from medray.samples.brain import write_brain_cohort
+
+            write_brain_cohort(folder, subjects=subjects, followups=followups, healthy=healthy, seed=seed, on_scan=on_scan)
     show({"folder": str(folder), "scans": total}, as_json=as_json)

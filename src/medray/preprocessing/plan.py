@@ -35,6 +35,7 @@ class Plan:
         labels: Names and values of the cohort's label maps; none where the task needs no label maps.
         targets: What is told apart: labels to segment or to put boxes around, findings to diagnose, labels to make images of.
         regions: Where targets overlap: each target's labels, which are segmented one by one (multi-label).
+        one_piece: Of a segmentation: targets of which an answer keeps the largest connected piece alone.
         exclusive: Of a diagnosis: each image has exactly one of the targets (multi-class).
         located: Of a diagnosis: the targets are labels, and their label maps teach where in an image each shows.
         cohort: Id of the cohort that it was made from.
@@ -63,6 +64,7 @@ class Plan:
     labels: LabelSchema
     targets: tuple[str, ...] = Field(min_length=1)
     regions: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    one_piece: tuple[str, ...] = ()
     exclusive: bool = False
     located: bool = False
     cohort: str
@@ -101,6 +103,8 @@ class Plan:
             raise ConfigError(f"targets {self.targets}: each may stand there once")
         if self.regions and (self.task != "segmentation" or set(self.regions) != set(self.targets)):
             raise ConfigError("regions: a segmentation may have them, one for each target")
+        if set(self.one_piece) - set(self.targets if self.task == "segmentation" else ()):
+            raise ConfigError(f"one_piece {list(self.one_piece)}: targets of a segmentation may be in one piece, nothing else")
         used = {name for names in self.regions.values() for name in names} if self.regions else set(self.targets)
         unknown = sorted(used - set(self.labels.names)) if self.maps else []
         if unknown:

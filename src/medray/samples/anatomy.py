@@ -24,11 +24,11 @@ MARGIN_VOXELS = 6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Anatomy:
-    """A template brain.
+    """A template.
 
     Attributes:
-        maps: ``(3, I, J, K)`` float32 from 0 to 1: T1 intensity, grey-matter and white-matter fraction.
-        affine: ``(4, 4)``, voxel indices to LPS mm; 1 mm, axes along L, P, S.
+        maps: ``(C, I, J, K)`` float32 from 0 to 1; of the brain three: T1 intensity, grey-matter and white-matter fraction.
+        affine: ``(4, 4)``, voxel indices to LPS mm; axes along L, P, S.
     """
 
     maps: NDArray[np.float32]
@@ -37,7 +37,7 @@ class Anatomy:
 
 @cache
 def load_anatomy() -> Anatomy:
-    """Load the template, cropped to the brain.
+    """Load the brain at 1 mm, cropped to it.
 
     Raises:
         NotFoundError: If the ``samples`` extra isn't installed.

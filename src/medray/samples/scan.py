@@ -15,7 +15,7 @@ from medray.imaging.volume import Volume
 from medray.samples.subject import Subject, affine_of, brain_box, sample_maps
 from medray.types import Affine, Mask, Shape
 
-__all__ = ["BRAIN_LABELS", "Scan", "scan_subject"]
+__all__ = ["BRAIN_LABELS", "Scan", "bias", "grid_points", "rician", "scan_subject"]
 
 BRAIN_LABELS = LabelSchema({"grey-matter": 1, "white-matter": 2, "lesion": 3})
 WHITE_MATTER_VALUE = 1000
@@ -40,12 +40,12 @@ class Scan:
 def scan_subject(subject: Subject, rng: np.random.Generator) -> Scan:
     """Scan a subject with a random grid (spacing, slice direction, tilt, flips), contrast, bias and noise."""
     affine, shape = _draw_grid(subject, rng)
-    points = _points(affine, shape)
+    points = grid_points(affine, shape)
     t1, grey, white = sample_maps(subject, points)
     inside = _inside_lesions(subject, points, affine)
     signal = _signal(t1, grey, white, inside, rng)
-    signal *= _bias(points, subject.centre, rng)
-    noisy = _rician(signal, rng.uniform(0.008, 0.03), rng)
+    signal *= bias(points, subject.centre, rng)
+    noisy = rician(signal, rng.uniform(0.008, 0.03), rng)
     gain = rng.uniform(0.6, 1.5) * WHITE_MATTER_VALUE
     image = Volume(np.clip(noisy * np.float32(gain), 0, 4095).astype(np.int16)[np.newaxis], affine, {"modality": "MR"})
     return Scan(image, _truth(grey, white, inside))
@@ -65,7 +65,7 @@ def _draw_grid(subject: Subject, rng: np.random.Generator) -> tuple[Affine, Shap
     return affine_of(directions, spacing, origin), (i, j, k)
 
 
-def _points(affine: Affine, shape: Shape) -> Field:
+def grid_points(affine: Affine, shape: Shape) -> Field:
     """Return every voxel's place in LPS mm, ``(I, J, K, 3)``."""
     steps = [np.arange(n)[:, None] * affine[:3, axis] for axis, n in enumerate(shape)]
     i, j, k = (step.astype(np.float32) for step in steps)
@@ -97,16 +97,16 @@ def _signal(t1: Field, grey: Field, white: Field, inside: Field, rng: np.random.
     return signal
 
 
-def _bias(points: Field, centre: NDArray[np.float64], rng: np.random.Generator) -> Field:
-    """Return a smooth gain, the exponential of a random quadratic, within about ±25 %."""
+def bias(points: Field, centre: NDArray[np.float64], rng: np.random.Generator, deviation: float = 0.06) -> Field:
+    """Return a smooth gain, the exponential of a random quadratic: by default within about ±25 %."""
     local = (points - centre.astype(np.float32)) / np.float32(90)
-    linear = rng.normal(0, 0.06, 3).astype(np.float32)
-    square = rng.normal(0, 0.06, (3, 3)).astype(np.float32)
+    linear = rng.normal(0, deviation, 3).astype(np.float32)
+    square = rng.normal(0, deviation, (3, 3)).astype(np.float32)
     gain: Field = np.exp(((local @ square + linear) * local).sum(axis=-1))
     return gain
 
 
-def _rician(signal: Field, sigma: float, rng: np.random.Generator) -> Field:
+def rician(signal: Field, sigma: float, rng: np.random.Generator) -> Field:
     """Add the noise of a magnitude image (Gudbjartsson & Patz, MRM 34 (1995) 910-914)."""
     real, imaginary = rng.standard_normal((2, *signal.shape), dtype=np.float32) * np.float32(sigma)
     magnitude: Field = np.hypot(signal + real, imaginary)

@@ -7,6 +7,7 @@ subject, whatever its grid, samples the same head. Lesions are ellipsoids in the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -20,12 +21,12 @@ from scipy.spatial.transform import Rotation
 from medray.samples.anatomy import Anatomy
 from medray.types import Affine
 
-__all__ = ["Lesion", "Subject", "followed_up", "make_subject", "sample_maps"]
+__all__ = ["Lesion", "Subject", "affine_of", "brain_box", "deformation", "followed_up", "make_subject", "sample_maps"]
 
 Points = TypeVar("Points", NDArray[np.float32], NDArray[np.float64])
 CONTROL_POINTS = (6, 7, 6)
 DISPLACEMENT_MM = 3.0
-FIELD_STEP_MM = 4
+FIELD_STEP = 4
 LESION_DEPTH_MM = 3.0
 
 
@@ -87,7 +88,8 @@ class Subject:
     @property
     def half_mm(self) -> NDArray[np.float32]:
         """Half the template box's size in mm along L, P, S."""
-        return np.array(self.anatomy.maps.shape[1:], dtype=np.float32) / np.float32(2)
+        sides = np.array(self.anatomy.maps.shape[1:]) * np.diag(self.anatomy.affine)[:3]
+        return (sides / 2).astype(np.float32)
 
     def subject_point(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
         """Invert `template_points` for one point by fixed-point iteration, to about 0.01 mm."""
@@ -103,11 +105,18 @@ def make_subject(anatomy: Anatomy, rng: np.random.Generator, *, lesions: int) ->
     scale = np.diag(rng.uniform(0.93, 1.07, 3))
     shear = np.eye(3) + rng.normal(0, 0.015, (3, 3))
     tilt = Rotation.from_euler("xyz", rng.normal(0, 3, 3), degrees=True).as_matrix()
-    points = rng.normal(0, DISPLACEMENT_MM, (3, *CONTROL_POINTS))
-    size = [max(2, n // FIELD_STEP_MM) for n in anatomy.maps.shape[1:]]
-    field = np.stack([zoom(part, np.array(size) / CONTROL_POINTS, order=3, mode="nearest") for part in points])
-    healthy = Subject(anatomy, tilt @ scale @ shear, field.astype(np.float32))
+    field = deformation(anatomy.maps.shape[1:], CONTROL_POINTS, DISPLACEMENT_MM, rng)
+    healthy = Subject(anatomy, tilt @ scale @ shear, field)
     return Subject(anatomy, healthy.linear, healthy.field, _draw_lesions(healthy, rng, lesions))
+
+
+def deformation(
+    shape: Sequence[int], control: tuple[int, int, int], deviation_mm: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw a smooth displacement ``(3, I, J, K)`` in mm for a box of so many voxels, on every fourth of them."""
+    points = rng.normal(0, deviation_mm, (3, *control))
+    size = np.array([max(2, n // FIELD_STEP) for n in shape])
+    return np.stack([zoom(part, size / control, order=3, mode="nearest") for part in points]).astype(np.float32)
 
 
 def followed_up(subject: Subject, rng: np.random.Generator) -> Subject:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch.nn import functional
 
 from medray.evaluation.calibration import Platt
@@ -39,6 +40,7 @@ class Segmentation:
         self._overlapping = bool(plan.regions)
         self._values = [plan.values(target) for target in plan.targets]
         self._numbers = [plan.numbers(target) for target in plan.targets]
+        self._one_piece = [int(not plan.regions) + plan.targets.index(target) for target in plan.one_piece]
         self._weights = torch.tensor(plan.target_weights)
         # Batch Dice: a label that is in no patch of the batch but one still has a gradient everywhere.
         self._several = DiceLoss(sigmoid=True, batch=True)
@@ -87,12 +89,25 @@ class Segmentation:
         return outputs.float().sigmoid() if self._overlapping else outputs.float().softmax(dim=1)
 
     def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
-        """Resample linearly; take the most probable channel and write its label value, or each above one half."""
+        """Leave of what is one piece the largest; resample linearly; take the most probable label, or each above one half."""
+        for channel in self._one_piece:
+            activated = self._in_one_piece(activated, channel)
         if self._overlapping:
             return Answer(mask=(resample(activated, shape, order=1) > 0.5).astype(np.uint8))
         table = np.zeros(256, np.uint8)
         table[1 : len(self._values) + 1] = [values[0] for values in self._values]
         return Answer(mask=table[argmax_resampled(activated, shape)][np.newaxis])
+
+    def _in_one_piece(self, activated: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
+        """Take a channel's probability from all its pieces but the largest."""
+        found = activated[channel] > 0.5 if self._overlapping else activated.argmax(axis=0) == channel
+        pieces, count = ndimage.label(found)
+        if count < 2:
+            return activated
+        largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+        left = activated.copy()
+        left[channel][found & (pieces != largest)] = 0
+        return left
 
     def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
         """Measure each target's masks against each other."""
