@@ -134,7 +134,8 @@ def timed(command: list[str]) -> float:
 
 def brain(file: Path) -> NDArray[np.bool_]:
     """Read a mask along L, P, S."""
-    return read_image_path(file).reoriented().voxels[0] > 0
+    mask: NDArray[np.bool_] = read_image_path(file).reoriented().voxels[0] > 0
+    return mask
 
 
 def measured(said: NDArray[np.bool_], true: NDArray[np.bool_], image: Volume) -> dict[str, float]:

@@ -5,6 +5,7 @@ import pytest
 from medray import config
 from medray.cohort.cohort import Cohort
 from medray.errors import ConfigError, InputError
+from medray.preprocessing.budget import Memory
 from medray.preprocessing.plan import read_plan
 from medray.preprocessing.planning import plan
 from tests.phantoms import LABELS
@@ -80,6 +81,20 @@ def test_a_network_by_name_comes_with_its_own_size(phantom_cohort):
     assert made.network.features == (12, 24, 48, 96)
     assert made.patch == (64, 64, 64)
     assert plan(phantom_cohort, changes={"network": {"name": "unetr", "features": [8, 48]}}).network.features == (8, 48)
+
+
+def test_a_gpu_gets_a_deeper_network_and_says_why(phantom_cohort):
+    heads = with_rows(phantom_cohort, lambda row: replace(row, shape=(180, 210, 180), spacing_mm=(1.0, 1.0, 1.0)))
+    made = plan(heads, memory=Memory(24, gpu=True))
+    assert made.network.name == "dynunet"
+    assert min(made.patch) >= 96
+    assert "GPU" in made.reasons["patch"]
+    assert "as many as fit" in made.reasons["batch"]
+    small = plan(heads, memory=Memory(24, gpu=True), changes={"network": {"name": "unet", "features": [8, 16]}, "batch": 3})
+    assert small.network.features == (8, 16)
+    assert small.batch == 3
+    cpu = plan(heads, memory=Memory(16))
+    assert (cpu.network.name, cpu.patch, cpu.batch) == ("unet", (64, 64, 64), 2)
 
 
 def test_pictures_get_a_flat_network(phantom_cohort):

@@ -155,14 +155,19 @@ def plan(
     output: Annotated[str, typer.Option("-o", "--output", help="Where the plan goes.")] = "plan.json",
     task: Annotated[str, typer.Option(help="segmentation, diagnosis, detection or synthesis.")] = "segmentation",
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value; dots nest.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="GB of each GPU that it will train on; 0: CPUs only.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a plan from a cohort's fingerprint, each choice with its reason."""
+    """Make a plan from a cohort's fingerprint and the memory at hand, each choice with its reason."""
     from medray.cohort.cohort import open_cohort
+    from medray.preprocessing.budget import Memory, machine_memory
     from medray.preprocessing.planning import plan as make
     from medray.storage.location import locate
 
-    made = config.dump(make(open_cohort(root), task=task, changes=config.overrides(changes or ())))
+    memory = None
+    if gpu_memory is not None:
+        memory = Memory(gpu_memory, gpu=True) if gpu_memory > 0 else machine_memory()
+    made = config.dump(make(open_cohort(root), task=task, changes=config.overrides(changes or ()), memory=memory))
     locate(output).write(json.dumps(made, indent=1).encode())
     show(made, as_json=as_json)
 

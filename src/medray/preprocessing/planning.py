@@ -17,6 +17,7 @@ from medray.cohort.manifest import SeriesRow
 from medray.errors import ConfigError, InputError
 from medray.imaging.labels import LabelSchema
 from medray.models.spec import FEATURES, GENERATOR, NetworkSpec
+from medray.preprocessing.budget import Memory, memory_at_hand, room_for
 from medray.preprocessing.intensity import Intensity
 from medray.preprocessing.plan import Plan, TaskName, learnable
 from medray.types import Shape, Triple
@@ -26,6 +27,8 @@ __all__ = ["plan"]
 TASKS: tuple[TaskName, ...] = ("segmentation", "diagnosis", "detection", "synthesis")
 PATCH = 64
 PICTURE = 256
+DEEP = (32, 64, 128, 256, 320, 320)
+"""nnU-Net's channels."""
 MAX_PATCHES_A_VOLUME = 16
 """A volume of more voxels than this many patches is made coarser, so that a patch sees enough of its surroundings."""
 MAX_WHOLE_VOXELS = 2 * PATCH**3
@@ -43,7 +46,9 @@ class Choice:
     reasons: Mapping[str, str]
 
 
-def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, Any] | None = None) -> Plan:
+def plan(
+    cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, Any] | None = None, memory: Memory | None = None
+) -> Plan:
     """Make a plan from a cohort's fingerprint.
 
     Args:
@@ -51,6 +56,8 @@ def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, An
         task: ``"segmentation"``, ``"diagnosis"``, ``"detection"`` or ``"synthesis"``.
         changes: Fields to override; an override's reason is ``"set by hand"``. Choices that follow from a changed field
             (weights from targets, the patch from spacing and network) follow from the change.
+        memory: What a worker trains with: this machine's GPU or RAM by default. A GPU gets a deeper network and patches and
+            batches that fill it.
 
     Raises:
         InputError: If there is nothing in the cohort that the task could learn from.
@@ -75,8 +82,9 @@ def plan(cohort: Cohort, *, task: str = "segmentation", changes: Mapping[str, An
     reasons = dict(REASONS)
     targets = _targets(rows, fingerprint, chosen, labels, changed)
     whole = chosen == "diagnosis" and not changed.get("located", targets.settings["located"])
-    network, why_network = _network(chosen, whole=whole)
-    shape = _geometry(rows, fingerprint, network, changed, whole=whole)
+    memory = memory or memory_at_hand()
+    network, why_network = _network(chosen, whole=whole, gpu=memory.gpu)
+    shape = _geometry(rows, fingerprint, network, changed, whole=whole, memory=memory)
     reasons["network"] = why_network
     for part in (targets, shape, _intensity(fingerprint)):
         settings |= part.settings
@@ -162,7 +170,13 @@ def _listed(changed: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> t
 
 
 def _geometry(
-    rows: Sequence[SeriesRow], fingerprint: Fingerprint, spec: dict[str, Any], changed: Mapping[str, Any], *, whole: bool
+    rows: Sequence[SeriesRow],
+    fingerprint: Fingerprint,
+    spec: dict[str, Any],
+    changed: Mapping[str, Any],
+    *,
+    whole: bool,
+    memory: Memory,
 ) -> Choice:
     """Choose spacing, network, patch and batch, for patches or for whole images; the network is ``spec`` unless changed."""
     flat = all(row.shape[2] == 1 for row in rows)
@@ -171,23 +185,24 @@ def _geometry(
     if isinstance(change, Mapping) and "features" not in change and change.get("name") in FEATURES:
         spec["features"] = FEATURES[change["name"]]
     spec = config.merged({"network": spec}, {"network": change})["network"]
-    divisor = config.load(NetworkSpec, spec, what="the network").divisor
+    network = config.load(NetworkSpec, spec, what="the network")
     used = _listed(changed, "spacing_mm", spacing)
     settings: dict[str, Any] = {"spacing_mm": spacing, "network": spec}
     reasons = {"spacing_mm": why_spacing}
     if whole:
-        settings |= {"patch": _whole(rows, used, divisor, flat=flat), "batch": 4, "foreground_share": 0.0}
+        settings |= {"patch": _whole(rows, used, network.divisor, flat=flat), "batch": 4, "foreground_share": 0.0}
         reasons["patch"] = "the largest image of the cohort fits"
         reasons["batch"] = "an image is one example: several a step make its mean steady"
         return Choice(settings, reasons)
-    side = -(-PATCH // divisor) * divisor
-    settings["patch"] = (side, side, side)
-    reasons["patch"] = f"{side} voxels a side hold the network's field of view and fit any machine's memory"
     if flat:
-        i, j, _ = _whole(rows, used, divisor, flat=True)
-        side = -(-PICTURE // divisor) * divisor
+        i, j, _ = _whole(rows, used, network.divisor, flat=True)
+        side = -(-PICTURE // network.divisor) * network.divisor
         settings |= {"patch": (min(side, i), min(side, j), 1), "batch": 8}
         reasons["patch"] = f"the pictures' size, at most {PICTURE} pixels a side"
+        return Choice(settings, reasons)
+    room = room_for(network, memory, [mm / side for mm, side in zip(fingerprint.extent_mm, used, strict=True)])
+    settings |= {"patch": room.patch, "batch": room.batch}
+    reasons |= {"patch": room.why_patch, "batch": room.why_batch}
     return Choice(settings, reasons)
 
 
@@ -214,11 +229,13 @@ def _whole(rows: Sequence[SeriesRow], spacing: Sequence[float], divisor: int, *,
     return i, j, 1 if flat else k
 
 
-def _network(task: TaskName, *, whole: bool) -> tuple[dict[str, Any], str]:
+def _network(task: TaskName, *, whole: bool, gpu: bool) -> tuple[dict[str, Any], str]:
     if task == "synthesis":
         return {"name": GENERATOR, "features": FEATURES[GENERATOR]}, "labels steer it at each depth"
     if whole:
         return {"name": "resnet", "features": FEATURES["resnet"]}, "a small residual network learns from few images"
+    if gpu:
+        return {"name": "dynunet", "features": DEEP}, "two convolutions a depth, six depths: a GPU has the time and the memory"
     why = "a strided U-Net with batch norm learns fastest on CPUs and doesn't amplify noise in empty patches"
     return config.dump(NetworkSpec()), why
 
