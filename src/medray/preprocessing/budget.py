@@ -100,7 +100,7 @@ def step_gb(spec: NetworkSpec, patch: Shape, batch: int) -> float:
     ends = math.prod(patch) * 8  # the image, its answer in float32 and what the loss makes of it
     wide = [*spec.features, spec.features[-1]]
     weights = sum(3**dims * (a * a + a * b) for a, b in pairwise(wide))
-    return (batch * (kept * BYTES * GRADIENTS + ends * 4) + weights * WEIGHTS) / 1e9
+    return float(batch * (kept * BYTES * GRADIENTS + ends * 4) + weights * WEIGHTS) / 1e9
 
 
 def room_for(spec: NetworkSpec, memory: Memory, image: Sequence[float], *, batch: int = 2, patch: Shape | None = None) -> Room:
