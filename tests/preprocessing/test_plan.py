@@ -83,6 +83,19 @@ def test_a_network_by_name_comes_with_its_own_size(phantom_cohort):
     assert plan(phantom_cohort, changes={"network": {"name": "unetr", "features": [8, 48]}}).network.features == (8, 48)
 
 
+def test_a_label_that_no_scan_shows_is_no_target(phantom_cohort):
+    def without(row):
+        return replace(row, statistics=replace(row.statistics, label_voxels={**row.statistics.label_voxels, "core": 0}))
+
+    bare = with_rows(phantom_cohort, without)
+    made = plan(bare)
+    assert made.targets == ("ball",)
+    assert "some scan shows" in made.reasons["targets"]
+    for changes in ({"targets": ["ball", "core"]}, {"regions": {"whole": ["ball", "core"], "core": ["core"]}}):
+        with pytest.raises(InputError, match="no scan of the cohort shows 'core'"):
+            plan(bare, changes=changes)
+
+
 def test_a_gpu_gets_a_deeper_network_and_says_why(phantom_cohort):
     heads = with_rows(phantom_cohort, lambda row: replace(row, shape=(180, 210, 180), spacing_mm=(1.0, 1.0, 1.0)))
     made = plan(heads, memory=Memory(24, gpu=True))

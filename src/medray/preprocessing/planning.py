@@ -115,12 +115,19 @@ def _targets(
     if task == "diagnosis":
         return _findings(rows, labels, changed)
     regions = changed.get("regions") or {}
-    names, why = tuple(regions or labels.names), "every label of the cohort"
+    shown = frozenset[str]().union(*(row.present for row in rows))
+    names, why = tuple(regions) or tuple(name for name in labels.names if name in shown), "every label of the cohort"
+    if not regions and len(names) < len(labels.names):
+        why += " that some scan shows"
     if task == "detection":
         small = tuple(name for name in names if fingerprint.label_share.get(name, 0.0) < SMALL_SHARE)
         names = small or names
         why = f"labels with less than {SMALL_SHARE:.0%} of the labelled voxels: a box around the others says little"
     names = _listed(changed, "targets", names)
+    for name in names:
+        parts = regions.get(name, [name])
+        if set(parts) <= set(labels.names) and not shown & set(parts):
+            raise InputError(f"no scan of the cohort shows {name!r}: leave it out of the targets, or ingest scans that do")
     settings: dict[str, Any] = {"targets": names, "target_weights": [1.0] * len(names)}
     reasons = {"targets": why}
     if task == "segmentation" and not regions:
