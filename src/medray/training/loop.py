@@ -40,6 +40,7 @@ class EpochRecord:
         loss: Mean over the epoch's steps.
         seconds: Of training, validation excluded.
         step_seconds: Median step.
+        workers: How many trained together.
         samples_per_second: Patches, of all workers.
         wait_share: Share of the training time spent waiting for a batch.
         validation_seconds: Of validation.
@@ -52,6 +53,7 @@ class EpochRecord:
     loss: float
     seconds: float
     step_seconds: float
+    workers: int
     samples_per_second: float
     wait_share: float
     validation_seconds: float
@@ -97,6 +99,7 @@ def run_epochs(
             loss=float(np.mean(pace.losses)),
             seconds=trained - started,
             step_seconds=float(np.median(pace.steps)),
+            workers=batches.team.size,
             samples_per_second=config.steps * config.accumulate * plan.batch * batches.team.size / (trained - started),
             wait_share=pace.waited / (trained - started),
             validation_seconds=time.perf_counter() - trained,
