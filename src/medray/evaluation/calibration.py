@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic.dataclasses import dataclass
-from scipy.optimize import minimize
 
 from medray.config import STRICT
 
@@ -62,6 +61,8 @@ def fit_platt(probabilities: ArrayLike, present: ArrayLike) -> Platt:
         values = np.exp(curve[0]) * odds + curve[1]
         wrong = np.logaddexp(0, values) - targets * values
         return float(wrong.sum() + STRENGTH * np.square(curve).sum())
+
+    from scipy.optimize import minimize  # noqa: PLC0415 - a quarter of a second that only a fit of a diagnosis needs
 
     found = minimize(cost, np.zeros(2), method="L-BFGS-B", bounds=[SLOPES, (-20.0, 20.0)])
     return Platt(float(np.exp(found.x[0])), float(found.x[1]))

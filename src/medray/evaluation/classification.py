@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 __all__ = ["CalibrationBin", "auc", "calibration_bins", "expected_calibration_error", "sensitivity_at_specificity"]
 
@@ -42,6 +41,8 @@ def auc(probabilities: ArrayLike, present: ArrayLike) -> float:
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others:
         return math.nan
+    from scipy.stats import rankdata  # noqa: PLC0415 - scipy.stats takes half a second to load, and every worker reads this file
+
     ranks = rankdata(values)[positive].sum()
     return float((ranks - count * (count + 1) / 2) / (count * others))
 

@@ -17,7 +17,6 @@ from medray.training.checkpoint import load_learner, save_learner
 from medray.training.data import Batches, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
-from medray.training.pictures import draw_case
 from medray.training.team import Team
 from medray.training.work import Work
 
@@ -50,6 +49,8 @@ def run_worker(work: Work) -> None:
         saved = None
         if team.rank == 0:
             if work.config.picture:
+                from medray.training.pictures import draw_case  # noqa: PLC0415 - Matplotlib is slow to load
+
                 drawn = draw_case(prepared.plan, validation[0], shown[0])
                 work.folder.join("pictures", f"epoch-{record.epoch:04d}.png").write(drawn)
             place = tempfile.mkdtemp(prefix="medray-checkpoint-")
