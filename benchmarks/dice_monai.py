@@ -34,7 +34,7 @@ from monai.transforms import (
     Spacingd,
 )
 
-SETTINGS: dict[str, Any] = {"spacing_mm": 1.5, "channels": 16, "learning_rate": 5e-3, "epochs": 60, "every": 3, "patches": 4}
+SETTINGS: dict[str, Any] = {"spacing_mm": 1.5, "channels": 16, "learning_rate": 2e-3, "epochs": 60, "every": 3, "patches": 4}
 SETTINGS |= json.loads(os.environ.get("BENCH_MONAI", "{}"))
 PATCH = (64, 64, 64)
 

@@ -49,7 +49,11 @@ class Attempt:
 
 
 ATTEMPTS = {
-    "segmentation, U-Net": Attempt("segmentation", {"epochs": 20, "steps": 200, "average": 0.99}),
+    "segmentation, U-Net": Attempt(
+        "segmentation",
+        {"epochs": 20, "steps": 300, "average": 0.99, "learning_rate": 5e-3, "channels_last": True},
+        {"target_weights": [1, 1, 1, 3]},
+    ),
     "detection, U-Net": Attempt("detection", {"epochs": 12, "steps": 150, "average": 0.99}),
     "diagnosis, U-Net": Attempt("diagnosis", {"epochs": 12, "steps": 150, "average": 0.99}),
     "diagnosis, ViT": Attempt(

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medray.evaluation.calibration import Platt, calibrated, fit_platt
+from medray.evaluation.calibration import Calibration, calibrated, fit_platt
 from medray.evaluation.classification import auc, expected_calibration_error
 
 
@@ -39,13 +39,13 @@ def test_no_two_cases_change_places(found):
 
 
 def test_few_cases_don_t_say_too_much():
-    assert fit_platt([0.9, 0.8], [True, True]) == Platt(), "of one kind of case nothing can be said"
+    assert fit_platt([0.9, 0.8], [True, True]) == Calibration(), "of one kind of case nothing can be said"
     curve = fit_platt([0.9, 0.1], [True, False])
     assert 0.6 < curve(0.9) < 0.97, "two cases don't make anybody sure"
 
 
 def test_exclusive_findings_are_one_together():
-    found = calibrated({"a": 0.7, "b": 0.2, "c": 0.1}, {"a": Platt(0.5, -1.0)}, exclusive=True)
+    found = calibrated({"a": 0.7, "b": 0.2, "c": 0.1}, {"a": Calibration(slope=0.5, offset=-1.0)}, exclusive=True)
     assert sum(found.values()) == pytest.approx(1)
     assert found["b"] / found["c"] == pytest.approx(2)
     assert calibrated({"a": 0.7, "b": 0.7}, {}, exclusive=False) == {"a": 0.7, "b": 0.7}

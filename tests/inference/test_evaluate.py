@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from medray import config
 from medray.cohort.cohort import Cohort
 from medray.errors import ConfigError
-from medray.evaluation.calibration import Platt
+from medray.evaluation.calibration import Calibration
 from medray.imaging.volume import Volume
 from medray.inference.evaluate import held_out, score_cases
 from medray.inference.groups import groups_of
@@ -119,7 +119,7 @@ def test_probabilities_mean_what_the_model_s_folder_says(cohort, tmp_path):
     plain = Predictor.load(tmp_path).predict(volume).answer
     (tmp_path / "calibration.json").write_text(json.dumps({"nodule": {"slope": 0.5, "offset": -1.0}}))
     meant = Predictor.load(tmp_path).predict(volume).answer
-    assert meant.probabilities["nodule"] == pytest.approx(Platt(0.5, -1.0)(plain.probabilities["nodule"]))
+    assert meant.probabilities["nodule"] == pytest.approx(Calibration(slope=0.5, offset=-1.0)(plain.probabilities["nodule"]))
     assert meant.probabilities["nodule"] != plain.probabilities["nodule"]
     assert meant.saliency is not None
     assert plain.saliency is not None

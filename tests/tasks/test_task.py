@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from medray.evaluation.calibration import Calibration
 from medray.evaluation.detection import box_iou
 from medray.imaging.boxes import corners
 from medray.preprocessing.planning import plan
@@ -176,6 +177,37 @@ def test_what_is_one_piece_leaves_the_smaller_ones_out(phantom_cohort, changes):
     found = mask if changes else np.stack([mask[0] == value for value in (1, 4)])
     assert found[0].sum() == 1000
     assert found[1].sum() == 2 * 27, "only what is said to be one piece is"
+
+
+def test_pieces_that_validation_found_too_small_are_the_next_best_thing(phantom_cohort):
+    made = recipe(phantom_cohort, "segmentation")
+    voxel_ml = math.prod(made.spacing_mm) / 1000
+    activated = np.full((3, *SHAPE), 0.1, np.float32)
+    activated[1] = 0.4
+    activated[2, 2:5, 2:5, 2:5] = activated[2, 10:12, 10, 10] = 0.9
+    plain = task_of(made).decode(activated, SHAPE).mask
+    meant = task_of(made, {"core": Calibration(smallest_ml=3 * voxel_ml)}).decode(activated, SHAPE).mask
+    assert plain is not None
+    assert meant is not None
+    assert (plain == 4).sum() == 29
+    assert (meant == 4).sum() == 27
+    assert (meant == 1).sum() == activated[0].size - 27
+
+
+def test_validation_finds_how_small_a_piece_may_be(phantom_cohort):
+    made = recipe(phantom_cohort, "segmentation")
+    true = np.zeros(SHAPE, np.uint8)
+    true[2:8, 2:8, 2:8] = 4
+    said = true.copy()
+    said[20, 15, 10:12] = 4
+    records = [
+        task_of(made).compare(Answer(mask=mask[None]), Truth(real, made.spacing_mm, frozenset()), thorough=False)
+        for mask, real in ((said, true), (said - true, np.zeros_like(true)))
+    ]
+    found = task_of(made).calibrate(records)
+    assert set(found) == {"core"}
+    assert task_of(made).summarise(records)["core"]["dice"] < 0.6
+    assert task_of(made, found).summarise(records)["core"]["dice"] == 1.0
 
 
 def test_segmentation_is_measured_in_mm_and_share(phantom_cohort, mask):

@@ -17,7 +17,7 @@ from torch import nn
 
 from medray import config
 from medray.errors import InputError, NotFoundError
-from medray.evaluation.calibration import CALIBRATION, Platt, calibrated
+from medray.evaluation.calibration import CALIBRATION, Calibration, Calibrations
 from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
 from medray.inference.sliding_window import slide
@@ -89,7 +89,7 @@ class Predictor:
         model: In evaluation mode, on `device`.
         plan: What it was trained by.
         device: Where it runs.
-        calibration: Target to what its probabilities mean.
+        calibration: How its answers are to be taken.
         mixed: Whether it may run in bfloat16, as training does: faster, and not the same on every machine.
     """
 
@@ -99,19 +99,18 @@ class Predictor:
         plan: Plan,
         device: torch.device,
         *,
-        calibration: Mapping[str, Platt] | None = None,
+        calibration: Calibrations | None = None,
         mixed: bool = False,
     ) -> None:
         self.plan = plan
-        self._task = task_of(plan)
+        self._task = task_of(plan, calibration)
         self._model = model
         self._device = device
-        self._calibration = calibration or {}
         self._mixed = mixed
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Predictor:
-        """Load a model folder: ``plan.json``, ``weights.safetensors`` and, of a diagnosis, ``calibration.json``.
+        """Load a model folder: ``plan.json``, ``weights.safetensors`` and, where there is one, ``calibration.json``.
 
         Raises:
             NotFoundError: If a file is missing.
@@ -127,8 +126,8 @@ class Predictor:
             model.load_state_dict(load_file(weights))
         except Exception as error:
             raise InputError(f"{weights} doesn't fit its plan: {str(error).splitlines()[0]}") from error
-        curves = config.read_file(folder / CALIBRATION) if (folder / CALIBRATION).is_file() else {}
-        calibration = {name: config.load(Platt, found, what=str(folder / CALIBRATION)) for name, found in curves.items()}
+        known = config.read_file(folder / CALIBRATION) if (folder / CALIBRATION).is_file() else {}
+        calibration = {name: config.load(Calibration, found, what=str(folder / CALIBRATION)) for name, found in known.items()}
         return cls(model.to(device).eval(), plan, torch.device(device), calibration=calibration)
 
     def predict(self, volume: Volume) -> Prediction:
@@ -172,21 +171,10 @@ class Predictor:
         flips = [flip for count in range(len(axes) + 1) for flip in combinations(axes, count)]
         return torch.stack([self._run(patch.flip(flip)).flip(flip) for flip in flips]).mean(dim=0)
 
-    def _meant(self, answer: Answer) -> Answer:
-        """Return an answer whose probabilities mean what they say, and its saliency with them."""
-        if not self._calibration:
-            return answer
-        meant = calibrated(answer.probabilities, self._calibration, exclusive=self.plan.exclusive)
-        factors = [value / max(answer.probabilities[name], 1e-9) for name, value in meant.items()]
-        saliency = answer.saliency
-        if saliency is not None:
-            saliency = np.clip(saliency * np.array(factors, np.float32)[:, None, None, None], 0, 1)
-        return replace(answer, probabilities=meant, saliency=saliency)
-
     def _onto_source(self, activated: NDArray[np.float32], volume: Volume) -> Answer:
         """Decode inside the frame that the plan looks at, and put that where it lies in the source."""
         frame = frame_of(volume, self.plan)
-        answer = self._meant(self._task.decode(activated, shape_of(frame)))
+        answer = self._task.decode(activated, shape_of(frame))
         back = closest_lps(volume.affine).inverse
         upright = volume.reoriented().shape
 

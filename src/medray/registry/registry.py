@@ -89,7 +89,7 @@ class Registry:
 
         Args:
             card: What to say of it.
-            model: The folder: ``plan.json``, ``weights.safetensors`` and, of a diagnosis, ``calibration.json``.
+            model: The folder: ``plan.json``, ``weights.safetensors`` and, where there is one, ``calibration.json``.
             tracking: The MLflow run that the fit was followed in; a new one by default.
 
         Raises:

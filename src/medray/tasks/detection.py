@@ -6,7 +6,7 @@ target and then, a target too, the logarithms of a box's three sides in voxels, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label, maximum_filter
 from torch.nn import functional
 
-from medray.evaluation.calibration import Platt
+from medray.evaluation.calibration import Calibrations
 from medray.evaluation.detection import Matches, average_precision, box_iou, froc, match_boxes, sensitivity_at
 from medray.imaging.boxes import Box, corners, triple
 from medray.preprocessing.plan import Plan
@@ -41,11 +41,12 @@ class Detection:
 
     Args:
         plan: For labels and targets.
+        calibration: None: scores are ranks only.
     """
 
     measure = "froc"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, calibration: Calibrations) -> None:
         self._inputs = plan.channels
         self._targets = plan.targets
         self._weights = torch.tensor(plan.target_weights)
@@ -116,8 +117,8 @@ class Detection:
             records[name] = {"scores": list(found.scores), "hits": list(found.hits), "truths": found.truths}
         return records
 
-    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
-        """There are no probabilities of whole images."""
+    def calibrate(self, records: Sequence[Record]) -> Calibrations:
+        """Scores are ranks only."""
         return {}
 
     def summarise(self, records: Sequence[Record]) -> Summary:

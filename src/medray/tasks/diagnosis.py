@@ -9,14 +9,14 @@ Where label maps say where a finding is, patches are enough and the evidence is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from medray.evaluation.calibration import Platt, fit_platt
+from medray.evaluation.calibration import Calibrations, calibrated, fit_platt
 from medray.evaluation.classification import auc, expected_calibration_error, sensitivity_at_specificity
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import resample
@@ -38,11 +38,13 @@ class Diagnosis:
 
     Args:
         plan: For targets, their weights, whether an image has exactly one of them, and whether label maps locate them.
+        calibration: What the network's probabilities mean.
     """
 
     measure = "auc"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, calibration: Calibrations) -> None:
+        self._calibration = calibration
         self._inputs = plan.channels
         self._targets = plan.targets
         self._exclusive = plan.exclusive
@@ -97,13 +99,11 @@ class Diagnosis:
     def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
         """Pool the evidence; a voxel's saliency is its share of the strongest one's, times the probability."""
         pooled = _pooled(torch.from_numpy(activated).double().flatten(1)[None])[0]
-        probabilities = (pooled.softmax(dim=0) if self._exclusive else pooled.sigmoid()).numpy()
+        said = (pooled.softmax(dim=0) if self._exclusive else pooled.sigmoid()).tolist()
+        meant = calibrated(dict(zip(self._targets, said, strict=True)), self._calibration, exclusive=self._exclusive)
         share = np.exp(activated - activated.max(axis=(1, 2, 3), keepdims=True))
-        saliency = resample(share * probabilities[:, None, None, None].astype(np.float32), shape, order=1)
-        return Answer(
-            saliency=np.clip(saliency, 0, 1),
-            probabilities={name: float(value) for name, value in zip(self._targets, probabilities, strict=True)},
-        )
+        scale = np.array(list(meant.values()), np.float32)[:, None, None, None]
+        return Answer(saliency=np.clip(resample(share * scale, shape, order=1), 0, 1), probabilities=meant)
 
     def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
         """Put probability and truth side by side."""
@@ -111,7 +111,7 @@ class Diagnosis:
             name: {"probability": answer.probabilities[name], "present": int(name in truth.present)} for name in self._targets
         }
 
-    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
+    def calibrate(self, records: Sequence[Record]) -> Calibrations:
         """Return each target's curve."""
         found = {name: [record[name] for record in records] for name in self._targets}
         return {

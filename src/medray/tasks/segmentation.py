@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch.nn import functional
 
-from medray.evaluation.calibration import Platt
+from medray.evaluation.calibration import Calibration, Calibrations
 from medray.evaluation.overlap import overlap
+from medray.evaluation.pieces import best_size, dice_from, kept_by_size, without_pieces
 from medray.evaluation.surface import surface_distance
 from medray.models.lean import without_extras
 from medray.preprocessing.plan import Plan
@@ -30,17 +32,20 @@ class Segmentation:
 
     Args:
         plan: For labels, targets and their weights.
+        calibration: How small a piece of a target may be.
     """
 
     measure = "dice"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, calibration: Calibrations) -> None:
+        self._calibration = calibration
+        self._voxel_ml = math.prod(plan.spacing_mm) / 1000
         self._inputs = plan.channels
         self._targets = plan.targets
         self._overlapping = bool(plan.regions)
         self._values = [plan.values(target) for target in plan.targets]
         self._numbers = [plan.numbers(target) for target in plan.targets]
-        self._one_piece = [int(not plan.regions) + plan.targets.index(target) for target in plan.one_piece]
+        self._one_piece = frozenset(plan.one_piece)
         self._weights = torch.tensor(plan.target_weights)
         # Batch Dice: a label that is in no patch of the batch but one still has a gradient everywhere.
         self._several = DiceLoss(sigmoid=True, batch=True)
@@ -89,37 +94,43 @@ class Segmentation:
         return outputs.float().sigmoid() if self._overlapping else outputs.float().softmax(dim=1)
 
     def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
-        """Leave of what is one piece the largest; resample linearly; take the most probable label, or each above one half."""
-        for channel in self._one_piece:
-            activated = self._in_one_piece(activated, channel)
+        """Leave out pieces that can't be; resample linearly; take the most probable label, or each above one half."""
+        activated = self._without_pieces(activated)
         if self._overlapping:
             return Answer(mask=(resample(activated, shape, order=1) > 0.5).astype(np.uint8))
         table = np.zeros(256, np.uint8)
         table[1 : len(self._values) + 1] = [values[0] for values in self._values]
         return Answer(mask=table[argmax_resampled(activated, shape)][np.newaxis])
 
-    def _in_one_piece(self, activated: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
-        """Take a channel's probability from all its pieces but the largest."""
-        found = activated[channel] > 0.5 if self._overlapping else activated.argmax(axis=0) == channel
-        pieces, count = ndimage.label(found)
-        if count < 2:
-            return activated
-        largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-        left = activated.copy()
-        left[channel][found & (pieces != largest)] = 0
+    def _without_pieces(self, activated: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take the probability from pieces that are too small, or that are none where a target is one: the next best stays."""
+        first, left = int(not self._overlapping), activated
+        best = None if self._overlapping else activated.argmax(axis=0)
+        for channel, target in enumerate(self._targets, start=first):
+            smallest = self._calibration.get(target, Calibration()).smallest_ml / self._voxel_ml
+            alone = target in self._one_piece
+            if not smallest and not alone:
+                continue
+            found = activated[channel] > 0.5 if best is None else best == channel
+            lost = found & ~without_pieces(found, smallest=smallest, largest_only=alone)
+            if lost.any():
+                left = left.copy() if left is activated else left
+                left[channel][lost] = 0
         return left
 
     def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
         """Measure each target's masks against each other."""
         if answer.mask is None or truth.mask is None:
             raise ValueError("a segmentation is compared with a label map")
-        records = {}
+        records: dict[str, dict[str, Any]] = {}
         for index, (name, values) in enumerate(zip(self._targets, self._values, strict=True)):
             said = answer.mask[index] > 0 if self._overlapping else answer.mask[0] == values[0]
             true = np.isin(truth.mask, values) if len(values) > 1 else truth.mask == values[0]
             found = overlap(said, true)
             records[name] = {"dice": found.dice}
-            if thorough:
+            if not thorough:
+                records[name]["kept"] = kept_by_size(said, true, math.prod(truth.spacing_mm) / 1000)
+            else:
                 surface = surface_distance(said, true, truth.spacing_mm)
                 records[name] |= {
                     "hd95_mm": surface.hd95_mm,
@@ -128,18 +139,27 @@ class Segmentation:
                 }
         return records
 
-    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
-        """There are no probabilities of whole images."""
-        return {}
+    def calibrate(self, records: Sequence[Record]) -> Calibrations:
+        """Return how small a piece of a target may be, where leaving out smaller ones is better."""
+        found = {name: best_size([record[name]["kept"] for record in records]) for name in self._targets}
+        return {name: Calibration(smallest_ml=size) for name, size in found.items() if size and name not in self._one_piece}
 
     def summarise(self, records: Sequence[Record]) -> Summary:
-        """Return each measure's mean over the images that have it; of HD95, which may be infinite, the median."""
-        return {name: _means([record[name] for record in records]) for name in self._targets}
+        """Return each measure's mean over the images that have it; of HD95, which may be infinite, the median.
+
+        Of records that know their pieces, Dice is that of the calibration's.
+        """
+        summary = {name: _means([record[name] for record in records]) for name in self._targets}
+        for name in self._calibration.keys() & summary.keys():
+            if records and "kept" in records[0][name]:
+                kept = [record[name]["kept"] for record in records]
+                summary[name]["dice"] = dice_from(kept, self._calibration[name].smallest_ml)
+        return summary
 
 
 def _means(measured: Sequence[Measured]) -> dict[str, float]:
     summary = {}
-    for measure in measured[0] if measured else ():
+    for measure in (name for name in measured[0] if name != "kept") if measured else ():
         values = np.array([found[measure] for found in measured], np.float64)
         values = values[~np.isnan(values)]
         middle = np.median if measure == "hd95_mm" else np.mean

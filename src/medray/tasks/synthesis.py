@@ -7,14 +7,14 @@ open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from medray.evaluation.calibration import Platt
+from medray.evaluation.calibration import Calibrations
 from medray.evaluation.fidelity import describe
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import resample
@@ -32,11 +32,12 @@ class Synthesis:
 
     Args:
         plan: For labels and channels.
+        calibration: None: an image says nothing that could be wrong by a curve.
     """
 
     measure = "likeness"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, calibration: Calibrations) -> None:
         self._plan = plan
         self._names = {name: plan.numbers(name)[0] for name in plan.targets}
 
@@ -79,7 +80,7 @@ class Synthesis:
         said, true = (describe(image, mask, self._names) for image in (answer.image, truth.image))
         return {name: _record(said.get(name), true.get(name), self._plan.channels) for name in self._names}
 
-    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
+    def calibrate(self, records: Sequence[Record]) -> Calibrations:
         """There are no probabilities of whole images."""
         return {}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medray.evaluation.calibration import Platt
+from medray.evaluation.calibration import Calibrations
 from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Answer, Example, Record, Summary, Truth
 from medray.tasks.detection import Detection
@@ -66,8 +66,11 @@ class Task(Protocol):
         """Measure one answer; not ``thorough``: only what `measure` needs."""
         ...
 
-    def calibrate(self, records: Sequence[Record]) -> Mapping[str, Platt]:
-        """Return, from records of images that weren't trained on, what the task's probabilities mean; empty without any."""
+    def calibrate(self, records: Sequence[Record]) -> Calibrations:
+        """Return, from records of images that weren't trained on, how its answers are to be taken; may be empty.
+
+        The records are those of a task without calibration, not `thorough`.
+        """
         ...
 
     def summarise(self, records: Sequence[Record]) -> Summary:
@@ -75,7 +78,7 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Callable[[Plan], Task]] = {
+TASKS: dict[str, Callable[[Plan, Calibrations], Task]] = {
     "segmentation": Segmentation,
     "diagnosis": Diagnosis,
     "detection": Detection,
@@ -83,6 +86,6 @@ TASKS: dict[str, Callable[[Plan], Task]] = {
 }
 
 
-def task_of(plan: Plan) -> Task:
-    """Return the task that a plan names."""
-    return TASKS[plan.task](plan)
+def task_of(plan: Plan, calibration: Calibrations | None = None) -> Task:
+    """Return the task that a plan names, its answers taken as validation showed."""
+    return TASKS[plan.task](plan, calibration or {})

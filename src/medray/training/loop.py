@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from medray.errors import InputError
-from medray.evaluation.calibration import Platt
+from medray.evaluation.calibration import Calibrations
 from medray.inference.predictor import Predictor
 from medray.preprocessing.bricks import Case
 from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Answer, Example, Record, Truth
-from medray.tasks.task import Task
+from medray.tasks.task import Task, task_of
 from medray.training.config import FitConfig
 from medray.training.data import Batch, Batches
 from medray.training.learner import Learner
@@ -46,7 +46,7 @@ class EpochRecord:
         validation_seconds: Of validation.
         scores: Target to its validation score by the task's measure.
         score: Their mean: the best epoch has the highest.
-        calibration: Of a diagnosis: target to what its probabilities mean.
+        calibration: How the answers of its weights are to be taken.
     """
 
     epoch: int
@@ -59,7 +59,7 @@ class EpochRecord:
     validation_seconds: float
     scores: Mapping[str, float]
     score: float
-    calibration: Mapping[str, Platt]
+    calibration: Calibrations
 
     def plain(self) -> dict[str, Any]:
         """Return JSON-ready data."""
@@ -93,7 +93,8 @@ def run_epochs(
         batches.team.agree(learner.judged)
         predictor = Predictor(learner.judged.eval(), plan, learner.device, mixed=config.mixed)
         records = validate(predictor, task, validation, batches.team, on_answer)
-        scores = _scores(task, records)
+        calibration = task.calibrate(records)
+        scores = _scores(task_of(plan, calibration), records)
         record = EpochRecord(
             epoch=number,
             loss=float(np.mean(pace.losses)),
@@ -105,7 +106,7 @@ def run_epochs(
             validation_seconds=time.perf_counter() - trained,
             scores=scores,
             score=float(np.mean(list(scores.values()))),
-            calibration=task.calibrate(records),
+            calibration=calibration,
         )
         learner.history.append(record.plain())
         on_epoch(record)

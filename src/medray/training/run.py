@@ -6,7 +6,7 @@
     RUNS/NAME/N/history.json     a record an epoch, so that anyone may watch
     RUNS/NAME/N/pictures/        a validation case after each epoch
     RUNS/NAME/N/train/           Ray Train's checkpoints
-    RUNS/NAME/N/model/           plan.json, weights.safetensors of the best epoch; of a diagnosis calibration.json
+    RUNS/NAME/N/model/           plan.json, weights.safetensors of the best epoch; and perhaps calibration.json
     RUNS/NAME/N/run.json         scores, lineage, versions; written last
 """
 
