@@ -33,8 +33,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/time_to_dice.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/tasks.py
+	$(BIN)/python benchmarks/synthesis.py
+	$(BIN)/python benchmarks/brain_mask.py $(HEADS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

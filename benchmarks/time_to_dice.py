@@ -40,14 +40,14 @@ LABELS = {"grey-matter": 1, "white-matter": 2}
 GOALS = (0.80, 0.85, 0.90)
 THREADS = "2"
 FIT: dict[str, Any] = {
-    "epochs": 30,
-    "steps": 25,
-    "average": 0.97,
-    "learning_rate": 5e-3,
+    "epochs": 48,
+    "steps": 20,
+    "average": 0.9,
+    "learning_rate": 1e-2,
     "picture": False,
     "channels_last": True,
 }
-PLAN: dict[str, Any] = {"targets": list(LABELS)}
+PLAN: dict[str, Any] = {"targets": list(LABELS), "network": {"features": [32, 64, 128]}}
 
 
 def main(wanted: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ _HOMES = {
     "Gate": "medray.synthesis.gate",
     "LabelSchema": "medray.imaging.labels",
     "MedrayError": "medray.errors",
+    "Memory": "medray.preprocessing.budget",
     "ModelCard": "medray.registry.card",
     "Plan": "medray.preprocessing.plan",
     "Predictor": "medray.inference.predictor",
@@ -42,6 +43,7 @@ __all__ = [
     "Gate",
     "LabelSchema",
     "MedrayError",
+    "Memory",
     "ModelCard",
     "Plan",
     "Predictor",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from medray.inference.predict import predict
     from medray.inference.predictor import Predictor
     from medray.ingestion.pipeline import ingest
+    from medray.preprocessing.budget import Memory
     from medray.preprocessing.plan import Plan
     from medray.preprocessing.planning import plan
     from medray.preprocessing.prepare import prepare
