@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from medray.config import STRICT
+from medray.errors import ConfigError
 
 __all__ = ["FitConfig"]
 
@@ -28,6 +29,7 @@ class FitConfig:
         clip: Gradients are scaled down to this norm.
         mixed: bfloat16 where torch's autocast has it.
         channels_last: Whether voxels' channels lie side by side in memory.
+        shard: Whether workers hold a part of the network each, not all of it: for networks too large for one GPU.
         compile: Whether torch compiles the network; needs a C++ compiler on a CPU.
         augment: Whether patches are changed at random.
         seed: Of weights, patches and augmentation.
@@ -47,9 +49,14 @@ class FitConfig:
     clip: float = Field(default=5.0, gt=0)
     mixed: bool = True
     channels_last: bool = False
+    shard: bool = False
     compile: bool = False
     augment: bool = True
     seed: int = Field(default=0, ge=0)
     picture: bool = True
     keep: int = Field(default=1, ge=1)
     max_failures: int = Field(default=2, ge=0)
+
+    def __post_init__(self) -> None:
+        if self.shard and self.average:
+            raise ConfigError(f"average={self.average:g} needs a second whole network: leave it out, or shard")

@@ -17,8 +17,11 @@ from medray.preprocessing.plan import Plan
 from medray.tasks.task import task_of
 from medray.training.adversarial import Rival
 from medray.training.config import FitConfig
+from medray.training.shards import Whole
 
 __all__ = ["Learner"]
+
+CPU = torch.device("cpu")
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +35,7 @@ class Learner:
         optimizer: AdamW.
         schedule: Warm-up, then a fall.
         rival: Of a generator: what it is trained against.
+        whole: Of a network in shards: what it is together.
         history: One record an epoch so far.
     """
 
@@ -41,17 +45,25 @@ class Learner:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     rival: Rival | None = None
+    whole: Whole | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def fresh(cls, plan: Plan, config: FitConfig, wrap: Callable[[nn.Module], nn.Module] = lambda model: model) -> Learner:
-        """Build a network with seeded weights; ``wrap`` may move it and put DDP around it."""
+    def fresh(
+        cls,
+        plan: Plan,
+        config: FitConfig,
+        wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+        device: torch.device = CPU,
+    ) -> Learner:
+        """Build a network with seeded weights; ``wrap`` may move it to the device, and put DDP around it or spread it."""
         torch.manual_seed(config.seed)
         task = task_of(plan)
         model = build_model(plan.network, task.inputs, task.channels, plan.patch)
         if config.channels_last:
             flat = plan.patch[2] == 1
             model = model.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)  # type: ignore[call-overload]
+        whole = Whole.of(model, device) if config.shard else None
         wrapped = wrap(model)
         average = None
         if config.average:
@@ -62,11 +74,13 @@ class Learner:
         if config.compile:
             wrapped.compile()
         rival = Rival.fresh(plan, config, wrap) if plan.task == "synthesis" else None
-        return cls(model, wrapped, average, optimizer, schedule, rival)
+        return cls(model, wrapped, average, optimizer, schedule, rival, whole)
 
     @property
     def judged(self) -> nn.Module:
-        """The network that is validated and kept: with averaged weights where they are averaged."""
+        """The network that is validated and kept: of shards the whole; with averaged weights where they are averaged."""
+        if self.whole is not None:
+            return self.whole.model
         if self.average is None:
             return self.model
         averaged: nn.Module = self.average.module
@@ -91,6 +105,11 @@ class Learner:
         if self.average is not None:
             self.average.update_parameters(self.model)
 
+    def settle(self) -> None:
+        """Bring the judged network and the state up to date; all workers together."""
+        if self.whole is not None:
+            self.whole.gather(self.model, self.optimizer)
+
     def take_pace(self, config: FitConfig) -> None:
         """Go on at another learning rate and weight decay than those that were saved."""
         for group in self.optimizer.param_groups:
@@ -101,20 +120,24 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Return everything but the judged weights, as tensors and plain data."""
-        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "history": self.history}
+        optimizer = self.whole.optimizer if self.whole is not None else self.optimizer.state_dict()
+        state = {"optimizer": optimizer, "schedule": self.schedule.state_dict(), "history": self.history}
         if self.average is not None:
             state |= {"weights": self.model.state_dict(), "averaged": self.average.n_averaged}
         return state | (self.rival.state() if self.rival else {})
 
     def restore(self, weights: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Go back to a saved point: the judged weights and the state."""
-        self.judged.load_state_dict(weights)
+        if self.whole is not None:
+            self.whole.scatter(self.model, self.optimizer, weights, state["optimizer"])
+        else:
+            self.judged.load_state_dict(weights)
+            self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.model.load_state_dict(state["weights"])
             self.average.n_averaged.copy_(state["averaged"])
         if self.rival is not None:
             self.rival.restore(state)
-        self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = list(state["history"])
 

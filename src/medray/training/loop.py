@@ -90,6 +90,7 @@ def run_epochs(
         started = time.perf_counter()
         pace = _train(learner, task, config, batches.epoch(number))
         trained = time.perf_counter()
+        learner.settle()
         batches.team.agree(learner.judged)
         predictor = Predictor(learner.judged.eval(), plan, learner.device, mixed=config.mixed)
         records = validate(predictor, task, validation, batches.team, on_answer)

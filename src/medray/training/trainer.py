@@ -74,6 +74,8 @@ def fit(
     """
     chosen = fit_config or FitConfig()
     prepared.check_splits()
+    if chosen.shard and prepared.plan.task == "synthesis":
+        raise ConfigError("shard=true: a generator and its rival are small, and are trained whole")
     fewest, most = (workers, workers) if isinstance(workers, int) else workers
     if not 1 <= fewest <= most:
         raise ConfigError(f"workers={workers}: a fit needs at least one, and as many at most as at least")

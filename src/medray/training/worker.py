@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import ray.train
 import torch
-from ray.train.torch import prepare_model
+from ray.train.torch import get_device, prepare_model
 
 from medray.preprocessing.bricks import Case
 from medray.preprocessing.prepared import open_prepared
@@ -17,6 +18,7 @@ from medray.training.checkpoint import load_learner, save_learner
 from medray.training.data import Batches, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
+from medray.training.shards import spread
 from medray.training.team import Team
 from medray.training.work import Work
 
@@ -29,7 +31,9 @@ def run_worker(work: Work) -> None:
     context = ray.train.get_context()
     team = Team(context.get_world_rank(), context.get_world_size())
     prepared = open_prepared(work.prepared)
-    learner = Learner.fresh(prepared.plan, work.config, wrap=prepare_model)
+    device = get_device()
+    wrap = partial(spread, device=device) if work.config.shard else prepare_model
+    learner = Learner.fresh(prepared.plan, work.config, wrap, device)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as place:
