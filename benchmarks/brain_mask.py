@@ -38,13 +38,13 @@ from medray.samples.head import write_head_cohort
 
 NAME = "brain-mask"
 SUBJECTS = 140
-FIT: dict[str, Any] = {"epochs": 24, "steps": 150, "average": 0.995, "learning_rate": 5e-3, "channels_last": True}
+FIT: dict[str, Any] = {"epochs": 22, "steps": 150, "average": 0.995, "learning_rate": 5e-3, "channels_last": True}
 PLAN: dict[str, Any] = {
     "spacing_mm": [2, 2, 2],
     "order": 1,
     "batch": 2,
     "patch": [96, 96, 96],
-    "network": {"features": [16, 32, 64, 128]},
+    "network": {"features": [16, 32, 64, 128, 256]},
     "foreground_share": 0.5,
     "target_weights": [1, 1],
     "one_piece": ["brain"],
