@@ -36,3 +36,17 @@ def test_resamples_without_a_number_are_left_out_and_nothing_is_nan():
     found = bootstrap_intervals({"a": [0.0], "b": [1.0]}, only_both)
     assert found["both"] == (1.0, 1.0)
     assert np.isnan(found["never"]).all()
+
+
+def test_an_infinite_measure_has_an_infinite_end_and_no_warning():
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = bootstrap_intervals({str(n): [value] for n, value in enumerate([1.0, 2.0, 3.0, np.inf])}, middle)
+    assert 1 <= found["median"][0] <= 3
+    assert found["median"][1] == np.inf
+
+
+def middle(values):
+    return {"median": float(sorted(values)[len(values) // 2])}

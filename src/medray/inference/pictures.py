@@ -113,8 +113,9 @@ def _layers(volume: Volume, answer: Answer, truth: Truth, plan: Plan) -> Layers:
 
 def _place(grey: NDArray[np.float32], layers: Layers) -> tuple[int, int, int]:
     """Choose the slices with most of the rarest target, true or said, or the middle."""
-    for found in (layers.true, layers.said > 0.5, layers.said > 0.5 * layers.said.max()):
-        if found is not None and found.any():
+    said = layers.said > 0.5
+    for found in (said if layers.true is None else said | layers.true, layers.said > 0.5 * layers.said.max()):
+        if found.any():
             counts = found.reshape(len(found), -1).sum(axis=1)
             rarest = found[int(np.argmin(np.where(counts > 0, counts, counts.max() + 1)))]
             i, j, k = (int(rarest.sum(axis=tuple(o for o in range(3) if o != axis)).argmax()) for axis in range(3))
