@@ -13,7 +13,7 @@ demo: $(VENV)/.samples
 	$(BIN)/medray demo --out $(DEMO)
 
 test: $(VENV)/.dev
-	$(TESTS) -m "not cluster"
+	$(TESTS) -m "not cluster and not slow"
 
 test-all: $(VENV)/.dev
 	$(TESTS) --durations 15

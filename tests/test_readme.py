@@ -65,6 +65,7 @@ def test_command_line(folder):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_synthetic_images(folder):
     """Needs the cohort of the test above. The gate asks for little: what four steps draw is noise."""
