@@ -55,6 +55,12 @@ def test_a_typo_is_caught():
         jsonschema.validate(item, schema_of("RayCluster"))
 
 
+def test_heads_tell_nobody_what_they_do():
+    for path in MANIFESTS:
+        text = path.read_text()
+        assert text.count("name: ray-head") == text.count("name: RAY_USAGE_STATS_ENABLED") == 1, path.name
+
+
 def test_there_is_one_of_each_kind():
     assert sorted(item["kind"] for path in MANIFESTS for item in documents(path)) == ["RayCluster", "RayJob", "RayService"]
 
