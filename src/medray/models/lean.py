@@ -8,13 +8,13 @@ anything. A program that wants MONAI with all of it imports ``monai`` before med
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-__all__ = ["without_extras"]
+__all__ = ["EXTRAS", "without"]
 
 EXTRAS = frozenset(
     (
@@ -38,17 +38,20 @@ EXTRAS = frozenset(
 
 
 class _Hidden(MetaPathFinder):
+    def __init__(self, packages: Collection[str]) -> None:
+        self._packages = packages
+
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Refuse the extras; MONAI takes that for not installed."""
-        if name.partition(".")[0] in EXTRAS and name not in sys.modules:
+        """Refuse the packages; who may do without them takes that for not installed."""
+        if name.partition(".")[0] in self._packages and name not in sys.modules:
             raise ModuleNotFoundError(f"{name} is left out", name=name)
         return None
 
 
 @contextmanager
-def without_extras() -> Iterator[None]:
-    """Hide the extras from what is imported meanwhile; those that are imported already stay."""
-    hidden = _Hidden()
+def without(packages: Collection[str]) -> Iterator[None]:
+    """Hide packages from what is imported meanwhile; those that are imported already stay."""
+    hidden = _Hidden(packages)
     sys.meta_path.insert(0, hidden)
     try:
         yield

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from medray.models.ends import Ends
-from medray.models.lean import without_extras
+from medray.models.lean import EXTRAS, without
 from medray.models.spec import NetworkSpec
 
-with without_extras():
+with without(EXTRAS):
     from monai.networks.nets import PatchDiscriminator
     from monai.networks.nets.spade_network import SPADENetResBlock
 

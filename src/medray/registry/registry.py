@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
-from mlflow.entities.model_registry import ModelVersion as MlflowVersion
-from mlflow.exceptions import MlflowException
-
 from medray import config
 from medray.errors import ConfigError, NotFoundError
 from medray.evaluation.calibration import CALIBRATION
+from medray.models.lean import without
 from medray.registry.card import ModelCard
-from medray.registry.tracking import Tracking, metric_name
+from medray.registry.tracking import UNUSED, Tracking, metric_name
 from medray.storage.location import Location
+
+with without(UNUSED):
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+    from mlflow.exceptions import MlflowException
 
 __all__ = ["CHAMPION", "ModelVersion", "Registry"]
 

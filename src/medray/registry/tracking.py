@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric
-
+from medray.models.lean import without
 from medray.storage.location import Location
+
+UNUSED = {"pandas"}
+"""MLflow loads it for datasets that nobody tracks here: a quarter of a second."""
+with without(UNUSED):
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 __all__ = ["Tracking", "metric_name"]
 
