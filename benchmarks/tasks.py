@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from report import RESULTS, bars, save
+from matplotlib.figure import Figure
+from report import RESULTS, save
 
 import medray
 from medray.cohort.cohort import Cohort
@@ -83,12 +84,27 @@ def main(wanted: list[str]) -> None:
             if not wanted or attempt.task in wanted:
                 known[name] = run(attempt, cohort, folder / name.replace(", ", "-").lower())
                 save("tasks", {"subjects": SUBJECTS, "healthy": HEALTHY, "splits": SPLITS, "attempts": known})
-    shown = {
-        f"{name}: {target}, {MEASURES[ATTEMPTS[name].task].replace('_', ' ')}": found["score"]
-        for name, attempt in known.items()
-        for target, found in attempt["targets"].items()
-    }
-    bars("tasks", f"held-out subjects, {SUBJECTS} simulated people", shown, "score")
+    draw(known)
+
+
+def draw(known: dict[str, Any]) -> None:
+    """Plot each target's score with its interval, and its bar as a line."""
+    rows = [(name, target, found) for name, attempt in known.items() for target, found in attempt["targets"].items()]
+    figure = Figure(figsize=(7.5, 0.8 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for height, (name, _, found) in enumerate(rows):
+        low, high = found["interval"]
+        axes.barh(height, found["score"], color="#3b82c4" if "ViT" not in name else "#7a8894", height=0.6)
+        axes.plot([low, high], [height] * 2, color="#1b2733", linewidth=1.2)
+        axes.plot([found["bar"]] * 2, [height - 0.42, height + 0.42], color="#d08a3c", linewidth=2)
+        axes.annotate(f"{found['score']:.3f}", (0.02, height), color="white", va="center", fontsize=9)
+    words = [f"{name}: {target},\n{MEASURES[ATTEMPTS[name].task].replace('_', ' ')}" for name, target, _ in rows]
+    axes.set_yticks(range(len(rows)), words, fontsize=7)
+    axes.set(xlim=(0, 1), xlabel="score on held-out subjects, its 95 % interval (black) and the bar (orange)")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{SUBJECTS} simulated people, four in ten of them healthy", fontsize=10)
+    figure.savefig(RESULTS / "tasks.png", dpi=110)
 
 
 def run(attempt: Attempt, cohort: Cohort, folder: Path) -> dict[str, Any]:
