@@ -75,7 +75,7 @@ def test_synthetic_cases_are_trained_on_and_nothing_else(made, synthetic, phanto
     assert beside.cohort == f"{phantom_cohort.index.id}+{synthetic.cohort.index.id}"
     told = []
     gain = medray.measure_gain(
-        without, beside, phantom_cohort, medray.FitConfig(epochs=1, steps=3, mixed=False), seeds=2, runs=tmp_path / "runs",
+        without, beside, phantom_cohort, medray.FitConfig(epochs=1, steps=3, mixed=False, picture=False), seeds=2, runs=tmp_path / "runs",
         on_fit=lambda side, seed, scores: told.append((side, seed)),
     )  # fmt: skip
     assert told == [("without", 0), ("with", 0), ("without", 1), ("with", 1)]
