@@ -74,10 +74,9 @@ def test_synthetic_cases_are_trained_on_and_nothing_else(made, synthetic, phanto
     assert {row.file for row in without.cases} == {row.file for row in beside.cases if not row.synthetic}
     assert beside.cohort == f"{phantom_cohort.index.id}+{synthetic.cohort.index.id}"
     told = []
-    gain = medray.measure_gain(
-        without, beside, phantom_cohort, medray.FitConfig(epochs=1, steps=3, mixed=False, picture=False), seeds=2, runs=tmp_path / "runs",
-        on_fit=lambda side, seed, scores: told.append((side, seed)),
-    )  # fmt: skip
+    config = medray.FitConfig(epochs=1, steps=3, mixed=False, picture=False)
+    runs, on_fit = tmp_path / "runs", lambda side, seed, scores: told.append((side, seed))
+    gain = medray.measure_gain(without, beside, phantom_cohort, config, seeds=2, runs=runs, on_fit=on_fit)
     assert told == [("without", 0), ("with", 0), ("without", 1), ("with", 1)]
     for name in ("ball", "core"):
         apart = np.subtract(gain.with_synthetic[name], gain.without[name])
