@@ -56,6 +56,9 @@ HOME = Path(os.environ.get("MEDRAY_HOME", "medray-home"))
 
 def main(heads: list[str]) -> None:
     """Train where there is no model yet, and compare on the heads."""
+    if not heads:
+        print("no heads were given: not run", file=sys.stderr)
+        return
     registry = medray.Registry()
     try:
         registry.resolve(NAME)

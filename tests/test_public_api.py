@@ -29,7 +29,6 @@ def test_nothing_phones_home():
     code = """
 from medray.engine import join_ray
 from medray.registry.registry import Registry
-import os, ray
 from mlflow.telemetry.client import get_telemetry_client
 from mlflow.telemetry.utils import is_telemetry_disabled
 from ray._common.usage.usage_lib import usage_stats_enabled

@@ -68,7 +68,7 @@ def test_command_line(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_synthetic_images(folder):
-    """Needs the cohort of the test above. The gate asks for little: what four steps draw is noise."""
+    """Needs the cohort of `test_command_line`. The gate asks for little: what four steps draw is noise."""
     [commands] = blocks("Synthetic images", "sh")
     commands = re.sub(r"(medray plan .*\.json)", rf"\1 {SET}", commands)
     (folder / "gate.toml").write_text("mean_off = 9\ntexture_off = 9\ndiscrepancy = 9\ncopies = 1.0\n")
@@ -84,7 +84,7 @@ def test_the_gate_asks_what_it_asks_by_default():
 
 @pytest.mark.ray
 def test_http_answers_what_the_command_line_wrote(folder):
-    """Needs the model that the test above has trained."""
+    """Needs the model that `test_command_line` has trained."""
     [http] = blocks("Over HTTP", "sh")
     port = free_port()
     out = shell(http.replace("8000", str(port)) + "\nkill %1; wait %1 || true", folder)

@@ -147,7 +147,6 @@ def work(numbers, told):
     told.put(("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0.0))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
 def test_mutants_are_read_or_refused():

@@ -41,7 +41,6 @@ def moved_head(rotation, scale, shift, *, inverted):
     return Volume(head, target), brain[0] > 0, nose
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rotation", "scale", "shift", "inverted"),
     [((0, 0, 0), 1.0, (0, 0, 0), False), ((12, -8, 15), 1.08, (10, -20, 15), False), ((-15, 10, 5), 0.92, (-5, 10, -25), True)],
@@ -55,7 +54,6 @@ def test_the_face_goes_and_the_brain_stays(rotation, scale, shift, inverted):
     assert (kept.voxels[0][around] == kept.voxels.min()).all()
 
 
-@pytest.mark.slow
 def test_what_is_no_head_is_refused(rng):
     box = np.pad(rng.normal(100, 20, (1, 60, 30, 50)), ((0, 0), (20, 20), (35, 35), (5, 5))).astype(np.float32)
     with pytest.raises(ImageError, match="face-not-found"):

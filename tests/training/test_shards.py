@@ -30,7 +30,7 @@ def alone(tmp_path):
 
 def trained(recipe, steps, *, shard):
     config = FitConfig(shard=shard, seed=1)
-    learner = Learner.fresh(recipe, config, (lambda model: spread(model, CPU)) if shard else (lambda model: model), CPU)
+    learner = Learner.fresh(recipe, config, (lambda model: spread(model, CPU)) if shard else (lambda model: model))
     step(learner, steps)
     return learner
 

@@ -30,9 +30,7 @@ def without_pieces(mask: Binary, *, smallest: float = 0.0, largest_only: bool = 
         return mask
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    stays = sizes == sizes.max() if largest_only else sizes >= max(smallest, 1)
-    if largest_only:
-        stays[np.flatnonzero(stays)[1:]] = False
+    stays = np.arange(len(sizes)) == sizes.argmax() if largest_only else sizes >= max(smallest, 1)
     kept: Binary = stays[pieces]
     return kept
 

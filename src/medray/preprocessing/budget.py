@@ -19,7 +19,7 @@ import numpy as np
 from medray.models.spec import NetworkSpec
 from medray.types import Shape
 
-__all__ = ["Memory", "Room", "machine_memory", "memory_at_hand", "room_for", "step_gb"]
+__all__ = ["PATCH", "Memory", "Room", "machine_memory", "memory_at_hand", "room_for", "step_gb"]
 
 USABLE = 0.7
 """Of a GPU's memory: the rest is its context, the allocator's fragments and cuDNN's workspace."""
@@ -33,7 +33,7 @@ GRADIENTS = 1.5
 """What the way back adds at its peak."""
 WEIGHTS = 4 * 4
 """Bytes of a weight: itself, its gradient and AdamW's two moments."""
-CPU_SIDE, LEAST_SIDE = 64, 16
+PATCH, LEAST_SIDE = 64, 16
 LARGEST_BATCH = 8
 GPU_VOXELS = 192**3
 """A patch needs no more: beyond it more patches a step teach more than larger ones."""
@@ -119,7 +119,7 @@ def room_for(spec: NetworkSpec, memory: Memory, image: Sequence[float], *, batch
         patch = _largest(spec, memory, image, batch)
         why = f"as much of the median image as {memory.for_a_step:.0f} GB of GPU memory hold, {batch} at a time"
     elif patch is None:
-        side = -(-CPU_SIDE // divisor) * divisor
+        side = -(-PATCH // divisor) * divisor
         why = f"{side} voxels a side hold the network's field of view; on CPUs a step's time is the limit"
         while known and side > max(LEAST_SIDE, divisor) and step_gb(spec, (side,) * 3, batch) > memory.for_a_step:
             side -= divisor

@@ -17,7 +17,7 @@ from medray.cohort.manifest import SeriesRow
 from medray.errors import ConfigError, InputError
 from medray.imaging.labels import LabelSchema
 from medray.models.spec import FEATURES, GENERATOR, NetworkSpec
-from medray.preprocessing.budget import Memory, memory_at_hand, room_for
+from medray.preprocessing.budget import PATCH, Memory, memory_at_hand, room_for
 from medray.preprocessing.intensity import Intensity
 from medray.preprocessing.plan import Plan, TaskName, learnable
 from medray.types import Shape, Triple
@@ -25,7 +25,6 @@ from medray.types import Shape, Triple
 __all__ = ["plan"]
 
 TASKS: tuple[TaskName, ...] = ("segmentation", "diagnosis", "detection", "synthesis")
-PATCH = 64
 PICTURE = 256
 DEEP = (32, 64, 128, 256, 320, 320)
 """nnU-Net's channels."""

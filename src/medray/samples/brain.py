@@ -22,6 +22,7 @@ from medray.formats.nifti import write_nifti
 from medray.imaging.volume import Volume
 from medray.samples.anatomy import load_anatomy
 from medray.samples.scan import BRAIN_LABELS, Scan, scan_subject
+from medray.samples.source import new_source, write_names
 from medray.samples.subject import Subject, followed_up, make_subject
 
 __all__ = ["write_brain_cohort"]
@@ -61,22 +62,18 @@ def write_brain_cohort(
         ConfigError: If the folder has files, or a format or a number is unknown.
         NotFoundError: If the ``samples`` extra isn't installed.
     """
-    root = Path(folder)
-    if root.exists() and any(root.iterdir()):
-        raise ConfigError(f"{root} is not empty: give a new folder, samples never overwrite")
     if subjects < 1 or followups < 0 or not formats or set(formats) - set(FORMATS):
         raise ConfigError(f"subjects={subjects}, followups={followups}, formats={formats}: need ≥ 1, ≥ 0 and {FORMATS}")
     if not 0 <= healthy <= 1:
         raise ConfigError(f"healthy={healthy} is a share from 0 to 1")
-    root.mkdir(parents=True, exist_ok=True)
+    root = new_source(folder)
     truth: Facts = {}
     drawing = Drawing(followups, healthy, seed)
     for facts in over(partial(_write_subject, root, drawing, formats), range(subjects)):
         truth |= facts
         for name in facts:
             on_scan(name)
-    rows = ["index\tname", *(f"{value}\t{name}" for name, value in BRAIN_LABELS.names.items())]
-    (root / "dseg.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_names(root, BRAIN_LABELS)
     (root / "truth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")
     return root
 

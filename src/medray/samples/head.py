@@ -26,6 +26,7 @@ from medray.imaging.volume import Volume
 from medray.privacy.faces import require_atlas
 from medray.samples.anatomy import Anatomy
 from medray.samples.scan import bias, grid_points, rician
+from medray.samples.source import new_source, write_names
 from medray.samples.subject import Subject, affine_of, deformation, sample_maps
 from medray.types import Affine, Mask, Shape
 
@@ -81,17 +82,13 @@ def write_head_cohort(
     Raises:
         ConfigError: If the folder has files, there is no head to draw, or the atlas isn't installed.
     """
-    root = Path(folder)
-    if root.exists() and any(root.iterdir()):
-        raise ConfigError(f"{root} is not empty: give a new folder, samples never overwrite")
     if subjects < 1:
         raise ConfigError(f"subjects={subjects}: need one at least")
     require_atlas()
-    root.mkdir(parents=True, exist_ok=True)
+    root = new_source(folder)
     for name in over(partial(_write, root, seed), range(subjects)):
         on_scan(name)
-    rows = ["index\tname", *(f"{value}\t{name}" for name, value in HEAD_LABELS.names.items())]
-    (root / "dseg.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_names(root, HEAD_LABELS)
     return root
 
 

@@ -21,8 +21,6 @@ from medray.training.shards import Whole
 
 __all__ = ["Learner"]
 
-CPU = torch.device("cpu")
-
 
 @dataclass(slots=True, eq=False)
 class Learner:
@@ -49,13 +47,7 @@ class Learner:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def fresh(
-        cls,
-        plan: Plan,
-        config: FitConfig,
-        wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
-        device: torch.device = CPU,
-    ) -> Learner:
+    def fresh(cls, plan: Plan, config: FitConfig, wrap: Callable[[nn.Module], nn.Module] = lambda model: model) -> Learner:
         """Build a network with seeded weights; ``wrap`` may move it to the device, and put DDP around it or spread it."""
         torch.manual_seed(config.seed)
         task = task_of(plan)
@@ -63,8 +55,10 @@ class Learner:
         if config.channels_last:
             flat = plan.patch[2] == 1
             model = model.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)  # type: ignore[call-overload]
-        whole = Whole.of(model, device) if config.shard else None
+        whole = Whole.of(model) if config.shard else None
         wrapped = wrap(model)
+        if whole is not None:
+            whole.model.to(next(model.parameters()).device)
         average = None
         if config.average:
             decay = get_ema_multi_avg_fn(config.average)  # type: ignore[no-untyped-call]

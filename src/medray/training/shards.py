@@ -62,9 +62,9 @@ class Whole:
     optimizer: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, device: torch.device) -> Whole:
+    def of(cls, model: nn.Module) -> Whole:
         """Copy a network before it is spread."""
-        return cls(copy.deepcopy(model).to(device).requires_grad_(False))
+        return cls(copy.deepcopy(model).requires_grad_(False))
 
     def gather(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Bring the copy up to date; all workers must call this together."""

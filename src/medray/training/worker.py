@@ -31,9 +31,8 @@ def run_worker(work: Work) -> None:
     context = ray.train.get_context()
     team = Team(context.get_world_rank(), context.get_world_size())
     prepared = open_prepared(work.prepared)
-    device = get_device()
-    wrap = partial(spread, device=device) if work.config.shard else prepare_model
-    learner = Learner.fresh(prepared.plan, work.config, wrap, device)
+    wrap = partial(spread, device=get_device()) if work.config.shard else prepare_model
+    learner = Learner.fresh(prepared.plan, work.config, wrap)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as place:
