@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from medray.models.ends import Ends
-from medray.models.lean import EXTRAS, without
+from medray.models.lean import lean_monai
 from medray.models.spade import Generator
 from medray.models.spec import TOKEN, NetworkSpec
 from medray.types import Shape
 
-with without(EXTRAS):
+with lean_monai():
     from monai.networks.nets import UNETR, DenseNet, DynUNet, ResNet, SegResNet, SwinUNETR, UNet, ViT
 
 __all__ = ["NETWORKS", "build_model"]

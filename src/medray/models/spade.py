@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from medray.models.ends import Ends
-from medray.models.lean import EXTRAS, without
+from medray.models.lean import lean_monai
 from medray.models.spec import NetworkSpec
 
-with without(EXTRAS):
+with lean_monai():
     from monai.networks.nets import PatchDiscriminator
     from monai.networks.nets.spade_network import SPADENetResBlock
 

@@ -7,27 +7,29 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from medray import config
 from medray.errors import ConfigError, NotFoundError
 from medray.evaluation.calibration import CALIBRATION
 from medray.models.lean import without
 from medray.registry.card import ModelCard
-from medray.registry.tracking import UNUSED, Tracking, metric_name
+from medray.registry.recall import Recall
+from medray.registry.tracking import Tracking, metric_name
+from medray.registry.version import ModelVersion
 from medray.storage.location import Location
 
-with without(UNUSED):
+if TYPE_CHECKING:  # MLflow takes a second and a half to import: whoever only asks for a known model does without
     from mlflow import MlflowClient
-    from mlflow.artifacts import download_artifacts
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
-    from mlflow.exceptions import MlflowException
 
-__all__ = ["CHAMPION", "ModelVersion", "Registry"]
+__all__ = ["CHAMPION", "Registry"]
 
 CHAMPION = "champion"
 EXPERIMENT = "medray"
@@ -36,26 +38,9 @@ ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 REFERENCE = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(?:@(?P<alias>[a-z0-9_-]+)|/(?P<version>\d+))?")
 FILES = ("plan.json", "weights.safetensors")
 OPTIONAL_FILES = (CALIBRATION,)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelVersion:
-    """One registered model.
-
-    Attributes:
-        name: Model.
-        version: From 1.
-        aliases: Such as ``("champion",)``.
-        source: Where its files lie.
-    """
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    source: str
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.version}"
+UNUSED = {"pandas"}
+"""MLflow loads it for datasets that nobody tracks here: a quarter of a second."""
+T = TypeVar("T")
 
 
 class Registry:
@@ -72,6 +57,9 @@ class Registry:
     def _client(self) -> MlflowClient:
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        with without(UNUSED):
+            from mlflow import MlflowClient  # noqa: PLC0415
+
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every table that it makes
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
@@ -135,31 +123,29 @@ class Registry:
         match = REFERENCE.fullmatch(reference)
         if match is None:
             raise ConfigError(f"model {reference!r} must be name, name@alias or name/version")
-        name, alias, version = match["name"], match["alias"], match["version"]
-        try:
-            if version:
-                return _version(self._client.get_model_version(name, version))
-            if alias:
-                return _version(self._client.get_model_version_by_alias(name, alias))
-            known = self.versions(name)
-        except MlflowException as error:
-            if error.error_code not in ABSENT:
-                raise
-            known = []
-        if not known:
+        recall = Recall.of(self.uri)
+        found = recall.found.get(reference) or self._look_up(match["name"], match["alias"], match["version"])
+        if found is None:
             raise NotFoundError(f"no model {reference}: medray models list shows what there is")
-        return next((item for item in known if CHAMPION in item.aliases), known[-1])
+        if reference not in recall.found:
+            recall.keep(reference, found)
+        return found
+
+    def _look_up(self, name: str, alias: str | None, version: str | None) -> ModelVersion | None:
+        if version or alias:
+            ask = self._client.get_model_version if version else self._client.get_model_version_by_alias
+            found = _known(ask, name, version or alias)
+            return _version(found) if found else None
+        known = self.versions(name)
+        return next((item for item in known if CHAMPION in item.aliases), known[-1]) if known else None
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Return a model's versions, oldest first; empty when there is no such model."""
-        try:
-            aliases = self._client.get_registered_model(name).aliases
-        except MlflowException as error:
-            if error.error_code not in ABSENT:
-                raise
+        model = _known(self._client.get_registered_model, name)
+        if model is None:
             return []
         found = self._client.search_model_versions(f"name='{name}'")
-        return sorted((_version(item, aliases) for item in found), key=lambda item: item.version)
+        return sorted((_version(item, model.aliases) for item in found), key=lambda item: item.version)
 
     def names(self) -> list[str]:
         """Return the models' names, sorted."""
@@ -173,7 +159,14 @@ class Registry:
 
     def fetch(self, reference: str) -> Path:
         """Return a local folder with a version's files; downloads them where the store is remote."""
-        return Path(download_artifacts(artifact_uri=self.resolve(reference).source, tracking_uri=self.uri))
+        source = self.resolve(reference).source
+        local = Path(url2pathname(urlsplit(source).path))
+        if source.startswith("file:///") and local.is_dir():
+            return local
+        with without(UNUSED):
+            from mlflow.artifacts import download_artifacts  # noqa: PLC0415
+
+        return Path(download_artifacts(artifact_uri=source, tracking_uri=self.uri))
 
     def card(self, reference: str) -> ModelCard:
         """Return a version's card."""
@@ -187,6 +180,18 @@ class Registry:
         if self.uri.startswith("sqlite:///"):
             place = (Path(self.uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=place))
+
+
+def _known(ask: Callable[..., T], *of: str | None) -> T | None:
+    """Return what MLflow knows, or None where it says that there is no such thing."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+    try:
+        return ask(*of)
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        return None
 
 
 def _version(found: MlflowVersion, aliases: Mapping[str, str] | None = None) -> ModelVersion:

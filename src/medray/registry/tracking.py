@@ -7,16 +7,12 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medray.models.lean import without
 from medray.storage.location import Location
 
-UNUSED = {"pandas"}
-"""MLflow loads it for datasets that nobody tracks here: a quarter of a second."""
-with without(UNUSED):
+if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
 
 __all__ = ["Tracking", "metric_name"]
 
@@ -37,6 +33,8 @@ class Tracking:
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Log an epoch's record (see `medray.training.loop.EpochRecord`)."""
+        from mlflow.entities import Metric  # noqa: PLC0415 - slow to import, and here already imported with the client
+
         numbers = {name: record[name] for name in MEASURED if name in record}
         numbers |= {f"val.{name}": score for name, score in record["scores"].items()}
         now, step = int(time.time() * 1000), int(record["epoch"])

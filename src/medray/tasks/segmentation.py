@@ -15,13 +15,13 @@ from medray.evaluation.calibration import Calibration, Calibrations
 from medray.evaluation.overlap import overlap
 from medray.evaluation.pieces import best_size, dice_from, kept_by_size, without_pieces
 from medray.evaluation.surface import surface_distance
-from medray.models.lean import EXTRAS, without
+from medray.models.lean import lean_monai
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import argmax_resampled, resample
 from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
 from medray.types import Shape
 
-with without(EXTRAS):
+with lean_monai():
     from monai.losses import DiceCELoss, DiceLoss
 
 __all__ = ["Segmentation"]
