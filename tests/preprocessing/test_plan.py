@@ -106,6 +106,13 @@ def test_a_gpu_gets_a_deeper_network_and_says_why(phantom_cohort):
     small = plan(heads, memory=Memory(24, gpu=True), changes={"network": {"name": "unet", "features": [8, 16]}, "batch": 3})
     assert small.network.features == (8, 16)
     assert small.batch == 3
+    by_hand = plan(heads, memory=Memory(24, gpu=True), changes={"patch": [64, 64, 64]})
+    assert by_hand.patch == (64, 64, 64)
+    assert by_hand.batch > made.batch  # what a smaller patch leaves is filled with more of them
+    assert (by_hand.reasons["patch"], by_hand.reasons["batch"][:7]) == ("set by hand", "patches")
+    for impossible in ([64, 64], [63, 64, 64], "large"):
+        with pytest.raises(ConfigError, match="patch"):
+            plan(heads, memory=Memory(24, gpu=True), changes={"patch": impossible})
     cpu = plan(heads, memory=Memory(16))
     assert (cpu.network.name, cpu.patch, cpu.batch) == ("unet", (64, 64, 64), 2)
 

@@ -206,10 +206,18 @@ def _geometry(
         settings |= {"patch": (min(side, i), min(side, j), 1), "batch": 8}
         reasons["patch"] = f"the pictures' size, at most {PICTURE} pixels a side"
         return Choice(settings, reasons)
-    room = room_for(network, memory, [mm / side for mm, side in zip(fingerprint.extent_mm, used, strict=True)])
+    image = [mm / side for mm, side in zip(fingerprint.extent_mm, used, strict=True)]
+    room = room_for(network, memory, image, patch=_set_patch(changed, network))
     settings |= {"patch": room.patch, "batch": room.batch}
     reasons |= {"patch": room.why_patch, "batch": room.why_batch}
     return Choice(settings, reasons)
+
+
+def _set_patch(changed: Mapping[str, Any], network: NetworkSpec) -> Shape | None:
+    """Return the patch that was set by hand, where it is one that the plan will take."""
+    patch = changed.get("patch")
+    fits = isinstance(patch, list | tuple) and len(patch) == 3 and all(type(side) is int for side in patch)
+    return tuple(patch) if patch and fits and network.fits(tuple(patch)) else None
 
 
 def _spacing(fingerprint: Fingerprint, *, flat: bool, whole: bool) -> tuple[Triple, str]:
