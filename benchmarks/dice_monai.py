@@ -6,7 +6,9 @@ Usage: dice_monai.py FOLDER OUT STARTED.
 from __future__ import annotations
 
 import json
+import math
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -37,6 +39,7 @@ from monai.transforms import (
 SETTINGS: dict[str, Any] = {"spacing_mm": 1.5, "channels": 16, "learning_rate": 2e-3, "epochs": 60, "every": 3, "patches": 4}
 SETTINGS |= json.loads(os.environ.get("BENCH_MONAI", "{}"))
 PATCH = (64, 64, 64)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(folder: Path, out: Path, started: float) -> None:
@@ -48,21 +51,25 @@ def main(folder: Path, out: Path, started: float) -> None:
     loader = DataLoader(train, batch_size=1, shuffle=True, num_workers=0)
     cached = time.time() - started
     channels = [SETTINGS["channels"] * 2**depth for depth in range(4)]
-    network = UNet(3, 1, 3, channels=channels, strides=[2, 2, 2], num_res_units=2, norm="batch")
+    network = UNet(3, 1, 3, channels=channels, strides=[2, 2, 2], num_res_units=2, norm="batch").to(DEVICE)
     loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
     optimizer = torch.optim.AdamW(network.parameters(), SETTINGS["learning_rate"])
     total = SETTINGS["epochs"] * len(loader)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=total, power=0.9)
-    saved = []
+    saved, paces = [], []
     for epoch in range(SETTINGS["epochs"]):
         network.train()
+        began = time.perf_counter()
         for batch in loader:
             optimizer.zero_grad()
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                outputs = network(batch["image"])
-            loss(outputs.float(), batch["label"]).backward()
+            with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
+                outputs = network(batch["image"].to(DEVICE))
+            loss(outputs.float(), batch["label"].to(DEVICE)).backward()
             optimizer.step()
             schedule.step()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        paces.append(len(loader) * SETTINGS["patches"] * math.prod(PATCH) / (time.perf_counter() - began))
         if (epoch + 1) % SETTINGS["every"] == 0:
             torch.save(network.state_dict(), out / f"{epoch}.pt")
             saved.append((time.time() - started, out / f"{epoch}.pt"))
@@ -71,7 +78,8 @@ def main(folder: Path, out: Path, started: float) -> None:
         network.load_state_dict(torch.load(weights, weights_only=True))
         predict(network.eval(), files["val"], masks := out / weights.stem)
         marks.append({"seconds": seconds, "masks": str(masks)})
-    print(json.dumps({"settings": SETTINGS, "cached_s": cached, "marks": marks}))
+    about = {"device": DEVICE.type, "voxels_per_second": statistics.median(paces), "cached_s": cached}
+    print(json.dumps({"settings": SETTINGS, **about, "marks": marks}))
 
 
 def pair(folder: Path, subject: str) -> dict[str, str]:
@@ -115,7 +123,7 @@ def predict(network: torch.nn.Module, files: list[dict[str, str]], masks: Path) 
     for file in files:
         image, source = prepare(file)["image"], load(file)["image"]
         with torch.inference_mode():
-            logits = sliding_window_inference(image[None], PATCH, 2, network, overlap=0.25, mode="gaussian")[0]
+            logits = sliding_window_inference(image[None].to(DEVICE), PATCH, 2, network, overlap=0.25, mode="gaussian")[0].cpu()
         answer = MetaTensor(logits.softmax(dim=0), affine=image.affine)
         onto = ResampleToMatch(mode="bilinear")(answer, img_dst=source)
         label = nibabel.Nifti1Image(onto.argmax(dim=0).to(torch.uint8).numpy(), source.affine.numpy())

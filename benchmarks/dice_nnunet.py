@@ -1,4 +1,4 @@
-"""The nnU-Net side of `benchmarks/time_to_dice.py`: nnU-Net v2 on CPU, its 1 GB plan, epochs of 25 steps.
+"""The nnU-Net side of `benchmarks/time_to_dice.py`: nnU-Net v2 with epochs of 25 steps; on CPU by its 1 GB plan.
 
 Usage: dice_nnunet.py FOLDER OUT STARTED, in an environment that has nnunetv2.
 """
@@ -15,7 +15,9 @@ for kind in ("raw", "preprocessed", "results"):
 os.environ["nnUNet_n_proc_DA"] = "1"  # noqa: SIM112 - nnU-Net's own name
 
 import json
+import math
 import shutil
+import statistics
 import time
 from importlib.metadata import version
 from typing import Any
@@ -27,6 +29,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DATASET, STEPS, EPOCHS, EVERY = "Dataset001_Brain", 25, int(os.environ.get("BENCH_NNUNET_EPOCHS", "60")), 4
 
 
@@ -69,14 +72,14 @@ def main() -> None:
     facts = {"channel_names": {"0": "MR"}, "labels": labels, "numTraining": count, "file_ending": ".nii.gz"}
     (raw / "dataset.json").write_text(json.dumps(facts))
     extract_fingerprints([1], num_processes=2, show_progress_bar=False, verbose=False)
-    plan_experiments([1], gpu_memory_target_in_gb=1)
+    plan_experiments([1], gpu_memory_target_in_gb=1 if DEVICE.type == "cpu" else 8)
     preprocess([1], configurations=["3d_fullres"], num_processes=[2], show_progress_bar=False)
     prepared = time.time() - STARTED
     place = OUT / "preprocessed" / DATASET
     (place / "splits_final.json").write_text(json.dumps([names]))
     plans = json.loads((place / "nnUNetPlans.json").read_text())
     plans["continue_training"] = False
-    trainer = Short(plans, "3d_fullres", 0, json.loads((place / "dataset.json").read_text()), torch.device("cpu"))
+    trainer = Short(plans, "3d_fullres", 0, json.loads((place / "dataset.json").read_text()), DEVICE)
     trainer.run_training()
     marks = []
     for seconds, name in trainer.saved:
@@ -85,13 +88,18 @@ def main() -> None:
         marks.append({"seconds": seconds, "masks": str(masks)})
     configuration = plans["configurations"]["3d_fullres"]
     about = {key: configuration[key] for key in ("spacing", "patch_size", "batch_size")}
-    print(json.dumps({"nnunetv2": version("nnunetv2"), "plan": about, "prepared_s": prepared, "steps": STEPS, "marks": marks}))
+    begun, ended = (trainer.logger.get_value(f"epoch_{end}_timestamps", step=None) for end in ("start", "end"))
+    seconds_of = [last - first for first, last in zip(begun, ended, strict=True)]
+    voxels = STEPS * configuration["batch_size"] * math.prod(configuration["patch_size"])
+    pace = {"device": DEVICE.type, "voxels_per_second": voxels / statistics.median(seconds_of)}
+    facts = {"nnunetv2": version("nnunetv2"), "plan": about, "prepared_s": prepared, "steps": STEPS, **pace}
+    print(json.dumps({**facts, "marks": marks}))
 
 
 def predict(model: Path, checkpoint: str, subjects: list[str], masks: Path) -> None:
     """Predict the validation scans, without mirroring, as the other sides do."""
     masks.mkdir()
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), perform_everything_on_device=False)
+    predictor = nnUNetPredictor(use_mirroring=False, device=DEVICE, perform_everything_on_device=False)
     predictor.initialize_from_trained_model_folder(str(model), (0,), checkpoint)
     images = [[str(OUT / "raw" / DATASET / "imagesTr" / f"{subject}_0000.nii.gz")] for subject in subjects]
     predictor.predict_from_files(images, [str(masks / subject) for subject in subjects], num_processes_preprocessing=1,

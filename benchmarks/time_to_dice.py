@@ -4,7 +4,8 @@ Each side starts as a fresh process on a folder of NIfTI files and leaves checkp
 interpreter, imports, reading, preprocessing and training are in them. Only then every checkpoint segments the validation scans
 whole, on their own grids, and one and the same function measures grey and white matter: a mark is reached by the first
 checkpoint whose mean Dice is as high. Needs an environment with nnunetv2 (the ``bench`` extra, or ``MEDRAY_BENCH_PYTHON``);
-without one that side is left out. Words choose sides: ``python benchmarks/time_to_dice.py medray monai``.
+without one that side is left out. Words choose sides: ``python benchmarks/time_to_dice.py medray monai``. All sides train on a
+GPU where there is one, medray's network compiled there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 import json
+import math
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from report import RESULTS, save
 
@@ -68,6 +72,7 @@ def main(wanted: Sequence[str]) -> None:
     save(
         "time_to_dice",
         {
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "not run: no GPU",
             "sides": known,
             "seconds_to": {goal: {name: seconds_to(found, goal) for name, found in known.items()} for goal in GOALS},
         },
@@ -142,6 +147,8 @@ def medray_side(folder: Path, out: Path, started: float) -> None:
     stages: dict[str, float] = {}
     cohort = medray.ingest(folder / "source", out / "cohort", profile="none")
     stages["ingested"] = time.time() - started
+    if torch.cuda.is_available():
+        fit |= {"compile": True}
     plan = medray.plan(cohort, changes={"val": VAL, "test": TEST} | changes)
     prepared = medray.prepare(cohort, plan, out / "prepared")
     stages["prepared"] = time.time() - started
@@ -169,8 +176,11 @@ def medray_side(folder: Path, out: Path, started: float) -> None:
             if split[row.subject] == "val":
                 (masks / f"{row.subject}.nii.gz").write_bytes(write_nifti(predictor.predict(cohort.volume(row)).mask))
         marks.append({"seconds": when, "masks": str(masks), "validation": run.history[number]["scores"]})
+    pace = statistics.median(record["samples_per_second"] for record in run.history) * math.prod(plan.patch)
     facts = {
         "stages": stages,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "voxels_per_second": pace,
         "spacing_mm": plan.spacing_mm,
         "network": [plan.network.name, *plan.network.features],
         "fit": fit,

@@ -3,7 +3,8 @@
 The same loop (`medray.training.loop`) with the same cases, seed and threads runs in turn in a process of plain torch and under
 Ray Train, twice each. medray sets glibc's allocator for its Ray workers (`KEEP_MEMORY` in `medray.training.trainer`), so the
 plain process gets the same settings: that is the ratio. A third side, plain torch with glibc's defaults, shows what they gain.
-A ratio is that of the median steps over all epochs but the first, which warms caches up.
+A ratio is that of the median steps over all epochs but the first, which warms caches up. On a GPU, where there is one, both
+sides compile the network; how MONAI's and nnU-Net's loops do on it is in `benchmarks/time_to_dice.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from medray.training.learner import Learner
 from medray.training.loop import run_epochs
 from medray.training.trainer import KEEP_MEMORY
 
-CONFIG: dict[str, Any] = {"epochs": 4, "steps": 30}
+GPU = torch.cuda.is_available()
+CONFIG: dict[str, Any] = {"epochs": 4, "steps": 30, "compile": GPU}
 THREADS = 2
 ROUNDS = 2
 
@@ -57,6 +59,7 @@ def main() -> None:
             sides["plain_glibc_defaults"] += in_process(prepared, {})[1:]
     steps = {name: step(records) for name, records in sides.items()}
     result = {
+        "gpu": torch.cuda.get_device_name() if GPU else "not run: no GPU",
         "step_s": steps,
         "ratio": steps["ray"] / steps["plain"],
         "ratio_to_glibc_defaults": steps["ray"] / steps["plain_glibc_defaults"],
@@ -91,7 +94,7 @@ def plain_torch(root: str) -> None:
     torch.set_num_threads(THREADS)
     config, prepared = medray.FitConfig(**CONFIG), open_prepared(root)
     train, val = ([read_case(prepared.root.join(row.file)) for row in prepared.of(split)] for split in ("train", "val"))
-    learner = Learner.fresh(prepared.plan, config)
+    learner = Learner.fresh(prepared.plan, config, lambda model: model.to("cuda" if GPU else "cpu"))
     run_epochs(learner, Batches(train, prepared.plan, config), val, lambda record: None)
     print(json.dumps(learner.history))
 

@@ -71,7 +71,7 @@ def lean_monai() -> Iterator[None]:
     """Take what is imported meanwhile from a MONAI that reads only the modules it is asked for, without its `EXTRAS`."""
     with without(EXTRAS):
         walk = pkgutil.walk_packages
-        pkgutil.walk_packages = lambda *_, **__: iter(())  # type: ignore[assignment, misc]
+        pkgutil.walk_packages = lambda *_, **__: iter(())
         try:
             import monai.apps  # noqa: PLC0415 - first: its modules import one another in circles that close only from here
         finally:
