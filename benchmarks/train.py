@@ -1,4 +1,4 @@
-"""What does Ray Train cost a step, and how long does a step wait for data?
+"""What does Ray Train cost a step, how long does a step wait for data, and how soon is the first batch there?
 
 The same loop (`medray.training.loop`) with the same cases, seed and threads runs in turn in a process of plain torch and under
 Ray Train, twice each. medray sets glibc's allocator for its Ray workers (`KEEP_MEMORY` in `medray.training.trainer`), so the
@@ -15,15 +15,19 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from report import bars, save
 
@@ -52,10 +56,14 @@ def main() -> None:
         cohort = medray.ingest(folder / "source", folder / "cohort")
         prepared = medray.prepare(cohort, medray.plan(cohort), folder / "prepared")
         sides: dict[str, list[Mapping[str, Any]]] = {"plain": [], "ray": [], "plain_glibc_defaults": []}
+        first_batch = []
         for number in range(ROUNDS):
             sides["plain"] += in_process(prepared, KEEP_MEMORY)[1:]
-            run = medray.fit(prepared, medray.FitConfig(**CONFIG), name=f"round-{number}", runs=folder / "runs")
+            with born() as births:
+                run = medray.fit(prepared, medray.FitConfig(**CONFIG), name=f"round-{number}", runs=folder / "runs")
             sides["ray"] += run.history[1:]
+            began = run.history[0]["began"]
+            first_batch.append({"since_fit_s": began - run.record["started"], "since_worker_process_s": began - births[0]})
             sides["plain_glibc_defaults"] += in_process(prepared, {})[1:]
     steps = {name: step(records) for name, records in sides.items()}
     result = {
@@ -65,6 +73,7 @@ def main() -> None:
         "ratio_to_glibc_defaults": steps["ray"] / steps["plain_glibc_defaults"],
         "epochs_step_s": {name: [record["step_seconds"] for record in records] for name, records in sides.items()},
         "wait_share": {name: statistics.mean(record["wait_share"] for record in records) for name, records in sides.items()},
+        "first_batch": first_batch,
         "threads": THREADS,
         "losses_equal": all(a["loss"] == b["loss"] for a, b in zip(sides["plain"], sides["ray"], strict=True)),
     }
@@ -79,6 +88,30 @@ def main() -> None:
         },
         "milliseconds, median",
     )
+
+
+@contextmanager
+def born() -> Iterator[list[float]]:
+    """Give a list of when processes of Ray Train's workers were made meanwhile: seconds since 1970."""
+    births: dict[int, float] = {}
+    found: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "RayTrainWorker" in process.name() + " ".join(process.cmdline()):
+                        births[process.pid] = process.create_time()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()
+        found += sorted(births.values())
 
 
 def in_process(prepared: Prepared, settings: Mapping[str, str]) -> list[Mapping[str, Any]]:

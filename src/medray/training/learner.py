@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,7 +17,9 @@ from medray.preprocessing.plan import Plan
 from medray.tasks.task import task_of
 from medray.training.adversarial import Rival
 from medray.training.config import FitConfig
-from medray.training.shards import Whole
+
+if TYPE_CHECKING:
+    from medray.training.shards import Whole
 
 __all__ = ["Learner"]
 
@@ -55,7 +57,11 @@ class Learner:
         if config.channels_last:
             flat = plan.patch[2] == 1
             model = model.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)  # type: ignore[call-overload]
-        whole = Whole.of(model) if config.shard else None
+        whole = None
+        if config.shard:
+            from medray.training.shards import Whole  # noqa: PLC0415 - its part of torch takes most of a second to import
+
+            whole = Whole.of(model)
         wrapped = wrap(model)
         if whole is not None:
             whole.model.to(next(model.parameters()).device)

@@ -37,6 +37,7 @@ class EpochRecord:
 
     Attributes:
         epoch: From 0.
+        began: When its first batch was there: seconds since 1970, UTC.
         loss: Mean over the epoch's steps.
         seconds: Of training, validation excluded.
         step_seconds: Median step.
@@ -50,6 +51,7 @@ class EpochRecord:
     """
 
     epoch: int
+    began: float
     loss: float
     seconds: float
     step_seconds: float
@@ -98,6 +100,7 @@ def run_epochs(
         scores = _scores(task_of(plan, calibration), records)
         record = EpochRecord(
             epoch=number,
+            began=pace.began,
             loss=float(np.mean(pace.losses)),
             seconds=trained - started,
             step_seconds=float(np.median(pace.steps)),
@@ -138,8 +141,9 @@ def truth_of(plan: Plan, case: Case) -> Truth:
 
 @dataclass(slots=True)
 class Pace:
-    """How an epoch's steps went: their losses, the seconds of each, and those spent waiting for batches."""
+    """How an epoch's steps went: when the first batch came, losses, the seconds of each step, and those spent waiting."""
 
+    began: float = 0.0
     losses: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
     waited: float = 0.0
@@ -156,6 +160,7 @@ def _train(learner: Learner, task: Task, config: FitConfig, batches: Iterator[Ba
             asked = time.perf_counter()
             batch = next(batches)
             pace.waited += time.perf_counter() - asked
+            pace.began = pace.began or time.time()
             with learner.gathering() if number + 1 < config.accumulate else contextlib.nullcontext():
                 loss += _learn(learner, task, config, batch) / config.accumulate
         learner.advance(config.clip)

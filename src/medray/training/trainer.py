@@ -95,7 +95,8 @@ def fit(
     work = Work(prepared.root, chosen, folder, threads)
     with _watched(folder, on_epoch):
         result = _train(work, workers, gpu=_gpus_free(fewest) if gpu is None else gpu)
-    return _finish(name, work, prepared, result, {"workers": workers, "seconds": time.time() - started})
+    facts = {"workers": workers, "seconds": time.time() - started, "started": started}
+    return _finish(name, work, prepared, result, facts)
 
 
 def _gpus_free(count: int) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
+from torch import nn
 
 from medray.preprocessing.bricks import Case
 from medray.preprocessing.prepared import open_prepared
@@ -18,7 +18,6 @@ from medray.training.checkpoint import load_learner, save_learner
 from medray.training.data import Batches, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
-from medray.training.shards import spread
 from medray.training.team import Team
 from medray.training.work import Work
 
@@ -31,8 +30,7 @@ def run_worker(work: Work) -> None:
     context = ray.train.get_context()
     team = Team(context.get_world_rank(), context.get_world_size())
     prepared = open_prepared(work.prepared)
-    wrap = partial(spread, device=get_device()) if work.config.shard else prepare_model
-    learner = Learner.fresh(prepared.plan, work.config, wrap)
+    learner = Learner.fresh(prepared.plan, work.config, _spread if work.config.shard else prepare_model)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as place:
@@ -69,3 +67,9 @@ def run_worker(work: Work) -> None:
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
 
     run_epochs(learner, batches, validation, on_epoch, on_answer)
+
+
+def _spread(model: nn.Module) -> nn.Module:
+    from medray.training.shards import spread  # noqa: PLC0415 - as in `Learner.fresh`
+
+    return spread(model, get_device())
