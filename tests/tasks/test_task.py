@@ -10,11 +10,10 @@ import torch
 
 from medray.evaluation.calibration import Calibration
 from medray.evaluation.detection import box_iou
-from medray.imaging.boxes import corners
+from medray.imaging.boxes import boxes_of, corners
 from medray.preprocessing.planning import plan
 from medray.preprocessing.resample import resample
 from medray.tasks.answer import Answer, Example, Truth
-from medray.tasks.detection import boxes_of
 from medray.tasks.task import task_of
 
 SHAPE = (24, 20, 16)
@@ -79,7 +78,7 @@ def perfect(task, made, mask, present):
     if made.task == "synthesis":
         return target
     if made.located:
-        return (target * 2 - 1) * 9 + 4
+        return torch.logit((target**8).clamp(1e-4, 1 - 1e-4)) + 4
     if made.task == "diagnosis":
         evidence = (target * 2 - 1) * 9
         if made.exclusive:

@@ -21,24 +21,19 @@ from medray.ingestion.intake import abilities
 from medray.ingestion.ledger import PASSING, note_pulled, pulled, to_redo
 from medray.pacs.dicomweb import DicomwebPacs
 from medray.pacs.dimse import DimsePacs
-from medray.pacs.remote import SCHEMES, Pacs, RemoteSeries, parse_address
+from medray.pacs.remote import Pacs, RemoteSeries, parse_address
 from medray.pacs.scp import Arrival, Listening, StoreScp, Witness
 from medray.pacs.spool import Spool
 from medray.pacs.stow import StowServer, stow_app
 from medray.privacy.pseudonym import Naming
 
-__all__ = ["Receiving", "is_pacs", "pull", "receive"]
+__all__ = ["Receiving", "pull", "receive"]
 
 SERIES_AT_ONCE = 200
 """Series that are pulled before they are taken in and deleted again."""
 CHECK_S = 1.0
 
 Ingest = Callable[[Path], Cohort]
-
-
-def is_pacs(source: str) -> bool:
-    """Tell whether a source is a PACS and not a folder."""
-    return source.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
 
 
 def pull(source: str, root: str, ingest: Ingest, naming: Naming, on_progress: Callable[[str, int, int], None]) -> Cohort:

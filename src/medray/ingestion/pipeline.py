@@ -22,9 +22,9 @@ from medray.ingestion.intake import Intake
 from medray.ingestion.layouts import LABEL_FILES, Layout, read_layout
 from medray.ingestion.ledger import Outcome, committed, forget, pending, to_redo
 from medray.ingestion.merge import beside, current, merged
-from medray.ingestion.pacs import is_pacs, pull
 from medray.ingestion.read import crashed, take_in
 from medray.ingestion.scan import FileRecord, chunks, scan_chunk
+from medray.pacs.remote import is_pacs
 from medray.privacy.faces import require_atlas
 from medray.privacy.profile import parse_profile
 from medray.privacy.pseudonym import naming
@@ -80,7 +80,11 @@ def ingest(
         layout = read_layout(place, [entry.name for entry in entries], labels)
         return _take_folder(Intake(place, locate(root), names, chosen, layout.labels), layout, entries, on_progress)
 
-    return pull(str(source), str(root), take, names, on_progress) if is_pacs(str(source)) else take(source)
+    if is_pacs(str(source)):
+        from medray.ingestion.pacs import pull  # noqa: PLC0415 - a DICOM network and a web server that a folder doesn't need
+
+        return pull(str(source), str(root), take, names, on_progress)
+    return take(source)
 
 
 def _take_folder(intake: Intake, layout: Layout, entries: Sequence[Entry], on_progress: Progress) -> Cohort:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from medray.errors import ConfigError
 from medray.pacs.spool import Spool
 
-__all__ = ["SCHEMES", "STUDY_KEYS", "Pacs", "PacsAddress", "RemoteSeries", "parse_address"]
+__all__ = ["STUDY_KEYS", "Pacs", "PacsAddress", "RemoteSeries", "is_pacs", "parse_address"]
 
 STUDY_KEYS = (
     "PatientID",
@@ -23,6 +23,11 @@ STUDY_KEYS = (
 )
 SERIES_KEYS = ("Modality", "SeriesInstanceUID", "SeriesDescription", "BodyPartExamined")
 SCHEMES = ("dicomweb", "dicomweb+http", "dimse", "dimse+tls")
+
+
+def is_pacs(source: str) -> bool:
+    """Tell whether a source is a PACS and not a folder."""
+    return source.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,8 @@ def _findings(rows: Sequence[SeriesRow], labels: LabelSchema, changed: Mapping[s
         raise InputError(f"{what} is in some of the {len(rows)} series and not in others: nothing to tell apart")
     exclusive = len(names) > 1 and all(len(row.present & set(names)) == 1 for row in rows)
     located = all(name in labels.names for name in names) and all(row.label for row in rows)
-    weights = [round(min(MAX_TARGET_WEIGHT, (len(rows) - counts[name]) / counts[name]), 2) for name in names]
+    rarer = [round(min(MAX_TARGET_WEIGHT, (len(rows) - counts[name]) / counts[name]), 2) for name in names]
+    taught = bool(changed.get("located", located))
     reasons = {
         "targets": "what some images have and others don't",
         "exclusive": "every image has exactly one of the targets"
@@ -159,8 +160,11 @@ def _findings(rows: Sequence[SeriesRow], labels: LabelSchema, changed: Mapping[s
         "located": "the targets are labels, whose maps say where they are"
         if located
         else "no label map says where targets are",
-        "target_weights": f"images without it for one with it, at most {MAX_TARGET_WEIGHT:g}",
+        "target_weights": "a place with a finding counts as much as all without"
+        if taught
+        else f"images without it for one with it, at most {MAX_TARGET_WEIGHT:g}",
     }
+    weights = [1.0] * len(names) if taught else rarer
     settings = {"targets": names, "exclusive": exclusive, "located": located, "target_weights": weights}
     return Choice(settings, reasons)
 

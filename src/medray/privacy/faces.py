@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull
 
 from medray.errors import ConfigError, ImageError
 from medray.imaging.volume import Volume
@@ -107,6 +106,8 @@ def _head() -> _Head:
 
 def _resting_line(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """Return the hull's longest edge that faces forward and down, in the (P, S) plane: from frontal lobe to brainstem."""
+    from scipy.spatial import ConvexHull  # noqa: PLC0415
+
     hull = ConvexHull(points)
     edges = points[hull.simplices]
     lengths = np.linalg.norm(edges[:, 0] - edges[:, 1], axis=1)

@@ -11,22 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label, maximum_filter
+from scipy.ndimage import maximum_filter
 from torch.nn import functional
 
 from medray.evaluation.calibration import Calibrations
 from medray.evaluation.detection import Matches, average_precision, box_iou, froc, match_boxes, sensitivity_at
-from medray.imaging.boxes import Box, corners, triple
+from medray.imaging.boxes import Box, boxes_of, corners, triple
 from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
+from medray.tasks.heat import PRIOR, focal_loss, warmth
 from medray.types import Shape
 
-__all__ = ["Detection", "boxes_of", "matches_of"]
+__all__ = ["Detection", "matches_of"]
 
-PRIOR = 4.0
-"""Subtracted from heat logits: before it has learned anything, a network says 2 %, not 50 % (Lin et al., ICCV 2017, §4.1)."""
-SHARPNESS = 6.0
-"""A box's side in deviations of its heat: it fades towards the sides."""
 SIZE_WEIGHT = 0.5
 NEIGHBOURHOOD = 5
 LEAST_SCORE = 0.02
@@ -73,9 +70,9 @@ class Detection:
         answer = np.zeros((self.channels, *mask.shape), np.float32)
         for number, heat, sides in zip(self._numbers, answer[:count], _triples(answer[count:]), strict=True):
             for box in boxes_of(mask == number, ""):
-                warmth = _gaussian(box, mask.shape)
-                nearer = warmth > heat
-                heat[nearer] = warmth[nearer]
+                around = warmth(box, mask.shape)
+                nearer = around > heat
+                heat[nearer] = around[nearer]
                 sides[:, nearer] = np.log(np.subtract(box.high, box.low))[:, np.newaxis]
         return answer
 
@@ -83,11 +80,7 @@ class Detection:
         """Return the focal loss of the heat, less strict near a middle, plus the sides' distance, by how warm a voxel is."""
         count = len(self._targets)
         logits, heat = outputs[:, :count].float() - PRIOR, target[:, :count]
-        weights = self._weights.to(outputs.device)[:, None, None, None]
-        said, middles = logits.sigmoid(), (heat == 1).float()
-        hits = -functional.logsigmoid(logits) * (1 - said) ** 2 * middles
-        misses = -functional.logsigmoid(-logits) * said**2 * (1 - heat) ** 4
-        focal = ((hits + misses) * weights).sum() / middles.sum().clamp(min=1)
+        focal = focal_loss(logits, heat, self._weights.to(outputs.device)[:, None, None, None])
         warm = (heat**2).repeat_interleave(3, dim=1)
         apart = functional.l1_loss(outputs[:, count:].float(), target[:, count:], reduction="none")
         return focal + SIZE_WEIGHT * (apart * warm).sum() / warm.sum().clamp(min=1e-3)
@@ -139,28 +132,9 @@ def matches_of(measured: Measured) -> Matches:
     return Matches(tuple(measured["scores"]), tuple(measured["hits"]), int(measured["truths"]))
 
 
-def boxes_of(mask: NDArray[np.bool_], name: str) -> list[Box]:
-    """Return the box around each piece of a binary mask ``(I, J, K)`` whose voxels share faces, edges or corners."""
-    numbered, _ = label(mask, structure=np.ones((3, 3, 3)))
-    return [
-        Box(name, triple([part.start - 0.5 for part in span]), triple([part.stop - 0.5 for part in span]))
-        for span in find_objects(numbered)
-    ]
-
-
 def _triples(channels: NDArray[np.float32]) -> NDArray[np.float32]:
     """View ``(3 · targets, I, J, K)`` as ``(targets, 3, I, J, K)``."""
     return channels.reshape(-1, 3, *channels.shape[1:])
-
-
-def _gaussian(box: Box, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return heat that is 1 at the voxel nearest to a box's middle and fades towards its sides."""
-    lines = []
-    for low, high, size in zip(box.low, box.high, shape, strict=True):
-        middle = np.floor((low + high) / 2 + 0.5)
-        lines.append(np.exp(-0.5 * ((np.arange(size) - middle) / max((high - low) / SHARPNESS, 0.7)) ** 2))
-    heat: NDArray[np.float32] = np.einsum("i,j,k->ijk", *lines).astype(np.float32)
-    return heat
 
 
 def _peaks(heat: NDArray[np.float32], sides: NDArray[np.float32], name: str) -> list[Box]:
