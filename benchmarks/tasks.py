@@ -56,9 +56,11 @@ ATTEMPTS = {
         {"target_weights": [1, 1, 1, 3]},
     ),
     "detection, U-Net": Attempt("detection", {"epochs": 12, "steps": 150, "average": 0.99}),
-    "diagnosis, U-Net": Attempt("diagnosis", {"epochs": 12, "steps": 150, "average": 0.99}),
+    "diagnosis, U-Net": Attempt("diagnosis", {"epochs": 12, "steps": 150, "average": 0.99, "channels_last": True}),
     "diagnosis, ViT": Attempt(
-        "diagnosis", {"epochs": 12, "steps": 150, "average": 0.99, "learning_rate": 1e-3}, {"network": {"name": "vit"}}
+        "diagnosis",
+        {"epochs": 9, "steps": 300, "average": 0.99, "learning_rate": 5e-4, "warmup": 100},
+        {"network": {"name": "vit"}, "batch": 4},
     ),
 }
 BARS = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from medray import config
 from medray.engine import join_ray, require_cpus
@@ -93,7 +94,7 @@ def fit(
         return known
     started = time.time()
     work = Work(prepared.root, chosen, folder, threads)
-    with _watched(folder, on_epoch):
+    with _watched(folder, on_epoch), _unless_set(_settings()):
         result = _train(work, workers, gpu=_gpus_free(fewest) if gpu is None else gpu)
     facts = {"workers": workers, "seconds": time.time() - started, "started": started}
     return _finish(name, work, prepared, result, facts)
@@ -104,9 +105,8 @@ def _gpus_free(count: int) -> bool:
 
 
 def _train(work: Work, workers: int | tuple[int, int], *, gpu: bool) -> ray.train.Result:
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     resources = {"CPU": float(work.threads), "GPU": float(gpu)}
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _begin,
         train_loop_config={"work": work},
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
@@ -145,6 +145,32 @@ def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result,
     made = Made(prepared.plan, work.config, prepared, read_history(work.folder), work.threads)
     with best.as_directory() as place:
         return finish_run(name, work.folder, Path(place), made, facts)
+
+
+def _settings() -> dict[str, str]:
+    """Return what Ray Train reads from the environment. Whose only node is taken back has no other: nobody need look out."""
+    return {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"} | (
+        {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if len(ray.nodes()) == 1 else {}
+    )
+
+
+@contextmanager
+def _unless_set(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables that nobody has set, and take them away again."""
+    ours = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Without the process that shares datasets of Ray Data out: workers open prepared cases themselves."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)]
 
 
 @contextmanager
