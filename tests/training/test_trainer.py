@@ -33,9 +33,13 @@ def prepared(local_ray, phantom_cohort, tmp_path_factory):
 
 def test_fit_with_two_workers_leaves_the_best_epoch(prepared, tmp_path):
     told: list[Any] = []
+    environment = dict(os.environ)
     run = medray.fit(prepared, medray.FitConfig(**SHORT), name="ball", workers=2, runs=tmp_path, on_epoch=told.append)
+    assert dict(os.environ) == environment, "what Ray Train reads from it is taken away again"
+    begins = [run.record["started"], *(record["began"] for record in told), time.time()]
+    assert begins == sorted(begins)
     assert [record["epoch"] for record in told] == [0, 1, 2, 3]
-    assert run.record["best_epoch"] == max(run.history, key=lambda record: record["score"])["epoch"]
+    assert run.record["best_epoch"] == max((record["score"], record["epoch"]) for record in run.history)[1]
     assert set(run.record["subjects"]["train"]).isdisjoint(run.record["subjects"]["test"])
     assert medray.Predictor.load(tmp_path / "ball" / "1" / "model").plan == prepared.plan
     assert json.loads((tmp_path / "ball" / "1" / "run.json").read_text())["versions"]["medray"] == medray.__version__
@@ -86,7 +90,7 @@ def unbroken_weights(prepared):
         epochs.append((record.score, record.epoch, {k: v.clone() for k, v in learner.model.state_dict().items()}))
 
     run_epochs(learner, Batches(train, prepared.plan, config), val, keep)
-    _, best, weights = max(epochs, key=lambda item: item[0])
+    _, best, weights = max(epochs, key=lambda item: item[:2])
     return weights, best
 
 

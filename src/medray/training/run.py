@@ -16,12 +16,12 @@ import json
 import platform
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
@@ -34,10 +34,11 @@ from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location
 from medray.training.config import FitConfig
 
-__all__ = ["WEIGHTS", "Made", "Run", "claim_folder", "fetched", "finish_run", "finished", "read_history"]
+__all__ = ["WEIGHTS", "Made", "Run", "best_of", "claim_folder", "fetched", "finish_run", "finished", "read_history"]
 
 WEIGHTS = "weights.safetensors"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+Saved = TypeVar("Saved")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +81,7 @@ class Made:
         config: How.
         prepared: From what.
         history: A record an epoch.
+        epoch: Whose weights are exported.
         threads: Cores of a worker.
     """
 
@@ -87,7 +89,18 @@ class Made:
     config: FitConfig
     prepared: Prepared
     history: Sequence[Mapping[str, Any]]
+    epoch: int
     threads: int
+
+
+def best_of(checkpoints: Iterable[tuple[Saved, Mapping[str, Any]]]) -> tuple[Saved, int]:
+    """Return the checkpoint with the highest score, and its epoch; of equals, which small validation sets give, the latest.
+
+    Args:
+        checkpoints: Each with what was reported with it: ``score`` and ``epoch``.
+    """
+    saved, told = max(checkpoints, key=lambda pair: (float(pair[1]["score"]), int(pair[1]["epoch"])))
+    return saved, int(told["epoch"])
 
 
 def finish_run(name: str, folder: Location, checkpoint: Path, made: Made, facts: Mapping[str, Any]) -> Run:
@@ -96,13 +109,13 @@ def finish_run(name: str, folder: Location, checkpoint: Path, made: Made, facts:
     Args:
         name: What was trained.
         folder: The run's.
-        checkpoint: Of the best epoch.
+        checkpoint: Of that epoch.
         made: What it was made of.
         facts: Further entries of the record.
     """
     folder.join("model", WEIGHTS).write((checkpoint / WEIGHTS).read_bytes())
     folder.join("model", "plan.json").write(json.dumps(config.dump(made.plan), indent=1).encode())
-    best = max(made.history, key=lambda record: float(record["score"]))
+    best = next(record for record in made.history if record["epoch"] == made.epoch)
     if best.get("calibration"):
         folder.join("model", CALIBRATION).write(json.dumps(best["calibration"], indent=1).encode())
     record = {

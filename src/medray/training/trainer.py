@@ -26,7 +26,8 @@ from medray.errors import ConfigError, InputError, MedrayError
 from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location, locate
 from medray.training.config import FitConfig
-from medray.training.run import Made, Run, claim_folder, finish_run, finished, read_history
+from medray.training.run import Made, Run, best_of, claim_folder, finish_run, finished, read_history
+from medray.training.warm import warm_up
 from medray.training.work import Work
 
 __all__ = ["fit"]
@@ -93,9 +94,11 @@ def fit(
     if (known := finished(name, folder)) is not None:
         return known
     started = time.time()
-    work = Work(prepared.root, chosen, folder, threads)
+    work, gpu = Work(prepared.root, chosen, folder, threads), _gpus_free(fewest) if gpu is None else gpu
     with _watched(folder, on_epoch), _unless_set(_settings()):
-        result = _train(work, workers, gpu=_gpus_free(fewest) if gpu is None else gpu)
+        if len(ray.nodes()) == 1 and not gpu:  # an imported torch might have seen GPUs that Ray gives to others
+            warm_up(fewest, KEEP_MEMORY)
+        result = _train(work, workers, gpu=gpu)
     facts = {"workers": workers, "seconds": time.time() - started, "started": started}
     return _finish(name, work, prepared, result, facts)
 
@@ -139,10 +142,10 @@ def _begin(told: Mapping[str, Any]) -> None:
 
 def _finish(name: str, work: Work, prepared: Prepared, result: ray.train.Result, facts: Mapping[str, Any]) -> Run:
     """Export the best epoch as a model folder and write ``run.json``, last."""
-    best = result.get_best_checkpoint("score", "max")
-    if best is None:
+    if not result.best_checkpoints:
         raise InputError(f"the fit in {work.folder.path} left no checkpoint")
-    made = Made(prepared.plan, work.config, prepared, read_history(work.folder), work.threads)
+    best, epoch = best_of(result.best_checkpoints)
+    made = Made(prepared.plan, work.config, prepared, read_history(work.folder), epoch, work.threads)
     with best.as_directory() as place:
         return finish_run(name, work.folder, Path(place), made, facts)
 

@@ -29,7 +29,7 @@ from medray.training.config import FitConfig
 from medray.training.data import Batches, open_cases
 from medray.training.learner import Learner
 from medray.training.loop import EpochRecord, run_epochs
-from medray.training.run import Made, Run, claim_folder, finish_run, finished
+from medray.training.run import Made, Run, best_of, claim_folder, finish_run, finished
 from medray.training.space import Range, Space, applied
 
 __all__ = ["tune"]
@@ -208,7 +208,7 @@ def _finish(name: str, folder: Location, work: Work, prepared: Prepared, results
         first = results.errors[0] if results.errors else "none was started"
         raise InputError(f"no trial of the search in {folder.path} ended an epoch: {str(first).strip().splitlines()[-1]}")
     best = max(whole, key=lambda result: max(float(metrics["score"]) for _, metrics in result.best_checkpoints))
-    checkpoint, metrics = max(best.best_checkpoints, key=lambda pair: float(pair[1]["score"]))
+    checkpoint, epoch = best_of(best.best_checkpoints)
     plan, fit_config = applied(prepared.plan, work.config, best.config)
     trials = [
         {
@@ -220,10 +220,10 @@ def _finish(name: str, folder: Location, work: Work, prepared: Prepared, results
         for result in whole
     ]
     with checkpoint.as_directory() as place:
-        made = Made(plan, fit_config, prepared, saved_history(Path(place)), work.threads)
+        made = Made(plan, fit_config, prepared, saved_history(Path(place)), epoch, work.threads)
         facts = {"workers": 1, "trials": trials, "chosen": best.config, "failed": len(results) - len(whole)}
         seconds = sum(float(trial["seconds"]) for trial in trials)
-        return finish_run(name, folder, Path(place), made, {**facts, "seconds": seconds, "trial_epoch": metrics["epoch"]})
+        return finish_run(name, folder, Path(place), made, {**facts, "seconds": seconds})
 
 
 class _Telling(ray_tune.Callback):  # type: ignore[misc]
