@@ -27,7 +27,6 @@ from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location, locate
 from medray.training.config import FitConfig
 from medray.training.run import Made, Run, best_of, claim_folder, finish_run, finished, read_history
-from medray.training.warm import warm_up
 from medray.training.work import Work
 
 __all__ = ["fit"]
@@ -94,11 +93,9 @@ def fit(
     if (known := finished(name, folder)) is not None:
         return known
     started = time.time()
-    work, gpu = Work(prepared.root, chosen, folder, threads), _gpus_free(fewest) if gpu is None else gpu
+    work = Work(prepared.root, chosen, folder, threads)
     with _watched(folder, on_epoch), _unless_set(_settings()):
-        if len(ray.nodes()) == 1 and not gpu:  # an imported torch might have seen GPUs that Ray gives to others
-            warm_up(fewest, KEEP_MEMORY)
-        result = _train(work, workers, gpu=gpu)
+        result = _train(work, workers, gpu=_gpus_free(fewest) if gpu is None else gpu)
     facts = {"workers": workers, "seconds": time.time() - started, "started": started}
     return _finish(name, work, prepared, result, facts)
 
