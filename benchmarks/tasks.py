@@ -86,7 +86,7 @@ def main(wanted: list[str]) -> None:
             if not wanted or attempt.task in wanted:
                 known[name] = run(attempt, cohort, folder / name.replace(", ", "-").lower())
                 save("tasks", {"subjects": SUBJECTS, "healthy": HEALTHY, "splits": SPLITS, "attempts": known})
-    draw(known)
+                draw(known)
 
 
 def draw(known: dict[str, Any]) -> None:
