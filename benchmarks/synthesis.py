@@ -30,8 +30,8 @@ from medray.imaging.volume import Volume
 from medray.samples.brain import write_brain_cohort
 
 SUBJECTS = 30
-SPLITS: dict[str, Any] = {"val": 0.2, "test": 0.49}
-GENERATOR: dict[str, Any] = {"epochs": 12, "steps": 60, "learning_rate": 1e-3, "average": 0.99}
+SPLITS: dict[str, Any] = {"val": 0.1, "test": 0.49}
+GENERATOR: dict[str, Any] = {"epochs": 8, "steps": 75, "learning_rate": 1e-3, "average": 0.99}
 FIT: dict[str, Any] = {
     "epochs": 8,
     "steps": 60,
