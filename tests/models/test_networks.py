@@ -70,9 +70,23 @@ def test_deep_supervision_answers_at_several_depths_in_training_alone():
         ({"name": "swinunetr", "features": [12, 24, 48, 95]}, "doubles"),
         ({"name": "resnet", "features": [8, 16]}, "a resnet has 4"),
         ({"name": "unet", "deep_supervision": True}, "use a dynunet"),
+        ({"name": "dynunet", "features": [8, 16]}, "a dynunet has three or more"),
         ({"name": "alexnet"}, "name = 'alexnet'"),
     ],
 )
 def test_specs_are_checked(settings, message):
     with pytest.raises(ConfigError, match=message):
         config.load(NetworkSpec, settings, what="the plan")
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(NETWORKS) if NetworkSpec(name=name, features=SMALL[name]).extends])
+def test_what_extends_says_the_same_of_a_part_as_of_the_whole(name):
+    spec = NetworkSpec(name=name, features=SMALL[name])
+    torch.manual_seed(0)
+    network = build_model(spec, 2, 1, (512, 512, 1)).eval()
+    image = torch.randn(1, 2, 512, 512, 1)
+    with torch.inference_mode():
+        whole, part = network(image), network(image[:, :, 64:-64, 64:-64])
+    apart = (whole[0, 0, 64:-64, 64:-64] - part[0, 0]).abs()[..., 0]
+    assert apart[184:200, 184:200].max() < 1e-4, "in the middle, where no edge is near"
+    assert apart.max() > 1e-3, "at its edges it sees that something else is there"

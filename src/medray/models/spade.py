@@ -16,6 +16,7 @@ from medray.models.lean import lean_monai
 from medray.models.spec import NetworkSpec
 
 with lean_monai():
+    from monai.networks.blocks.spade_norm import SPADE
     from monai.networks.nets import PatchDiscriminator
     from monai.networks.nets.spade_network import SPADENetResBlock
 
@@ -48,6 +49,9 @@ class Generator(nn.Module):
             )
             for before, width in zip(widths[:1] + widths[:-1], widths, strict=True)
         )
+        for module in self.depths.modules():
+            if isinstance(module, SPADE):  # MONAI normalises scale and shift over the image, which the paper doesn't
+                module.mlp_gamma, module.mlp_beta = module.mlp_gamma.conv, module.mlp_beta.conv
         self.last = convolution(widths[-1], ends.outputs, kernel_size=3, padding=1)
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:

@@ -56,6 +56,8 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         if len(self.features) < 2 or min(self.features) < 1:
             raise ConfigError(f"features {self.features} must be two or more positive numbers")
+        if self.name == "dynunet" and len(self.features) < 3:
+            raise ConfigError(f"features {self.features}: a dynunet has three or more")
         depths = DEPTHS.get(self.name, len(self.features))
         if len(self.features) != depths:
             raise ConfigError(f"features {self.features}: a {self.name} has {depths} of them")
@@ -76,7 +78,7 @@ class NetworkSpec:
     @property
     def extends(self) -> bool:
         """Whether it answers on images larger than the patches it learned from as it does on those."""
-        return self.name in ("unet", "dynunet", "segresnet", "resnet", "densenet") and self.norm == "batch"
+        return self.name in ("unet", "dynunet", "segresnet", "resnet", "densenet", GENERATOR) and self.norm == "batch"
 
     def fits(self, patch: Shape) -> bool:
         """Tell whether a network can work on patches of this size."""
