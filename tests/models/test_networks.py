@@ -79,9 +79,10 @@ def test_specs_are_checked(settings, message):
         config.load(NetworkSpec, settings, what="the plan")
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(NETWORKS) if NetworkSpec(name=name, features=SMALL[name]).extends])
+@pytest.mark.parametrize("name", ["unet", "dynunet", "segresnet", "resnet", "densenet", "spade"])
 def test_what_extends_says_the_same_of_a_part_as_of_the_whole(name):
     spec = NetworkSpec(name=name, features=SMALL[name])
+    assert spec.extends
     torch.manual_seed(0)
     network = build_model(spec, 2, 1, (512, 512, 1)).eval()
     image = torch.randn(1, 2, 512, 512, 1)

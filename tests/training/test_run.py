@@ -1,5 +1,6 @@
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_weights_go_out_with_the_calibration_of_their_own_epoch(tmp_path, phanto
         {"epoch": epoch, "score": 1.0, "scores": {"ball": 1.0}, "calibration": {"ball": {"slope": 1.0 + epoch}}}
         for epoch in range(3)
     ]
-    prepared = SimpleNamespace(cohort="c0", subjects=lambda split: ())
+    prepared: Any = SimpleNamespace(cohort="c0", subjects=lambda split: ())
     made = Made(plan(phantom_cohort), FitConfig(), prepared, history, 2, 1)
     run = finish_run("ball", locate(tmp_path / "run"), tmp_path, made, {})
     assert run.record["best_epoch"] == 2
