@@ -10,10 +10,11 @@ import torch
 
 from medray.evaluation.calibration import Calibration
 from medray.evaluation.detection import box_iou
-from medray.imaging.boxes import boxes_of, corners
+from medray.imaging.boxes import corners
 from medray.preprocessing.planning import plan
 from medray.preprocessing.resample import resample
 from medray.tasks.answer import Answer, Example, Truth
+from medray.tasks.heat import boxes_of
 from medray.tasks.task import task_of
 
 SHAPE = (24, 20, 16)

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
 from medray.imaging.geometry import Orientation, to_world
 from medray.types import Affine, Shape, Triple
 
-__all__ = ["Box", "boxes_of", "corners", "triple"]
+__all__ = ["Box", "corners", "triple"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +70,3 @@ def triple(values: Sequence[float] | NDArray[np.float64]) -> Triple:
     """Return three plain numbers."""
     i, j, k = (float(value) for value in values)
     return i, j, k
-
-
-def boxes_of(mask: NDArray[np.bool_], name: str) -> list[Box]:
-    """Return the box around each piece of a binary mask ``(I, J, K)`` whose voxels share faces, edges or corners."""
-    numbered, _ = label(mask, structure=np.ones((3, 3, 3)))
-    return [
-        Box(name, triple([part.start - 0.5 for part in span]), triple([part.stop - 0.5 for part in span]))
-        for span in find_objects(numbered)
-    ]

@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from medray.evaluation.calibration import Calibrations
 from medray.evaluation.detection import Matches, average_precision, box_iou, froc, match_boxes, sensitivity_at
-from medray.imaging.boxes import Box, boxes_of, corners, triple
+from medray.imaging.boxes import Box, corners, triple
 from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
-from medray.tasks.heat import PRIOR, focal_loss, warmth
+from medray.tasks.heat import PRIOR, boxes_of, focal_loss, warmth
 from medray.types import Shape
 
 __all__ = ["Detection", "matches_of"]

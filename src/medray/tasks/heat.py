@@ -9,16 +9,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects, label
 from torch.nn import functional
 
-from medray.imaging.boxes import Box, boxes_of
+from medray.imaging.boxes import Box, triple
 
-__all__ = ["PRIOR", "focal_loss", "heat_of", "warmth"]
+__all__ = ["PRIOR", "boxes_of", "focal_loss", "heat_of", "warmth"]
 
 PRIOR = 4.0
 """Subtracted from logits: before it has learned anything, a network says 2 %, not 50 % (Lin et al., ICCV 2017, §4.1)."""
 SHARPNESS = 6.0
 """A box's side in deviations of its heat: it fades towards the sides."""
+
+
+def boxes_of(mask: NDArray[np.bool_], name: str) -> list[Box]:
+    """Return the box around each piece of a binary mask ``(I, J, K)`` whose voxels share faces, edges or corners."""
+    numbered, _ = label(mask, structure=np.ones((3, 3, 3)))
+    return [
+        Box(name, triple([part.start - 0.5 for part in span]), triple([part.stop - 0.5 for part in span]))
+        for span in find_objects(numbered)
+    ]
 
 
 def warmth(box: Box, shape: tuple[int, ...]) -> NDArray[np.float32]:
