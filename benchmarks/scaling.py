@@ -14,19 +14,14 @@ import os
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
+from plain import History, begin, history_of
 from ray.cluster_utils import Cluster
 from report import bars, save
 
@@ -34,12 +29,8 @@ import medray
 from medray.engine import stream
 from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.samples.brain import write_brain_cohort
-from medray.training.data import Batches, open_cases
-from medray.training.learner import Learner
-from medray.training.loop import run_epochs
 from medray.training.trainer import KEEP_MEMORY
 
-History = Sequence[Mapping[str, Any]]
 CONFIG: dict[str, Any] = {"epochs": 4, "steps": 20, "mixed": True, "picture": False}
 
 
@@ -54,7 +45,7 @@ def main() -> None:
         one, two = fitted(prepared, folder, "one", workers=1), fitted(prepared, folder, "two", workers=2)
         ray.shutdown()
         nodes = two_nodes(prepared.root.path, folder)
-        alone, both = strangers(prepared.root.path, 1), strangers(prepared.root.path, 2)
+        alone, both = strangers(prepared, 1), strangers(prepared, 2)
     paces = {name: pace(history) for name, history in (("one worker", one), ("two workers", two), ("two nodes", nodes))}
     losses = {name: [record["loss"] for record in history] for name, history in (("two workers", two), ("two nodes", nodes))}
     machine = {"one process": sum(map(pace, alone)), "two processes": sum(map(pace, both))}
@@ -94,22 +85,11 @@ def fitted(prepared: Prepared, folder: Path, name: str, *, workers: int) -> Hist
     return medray.fit(prepared, config, name=name, workers=workers, cpus=1, gpu=False, runs=folder / "runs").history
 
 
-def strangers(prepared: str, count: int) -> list[History]:
+def strangers(prepared: Prepared, count: int) -> list[History]:
     """Run the loop in so many processes at once, with one thread each and the settings that Ray's workers get."""
-    command = [sys.executable, __file__, "--plain", prepared]
-    environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
-    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(count)]
-    return [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
-
-
-def plain_torch(root: str) -> None:
-    """Run the loop without Ray and print its history."""
-    torch.set_num_threads(1)
-    config, prepared = medray.FitConfig(**CONFIG), open_prepared(root)
-    learner = Learner.fresh(prepared.plan, config)
-    batches = Batches(open_cases(prepared, "train"), prepared.plan, config)
-    run_epochs(learner, batches, open_cases(prepared, "val"), lambda record: None)
-    print(json.dumps(learner.history))
+    settings = {**KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
+    running = [begin(prepared, CONFIG, threads=1, settings=settings) for _ in range(count)]
+    return [history_of(process) for process in running]
 
 
 def pace(history: History) -> float:
@@ -118,7 +98,4 @@ def pace(history: History) -> float:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--plain"]:
-        plain_torch(sys.argv[2])
-    else:
-        main()
+    main()

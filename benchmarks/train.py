@@ -13,32 +13,25 @@ import os
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 import contextlib
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from plain import History, begin, history_of
 from report import bars, save
 
 import medray
 from medray.engine import join_ray, stream
-from medray.preprocessing.bricks import read_case
-from medray.preprocessing.prepared import Prepared, open_prepared
+from medray.preprocessing.prepared import Prepared
 from medray.samples.brain import write_brain_cohort
-from medray.training.data import Batches
-from medray.training.learner import Learner
-from medray.training.loop import run_epochs
 from medray.training.trainer import KEEP_MEMORY
 
 GPU = torch.cuda.is_available()
@@ -101,7 +94,7 @@ def born() -> Iterator[list[float]]:
         while not done.wait(0.5):
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if "RayTrainWorker" in process.name() + " ".join(process.cmdline()):
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
                         births[process.pid] = process.create_time()
 
     watcher = threading.Thread(target=watch)
@@ -114,31 +107,15 @@ def born() -> Iterator[list[float]]:
         found += sorted(births.values())
 
 
-def in_process(prepared: Prepared, settings: Mapping[str, str]) -> list[Mapping[str, Any]]:
-    """Run the loop without Ray in a process with these environment variables; returns its history."""
-    command = [sys.executable, __file__, "--plain", prepared.root.path]
-    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
-    history: list[Mapping[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return history
+def in_process(prepared: Prepared, settings: Mapping[str, str]) -> History:
+    """Run the loop without Ray with these environment variables."""
+    return history_of(begin(prepared, CONFIG, threads=THREADS, settings=settings, device="cuda" if GPU else "cpu"))
 
 
-def plain_torch(root: str) -> None:
-    """Run the loop without Ray and print its history."""
-    torch.set_num_threads(THREADS)
-    config, prepared = medray.FitConfig(**CONFIG), open_prepared(root)
-    train, val = ([read_case(prepared.root.join(row.file)) for row in prepared.of(split)] for split in ("train", "val"))
-    learner = Learner.fresh(prepared.plan, config, lambda model: model.to("cuda" if GPU else "cpu"))
-    run_epochs(learner, Batches(train, prepared.plan, config), val, lambda record: None)
-    print(json.dumps(learner.history))
-
-
-def step(records: Sequence[Mapping[str, Any]]) -> float:
+def step(records: History) -> float:
     """Return the median of the epochs' median steps."""
     return float(statistics.median(record["step_seconds"] for record in records))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--plain"]:
-        plain_torch(sys.argv[2])
-    else:
-        main()
+    main()

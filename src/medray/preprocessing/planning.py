@@ -80,7 +80,7 @@ def plan(
     }
     reasons = dict(REASONS)
     targets = _targets(rows, fingerprint, chosen, labels, changed)
-    whole = chosen == "diagnosis" and not changed.get("located", targets.settings["located"])
+    whole = chosen == "diagnosis" and not targets.settings["located"]
     memory = memory or memory_at_hand()
     network, why_network = _network(chosen, whole=whole, gpu=memory.gpu)
     shape = _geometry(rows, fingerprint, network, changed, whole=whole, memory=memory)
@@ -149,9 +149,9 @@ def _findings(rows: Sequence[SeriesRow], labels: LabelSchema, changed: Mapping[s
         what = f"finding {missing[0]!r}" if missing else "no finding"
         raise InputError(f"{what} is in some of the {len(rows)} series and not in others: nothing to tell apart")
     exclusive = len(names) > 1 and all(len(row.present & set(names)) == 1 for row in rows)
-    located = all(name in labels.names for name in names) and all(row.label for row in rows)
+    mapped = all(name in labels.names for name in names) and all(row.label for row in rows)
+    located = bool(changed.get("located", mapped))
     rarer = [round(min(MAX_TARGET_WEIGHT, (len(rows) - counts[name]) / counts[name]), 2) for name in names]
-    taught = bool(changed.get("located", located))
     reasons = {
         "targets": "what some images have and others don't",
         "exclusive": "every image has exactly one of the targets"
@@ -161,10 +161,10 @@ def _findings(rows: Sequence[SeriesRow], labels: LabelSchema, changed: Mapping[s
         if located
         else "no label map says where targets are",
         "target_weights": "a place with a finding counts as much as all without"
-        if taught
+        if located
         else f"images without it for one with it, at most {MAX_TARGET_WEIGHT:g}",
     }
-    weights = [1.0] * len(names) if taught else rarer
+    weights = [1.0] * len(names) if located else rarer
     settings = {"targets": names, "exclusive": exclusive, "located": located, "target_weights": weights}
     return Choice(settings, reasons)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medray.errors import NotFoundError, StorageError
 from medray.registry.version import ModelVersion
+from medray.storage.location import locate
 
 __all__ = ["Recall"]
 
@@ -58,11 +59,8 @@ class Recall:
         if self.file is None:
             return
         found = {name: asdict(known) for name, known in {**self.found, reference: version}.items()}
-        with contextlib.suppress(OSError):
-            handle, place = tempfile.mkstemp(prefix=self.file.name, dir=self.file.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"state": self.state, "found": found}, file)
-            Path(place).replace(self.file)
+        with contextlib.suppress(StorageError, NotFoundError):
+            locate(self.file).write(json.dumps({"state": self.state, "found": found}).encode())
 
 
 def _version(facts: Mapping[str, Any]) -> ModelVersion:

@@ -30,7 +30,7 @@ def run_worker(work: Work) -> None:
     context = ray.train.get_context()
     team = Team(context.get_world_rank(), context.get_world_size())
     prepared = open_prepared(work.prepared)
-    learner = Learner.fresh(prepared.plan, work.config, _spread if work.config.shard else _shared)
+    learner = Learner.fresh(prepared.plan, work.config, _spread if work.config.shard else prepare_model)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as place:
@@ -67,13 +67,6 @@ def run_worker(work: Work) -> None:
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
 
     run_epochs(learner, batches, validation, on_epoch, on_answer)
-
-
-def _shared(model: nn.Module) -> nn.Module:
-    """Move it to its device; several workers agree on gradients at each step, on statistics before each validation only."""
-    settings = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-    shared: nn.Module = prepare_model(model, parallel_strategy_kwargs=settings)
-    return shared
 
 
 def _spread(model: nn.Module) -> nn.Module:
