@@ -144,7 +144,13 @@ def work(numbers, told):
         started = time.monotonic()
         result = outcome(data)
         told.put((number, result if isinstance(result, str) else "read", time.monotonic() - started))
-    told.put(("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0.0))
+    told.put(("peak", peak_mib(), 0.0))
+
+
+def peak_mib():
+    """Of this program alone: getrusage's ru_maxrss goes through exec, so that it counts what pytest held before the start."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
 
 
 @pytest.mark.timeout(900)
