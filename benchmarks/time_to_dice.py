@@ -43,8 +43,8 @@ LABELS = {"grey-matter": 1, "white-matter": 2}
 GOALS = (0.80, 0.85, 0.90)
 THREADS = "2"
 FIT: dict[str, Any] = {
-    "epochs": 48,
-    "steps": 20,
+    "epochs": 12,
+    "steps": 80,
     "average": 0.9,
     "learning_rate": 1e-2,
     "picture": False,
