@@ -34,10 +34,10 @@ DATASET, STEPS, EPOCHS, EVERY = "Dataset001_Brain", 25, int(os.environ.get("BENC
 
 
 class Short(nnUNetTrainer):  # type: ignore[misc]
-    """Short epochs, a checkpoint now and then."""
+    """Short epochs, a checkpoint now and then. nnU-Net looks its arguments up by the names that they have here."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, plans: Any, configuration: str, fold: int, dataset_json: Any, device: torch.device) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = EPOCHS, STEPS, 1
         self.saved: list[tuple[float, str]] = []
 

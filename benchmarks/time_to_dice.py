@@ -68,15 +68,20 @@ def main(wanted: Sequence[str]) -> None:
             found = run_side(side, folder)
             if found is not None:
                 known[side] = found
+                told(known)
+
+
+def told(sides: dict[str, Any]) -> None:
+    """Save what is known so far."""
     save(
         "time_to_dice",
         {
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "not run: no GPU",
-            "sides": known,
-            "seconds_to": {goal: {name: seconds_to(found, goal) for name, found in known.items()} for goal in GOALS},
+            "sides": sides,
+            "seconds_to": {goal: {name: seconds_to(found, goal) for name, found in sides.items()} for goal in GOALS},
         },
     )
-    draw(known)
+    draw(sides)
 
 
 def run_side(side: str, folder: Path) -> dict[str, Any] | None:

@@ -109,15 +109,16 @@ def evaluate(
         InputError: If no labelled subject is left to score, or labels mean something else.
     """
     store = registry or Registry()
-    card = store.card(model)
+    version = store.resolve(model)
+    card = store.card(version)
     if card.plan.maps and cohort.index.labels != card.plan.labels:
         raise InputError(f"{model} knows labels {dict(card.plan.labels.names)}; cohort {cohort.index.id} has others")
     rows = held_out(cohort, card.plan, split)
     if split == "test":
         seen = {*card.subjects.get("train", ()), *card.subjects.get("val", ())}
         rows = [row for row in rows if row.subject not in seen]
-    open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {card.name}")])
-    return score_cases(Predictor.load(store.fetch(model)), cohort, rows, on_progress)
+    open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {version}")])
+    return score_cases(Predictor.load(store.fetch(version)), cohort, rows, on_progress)
 
 
 def held_out(cohort: Cohort, plan: Plan, split: Split) -> list[SeriesRow]:

@@ -44,7 +44,7 @@ def predict(
     store = registry or Registry()
     version = store.resolve(model)
     volume = read_image_path(Path(source))
-    prediction = Predictor.load(store.fetch(str(version))).predict(volume)
+    prediction = Predictor.load(store.fetch(version)).predict(volume)
     if form == "nifti":
         data = write_nifti(prediction.image)
     elif form == "nrrd":

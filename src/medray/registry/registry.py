@@ -157,9 +157,13 @@ class Registry:
         self._client.set_registered_model_alias(found.name, alias, str(found.version))
         return self.resolve(f"{found.name}/{found.version}")
 
-    def fetch(self, reference: str) -> Path:
-        """Return a local folder with a version's files; downloads them where the store is remote."""
-        source = self.resolve(reference).source
+    def fetch(self, model: str | ModelVersion) -> Path:
+        """Return a local folder with a version's files; downloads them where the store is remote.
+
+        Args:
+            model: A reference, or what one meant when it was resolved: its alias may have moved since.
+        """
+        source = (self.resolve(model) if isinstance(model, str) else model).source
         local = Path(url2pathname(urlsplit(source).path))
         if source.startswith("file:///") and local.is_dir():
             return local
@@ -168,9 +172,9 @@ class Registry:
 
         return Path(download_artifacts(artifact_uri=source, tracking_uri=self.uri))
 
-    def card(self, reference: str) -> ModelCard:
-        """Return a version's card."""
-        return config.load(ModelCard, config.read_file(self.fetch(reference) / "card.json"), what=f"card of {reference}")
+    def card(self, model: str | ModelVersion) -> ModelCard:
+        """Return a version's card; takes what `fetch` does."""
+        return config.load(ModelCard, config.read_file(self.fetch(model) / "card.json"), what=f"card of {model}")
 
     def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(EXPERIMENT)

@@ -46,8 +46,8 @@ class Model:
         torch.set_num_threads(threads)
         store = Registry(registry)
         self._version = store.resolve(reference)
-        self._card = store.card(str(self._version))
-        self._predictor = Predictor.load(store.fetch(str(self._version)))
+        self._card = store.card(self._version)
+        self._predictor = Predictor.load(store.fetch(self._version))
 
     def describe(self) -> dict[str, Any]:
         """Return what `/v1/models` says."""

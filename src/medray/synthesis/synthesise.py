@@ -30,7 +30,7 @@ from medray.imaging.volume import Volume
 from medray.inference.predictor import Predictor
 from medray.models.networks import build_model
 from medray.preprocessing.bricks import Case, read_case
-from medray.preprocessing.intensity import intensities
+from medray.preprocessing.intensity import intensities, normalise
 from medray.preprocessing.plan import Plan, read_plan
 from medray.preprocessing.planning import SMALL_SHARE
 from medray.preprocessing.prepared import Prepared
@@ -121,7 +121,8 @@ def synthesise(
     if count < 2:
         raise ConfigError(f"count={count}: the gate compares two images at least")
     store = registry or Registry()
-    version, folder = store.resolve(model), store.fetch(model)
+    version = store.resolve(model)
+    folder = store.fetch(version)
     plan = Predictor.load(folder).plan
     if plan.task != "synthesis":
         raise InputError(f"{version} is for {plan.task}: train a generator with medray plan --task synthesis")
@@ -176,6 +177,7 @@ def _make(work: Work, number: int) -> tuple[SeriesRow, Seen]:
     labels = len(work.plan.labels.names)
     styles = [style_of(case.image.astype(np.float32), case.mask, labels) for case in known]
     image = _image(work, mask, _between(rng, styles), rng)
+    image = normalise(intensities(image, work.plan.intensity), work.plan.intensity)  # as whoever trains on it will
     facts = json.dumps([work.model, hashlib.sha256(work.weights).hexdigest(), work.seed, number])
     name = f"synthetic-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     return _row(work, name, mask, image), _seen(work.plan, name, image, mask)
@@ -183,12 +185,17 @@ def _make(work: Work, number: int) -> tuple[SeriesRow, Seen]:
 
 def _between(rng: np.random.Generator, styles: Sequence[Style]) -> Style:
     """Draw a style between two; what one of them hasn't is as in the others."""
-    every = np.stack(styles)
-    usual = every.sum(axis=0) / np.maximum((every != 0).sum(axis=0), 1)
-    first, second = (np.where(found == 0, usual, found) for found in every[rng.integers(len(every), size=2)])
-    share = rng.random()
-    style: Style = (share * first + (1 - share) * second).astype(np.float32)
-    return style
+    first, second = rng.integers(len(styles), size=2)
+    share, there = rng.random(), np.stack([style.there for style in styles])
+
+    def mix(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        every = np.stack(parts)
+        usual = every.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+        filled = np.where(there[:, np.newaxis], every, usual)
+        mixed: NDArray[np.float32] = (share * filled[first] + (1 - share) * filled[second]).astype(np.float32)
+        return mixed
+
+    return Style(mix([style.bright for style in styles]), mix([style.grain for style in styles]), there.any(axis=0))
 
 
 def _image(work: Work, mask: Mask, style: Style, rng: np.random.Generator) -> NDArray[np.float32]:

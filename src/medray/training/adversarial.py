@@ -1,7 +1,8 @@
 """A generator's step against its rival: least squares (Mao et al., ICCV 2017, arXiv:1611.04076) and matching features.
 
 The rival's features of a generated patch should be those of the real one with the same labels (Wang et al., CVPR 2018,
-arXiv:1711.11585, eq. 4), which keeps training steady with few images.
+arXiv:1711.11585, eq. 4), which keeps training steady with few images; but their means around each place (as Salimans et al.,
+NeurIPS 2016, arXiv:1606.03498, eq. 1, have them over the image), for where noise lies is chance.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ BETAS = (0.5, 0.999)
 """Of Adam, as in the papers: momentum makes two networks that follow each other swing."""
 MATCHING = 10.0
 """How much features count beside the verdict, as in Wang et al."""
+AROUND = 4
+"""Features over which their mean is taken along each axis."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +49,7 @@ class Rival:
     def fresh(cls, plan: Plan, config: FitConfig, wrap: Callable[[nn.Module], nn.Module]) -> Rival:
         """Build one for a plan's generator."""
         task, flat = task_of(plan), plan.patch[2] == 1
-        model = build_rival(Ends(task.inputs - 1, task.channels, plan.patch[:2] if flat else plan.patch))
+        model = build_rival(Ends(task.inputs - task.channels, task.channels, plan.patch[:2] if flat else plan.patch))
         wrapped = wrap(model)
         return cls(model, wrapped, torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=BETAS))
 
@@ -69,7 +72,7 @@ class Rival:
         finally:
             self.model.requires_grad_(requires_grad=True)
         verdict = said[-1].float()
-        apart = [functional.l1_loss(a.float(), b.float()) for a, b in zip(said[:-1], true[:-1], strict=True)]
+        apart = [functional.l1_loss(_around(a), _around(b)) for a, b in zip(said[:-1], true[:-1], strict=True)]
         return functional.mse_loss(verdict, torch.ones_like(verdict)) + MATCHING * torch.stack(apart).mean()
 
     def state(self) -> dict[str, Any]:
@@ -83,6 +86,12 @@ class Rival:
 
 
 def _beside(given: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """Put an image beside what it is to show; the noise, the last channel, is the generator's own business."""
-    both = torch.cat([given[:, :-1], image.to(given.dtype)], dim=1)
+    """Put an image beside what it is to show; the noise, as many last channels as it has, is the generator's own business."""
+    both = torch.cat([given[:, : -image.shape[1]], image.to(given.dtype)], dim=1)
     return both[..., 0] if both.shape[-1] == 1 else both
+
+
+def _around(features: torch.Tensor) -> torch.Tensor:
+    """Return features' means around each place."""
+    pool = functional.avg_pool2d if features.ndim == 4 else functional.avg_pool3d
+    return pool(features.float(), [min(AROUND, side) for side in features.shape[2:]])

@@ -207,17 +207,18 @@ def _finish(name: str, folder: Location, work: Work, prepared: Prepared, results
     if not whole:
         first = results.errors[0] if results.errors else "none was started"
         raise InputError(f"no trial of the search in {folder.path} ended an epoch: {str(first).strip().splitlines()[-1]}")
-    best = max(whole, key=lambda result: max(float(metrics["score"]) for _, metrics in result.best_checkpoints))
+    scores = [max(float(metrics["score"]) for _, metrics in result.best_checkpoints) for result in whole]
+    best = whole[scores.index(max(scores))]
     checkpoint, epoch = best_of(best.best_checkpoints)
     plan, fit_config = applied(prepared.plan, work.config, best.config)
     trials = [
         {
             "chosen": result.config,
             "epochs": int(result.metrics["training_iteration"]),
-            "score": max(float(found["score"]) for _, found in result.best_checkpoints),
+            "score": score,
             "seconds": float(result.metrics["time_total_s"]),
         }
-        for result in whole
+        for result, score in zip(whole, scores, strict=True)
     ]
     with checkpoint.as_directory() as place:
         made = Made(plan, fit_config, prepared, saved_history(Path(place)), epoch, work.threads)
