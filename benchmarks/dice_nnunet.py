@@ -30,7 +30,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-DATASET, STEPS, EPOCHS, EVERY = "Dataset001_Brain", 25, int(os.environ.get("BENCH_NNUNET_EPOCHS", "60")), 4
+DATASET, STEPS, EPOCHS = "Dataset001_Brain", 25, int(os.environ.get("BENCH_NNUNET_EPOCHS", "60"))
+EVERY = max(1, EPOCHS // 12)
 
 
 class Short(nnUNetTrainer):  # type: ignore[misc]
@@ -84,7 +85,7 @@ def main() -> None:
     marks = []
     for seconds, name in trainer.saved:
         masks = OUT / name.removesuffix(".pth")
-        predict(Path(trainer.output_folder).parent, name, names["val"], masks)
+        predict(trainer, name, names["val"], masks)
         marks.append({"seconds": seconds, "masks": str(masks)})
     configuration = plans["configurations"]["3d_fullres"]
     about = {key: configuration[key] for key in ("spacing", "patch_size", "batch_size")}
@@ -96,11 +97,14 @@ def main() -> None:
     print(json.dumps({**facts, "marks": marks}))
 
 
-def predict(model: Path, checkpoint: str, subjects: list[str], masks: Path) -> None:
+def predict(trainer: Short, checkpoint: str, subjects: list[str], masks: Path) -> None:
     """Predict the validation scans, without mirroring, as the other sides do."""
     masks.mkdir()
+    weights = torch.load(Path(trainer.output_folder) / checkpoint, map_location="cpu", weights_only=False)["network_weights"]
+    trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(use_mirroring=False, device=DEVICE, perform_everything_on_device=False)
-    predictor.initialize_from_trained_model_folder(str(model), (0,), checkpoint)
+    managers = trainer.plans_manager, trainer.configuration_manager
+    predictor.manual_initialization(trainer.network, *managers, [weights], trainer.dataset_json, "Short", None)
     images = [[str(OUT / "raw" / DATASET / "imagesTr" / f"{subject}_0000.nii.gz")] for subject in subjects]
     predictor.predict_from_files(images, [str(masks / subject) for subject in subjects], num_processes_preprocessing=1,
                                  num_processes_segmentation_export=1)  # fmt: skip

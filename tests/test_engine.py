@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from medray.engine import stream
+from medray.engine import cpus_each, stream
 from medray.errors import InputError, ResourceError
 
 pytestmark = pytest.mark.ray
@@ -44,3 +44,10 @@ def test_when_workers_can_do_nothing_no_item_is_to_blame(local_ray, monkeypatch)
     monkeypatch.setattr("medray.engine._workers_live", lambda: False)
     with pytest.raises(ResourceError, match="2 of 2 items"):
         list(stream([1, 2], lambda n: os._exit(1), on_crash=lambda n: n))
+
+
+@pytest.mark.parametrize(
+    ("free", "processes", "each"), [([8, 8], 1, 8), ([8, 8], 3, 4), ([8, 8], 16, 1), ([0, 2, 5], 2, 2), ([2], 5, 1), ([], 1, 1)]
+)
+def test_cpus_are_shared_out_within_nodes(free, processes, each):
+    assert cpus_each(free, processes) == each

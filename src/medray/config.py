@@ -48,6 +48,8 @@ def load(kind: type[T], settings: Mapping[str, Any], *, what: str) -> T:
         ConfigError: On an unknown key, a missing key or a value of the wrong type.
     """
     adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type]
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{what} is {settings!r}: give a table of {', '.join(field.name for field in fields(kind))}")
     try:
         return adapter.validate_python(dict(settings))
     except ValidationError as error:

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import ray
 import ray.data
 from ray import cloudpickle
+from ray._private.state import available_resources_per_node  # there is no public way to ask
 from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from medray.errors import MedrayError, ResourceError
 
-__all__ = ["join_ray", "require_cpus", "stream"]
+__all__ = ["cpus_each", "join_ray", "require_cpus", "stream"]
 
 PATIENCE_S = 5.0
 MOST_A_BLOCK, BLOCKS_A_CPU = 16, 4
@@ -50,25 +51,36 @@ def join_ray() -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints what is handled here, with tracebacks
 
 
-def require_cpus(count: float, *, what: str) -> float:
-    """Check that the cluster has so many CPUs free, and return how many it has.
+def require_cpus(processes: int, *, what: str, each: float = 1, gpu: bool = False) -> list[int]:
+    """Check that so many processes find their CPUs free, each on one node, and return how many CPUs each node has free.
 
     Waits a few seconds for CPUs that finished tasks are about to give back.
+
+    Args:
+        processes: How many.
+        what: What they are, for the message.
+        each: CPUs of one.
+        gpu: Whether only nodes with a GPU count.
 
     Raises:
         ResourceError: If there are fewer; Ray would wait for them in silence.
     """
     wanted = float(ray.cluster_resources().get("CPU", 0.0))
     deadline = time.monotonic() + PATIENCE_S
-    free = 0.0
-    while time.monotonic() < deadline:
-        free = float(ray.available_resources().get("CPU", 0.0))
-        if free >= wanted:
-            break
+    while float(ray.available_resources().get("CPU", 0.0)) < wanted and time.monotonic() < deadline:
         time.sleep(0.1)
-    if free < count:
-        raise ResourceError(f"{what} needs {count:g} free CPUs and the cluster has {free:g}: ask for fewer workers or wait")
+    nodes = available_resources_per_node().values()
+    free = [int(node.get("CPU", 0.0)) for node in nodes if node.get("GPU", 0.0) or not gpu]
+    if sum(count // each for count in free) < processes:
+        has = " and ".join(map(str, free)) or "none"
+        needed = f"{processes} free CPUs" if each == 1 else f"{processes} times {each:g} free CPUs on one node"
+        raise ResourceError(f"{what} needs {needed} and the cluster has {has}: ask for less or wait")
     return free
+
+
+def cpus_each(free: Sequence[int], processes: int) -> int:
+    """Return how many CPUs each of so many processes can have on nodes with so many free: none spans two; 1 at least."""
+    return next((each for each in range(max(free, default=1), 1, -1) if sum(count // each for count in free) >= processes), 1)
 
 
 def stream(

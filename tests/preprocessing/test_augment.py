@@ -50,3 +50,9 @@ def test_a_quarter_turn_moves_image_and_mask_together():
     image, turned = augment(mask[None].astype(np.float32), mask, Augmentation((False,) * 3, 1.0, 0.0, 1.0, 0.0, 0, turn))
     assert turned.sum() == 1
     assert np.array_equal(image[0] > 0.5, turned == 1)
+
+
+def test_axes_that_are_not_alike_are_never_mirrored():
+    flips = {draw_augmentation(np.random.default_rng(seed), (1, 2)).flips for seed in range(50)}
+    assert {flip[0] for flip in flips} == {False}
+    assert {flip[1:] for flip in flips} == {(False, False), (False, True), (True, False), (True, True)}

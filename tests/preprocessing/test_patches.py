@@ -26,3 +26,9 @@ def test_patches_lie_inside(rng, share):
     for _ in range(200):
         start = draw_start(rng, (30, 30, 6), (8, 8, 8), lambda _: next(places), share)
         assert all(0 <= begin <= max(0, size - 8) for begin, size in zip(start, (30, 30, 6), strict=True))
+
+
+def test_a_patch_of_one_slice_shows_the_voxel_that_it_was_drawn_for(rng):
+    for _ in range(50):
+        start = draw_start(rng, (30, 30, 20), (8, 8, 1), lambda _: (15, 15, 11), 1.0)
+        assert start[2] == 11

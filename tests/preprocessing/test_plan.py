@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from medray import config
 from medray.cohort.cohort import Cohort
 from medray.errors import ConfigError, InputError
+from medray.imaging.labels import LabelSchema
 from medray.preprocessing.budget import Memory
 from medray.preprocessing.plan import read_plan
 from medray.preprocessing.planning import plan
@@ -43,6 +45,9 @@ def test_changes_override_and_are_marked(phantom_cohort):
         ({"regions": {"whole": ["ball", "shell"]}}, "'shell' is no label"),
         ({"target_weights": [1.0]}, "target_weights needs 3 numbers"),
         ({"order": 2}, "order = 2"),
+        ({"network": "dynunet"}, "the network is 'dynunet': give a table of name"),
+        ({"spacing_mm": [1, 1]}, "spacing_mm = .1, 1.: give a list"),
+        ({"regions": "whole"}, "regions = 'whole': give each target its labels"),
         ({"one_piece": ["liver"]}, "one_piece .'liver'.: targets of a segmentation"),
     ],
 )
@@ -187,3 +192,39 @@ def test_nothing_to_tell_apart_is_an_error(phantom_cohort):
 def test_a_cohort_without_labels_can_t_be_planned(phantom_cohort):
     with pytest.raises(InputError, match="no labelled series"):
         plan(Cohort(phantom_cohort.root, replace(phantom_cohort.index, labels=None)))
+
+
+def test_what_is_left_is_not_mirrored_into_what_is_right(phantom_cohort):
+    assert plan(phantom_cohort).alike == (0, 1, 2)
+    for names in (("kidney_left", "kidney-right"), ("hippocampus L", "other"), ("Right Lung", "heart")):
+        sided = Cohort(phantom_cohort.root, replace(phantom_cohort.index, labels=LabelSchema({names[0]: 1, names[1]: 4})))
+        sided.__dict__["rows"] = with_rows(
+            phantom_cohort, lambda row, names=names: replace(row, statistics=renamed(row, names))
+        ).rows
+        made = plan(sided)
+        assert made.alike == (1, 2)
+        assert "has a side" in made.reasons["alike"]
+
+
+def renamed(row, names):
+    return replace(row.statistics, label_voxels=dict(zip(names, row.statistics.label_voxels.values(), strict=True)))
+
+
+def test_one_depth_is_all_that_a_detection_answers_at(phantom_cohort):
+    deep = {"network": {"name": "dynunet", "features": [8, 16, 32], "deep_supervision": True}}
+    assert plan(phantom_cohort, changes=deep).network.deep_supervision
+    with pytest.raises(ConfigError, match="deep_supervision: a detection answers at one depth only"):
+        plan(phantom_cohort, task="detection", changes=deep)
+
+
+def test_one_whole_body_makes_no_patch_of_a_whole_body(phantom_cohort):
+    numbers = iter(range(99))
+
+    def change(row):
+        number = next(numbers)
+        size = (600, 400, 1800) if number == 0 else (400, 300, 350)
+        return replace(row, shape=size, spacing_mm=(1.0, 1.0, 1.0), findings=("odd",) if number % 2 else ())
+
+    made = plan(with_rows(phantom_cohort, change), task="diagnosis")
+    assert 2**19 < math.prod(made.patch) <= 2**21
+    assert "parts of the few images that are larger" in made.reasons["patch"]

@@ -47,6 +47,7 @@ def test_every_row_says_what_it_is(made, synthetic):
     assert {row.synthetic for row in cohort.rows} == {"maker/1"}
     assert cohort.index.lineage["made_from"] == prepared.cohort
     assert cohort.index.lineage["gate"] == "passed"
+    assert cohort.index.lineage["people"].split() == sorted({row.subject for row in prepared.of("train")})
     for row in cohort.rows:
         volume, mask = cohort.volume(row), cohort.mask(row)
         assert volume.meta["synthetic"] == "maker/1"
@@ -101,6 +102,20 @@ def test_what_the_gate_refuses_is_not_trained_on(made, phantom_cohort, tmp_path)
         medray.prepare(phantom_cohort, recipe, tmp_path / "prepared", synthetic=phantom_cohort)
     with pytest.raises(InputError, match="no labelled series"):
         medray.plan(refused.cohort)
+
+
+def test_synthetic_cases_show_nothing_of_held_out_people(synthetic, phantom_cohort, tmp_path):
+    recipe = medray.plan(phantom_cohort, changes=SMALL_PLAN | {"val": 0.2, "test": 0.45})
+    with pytest.raises(InputError, match="subjects that this plan validates or tests on"):
+        medray.prepare(phantom_cohort, recipe, tmp_path / "prepared", synthetic=synthetic.cohort)
+
+
+def test_a_generator_says_nothing_of_images(made, phantom_cohort, tmp_path):
+    _, _, registry, _ = made
+    with pytest.raises(InputError, match="use it with medray synthesise"):
+        medray.evaluate("maker", phantom_cohort, registry=registry)
+    with pytest.raises(InputError, match="use it with medray synthesise"):
+        medray.Predictor.load(registry.fetch("maker")).predict(phantom_cohort.volume(phantom_cohort.rows[0]))
 
 
 def test_other_models_and_other_data_are_refused(made, phantom_cohort, tmp_path):

@@ -96,6 +96,11 @@ def assert_same(broken, unbroken):
     assert all(torch.equal(found[name], weights[name]) for name in weights)
 
 
+def test_a_worker_takes_the_cores_of_one_node(nodes, prepared, tmp_path):
+    run = medray.fit(prepared, medray.FitConfig(epochs=1, steps=1, picture=False), name="ball", gpu=False, runs=tmp_path)
+    assert run.record["hardware"]["threads"] == 1, "three nodes of one core have none of three"
+
+
 def test_a_killed_worker_changes_nothing_in_the_end(nodes, prepared, unbroken, tmp_path):
     killed: list[Any] = []
 

@@ -153,3 +153,13 @@ def test_a_diagnosis_learns_what_its_probabilities_mean(phantom_cohort, tmp_path
         assert record["calibration"].keys() == {"nodule"}
         assert record["calibration"]["nodule"]["slope"] > 0
     json.dumps(learner.history)
+
+
+def test_gradients_that_are_no_numbers_stop_the_run_before_its_step(recipe, cases):
+    config = FitConfig(epochs=1, steps=2, mixed=False, clip=1.0)
+    learner = Learner.fresh(recipe, config)
+    before = [weight.detach().clone() for weight in learner.model.parameters()]
+    next(iter(learner.model.parameters())).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(InputError, match=r"gradients are no numbers on series \w+"):
+        train(recipe, cases, config, learner=learner)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.model.parameters(), strict=True))

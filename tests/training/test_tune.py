@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -26,8 +27,14 @@ def prepared(local_ray, phantom_cohort, tmp_path_factory):
 
 def test_a_search_ends_bad_trials_early_and_leaves_the_best_as_a_run(prepared, tmp_path):
     told: list[Any] = []
+    lock = threading.Lock()
+
+    def on_trial(record):  # what holds a lock, as a progress bar does, can't be pickled
+        with lock:
+            told.append(record)
+
     config = medray.FitConfig(epochs=9, steps=2, mixed=False)
-    run = medray.tune(prepared, SPACE, config, name="ball", trials=6, runs=tmp_path, on_trial=told.append)
+    run = medray.tune(prepared, SPACE, config, name="ball", trials=6, runs=tmp_path, on_trial=on_trial)
     trials = run.record["trials"]
     assert len(trials) == 6
     assert min(trial["epochs"] for trial in trials) < 9, "ASHA ended some early"
@@ -46,12 +53,20 @@ def test_a_search_ends_bad_trials_early_and_leaves_the_best_as_a_run(prepared, t
 def test_a_population_copies_its_best(prepared, tmp_path):
     told: list[Any] = []
     config = medray.FitConfig(epochs=6, steps=2, mixed=False)
-    run = medray.tune(prepared, SPACE, config, name="ball", trials=4, method="population", runs=tmp_path, on_trial=told.append)
+    table = {
+        "learning_rate": {"low": 1e-3, "high": 2e-3},
+        "average": {"choose": [0.0, 0.5]},
+        "fall": {"choose": ["poly", "cosine"]},
+    }
+    space = read_space({"fit": table, "plan": {"batch": {"choose": [1, 2]}}})
+    run = medray.tune(prepared, space, config, name="ball", trials=4, method="population", runs=tmp_path, on_trial=told.append)
     rates: dict[str, set[float]] = {}
     for record in told:
         rates.setdefault(record["trial"], set()).add(record["chosen"]["fit.learning_rate"])
     assert len(rates) == 4
     assert any(len(found) > 1 for found in rates.values()), "a trial took over another one's weights and changed its rate"
+    assert all(1e-3 <= rate <= 2e-3 for found in rates.values() for rate in found), "nothing leaves the space"
+    assert run.record["failed"] == 0
     assert run.record["scores"]
 
 

@@ -90,11 +90,11 @@ def thumbnail(image: NDArray[np.float32]) -> Vector:
     return small / max(float(np.linalg.norm(small)), 1e-12)
 
 
-def nearest(thumbnails: Vector, among: Vector, *, same: bool = False) -> Vector:
-    """Return each one's highest correlation with any among others; with ``same``, of a sample with itself, others only."""
+def nearest(thumbnails: Vector, among: Vector, *, unless: NDArray[np.bool_] | None = None) -> Vector:
+    """Return each one's highest correlation with any among others, pairs left out where ``unless``, ``(N, M)``, is true."""
     correlation = thumbnails @ among.T
-    if same:
-        np.fill_diagonal(correlation, -np.inf)
+    if unless is not None:
+        correlation[unless] = -np.inf
     highest: Vector = correlation.max(axis=1)
     return highest
 

@@ -100,7 +100,8 @@ def evaluate(
     Args:
         model: ``name``, ``name@alias`` or ``name/version``.
         cohort: With what the task is learned from: label maps or findings.
-        split: Which subjects; those that the model was trained or chosen on never count as test.
+        split: Which subjects; those that the model was trained or chosen on never count as test. In a cohort that has none of
+            these, as another hospital's, all are test.
         registry: The default one when None.
         on_progress: Called with ``("evaluate", done, total)``.
 
@@ -113,10 +114,11 @@ def evaluate(
     card = store.card(version)
     if card.plan.maps and cohort.index.labels != card.plan.labels:
         raise InputError(f"{model} knows labels {dict(card.plan.labels.names)}; cohort {cohort.index.id} has others")
-    rows = held_out(cohort, card.plan, split)
-    if split == "test":
-        seen = {*card.subjects.get("train", ()), *card.subjects.get("val", ())}
-        rows = [row for row in rows if row.subject not in seen]
+    seen = {*card.subjects.get("train", ()), *card.subjects.get("val", ())}
+    if split == "test" and seen.isdisjoint(row.subject for row in cohort.rows):
+        rows = learnable(cohort.rows, card.plan.task, located=card.plan.located)
+    else:
+        rows = [row for row in held_out(cohort, card.plan, split) if split != "test" or row.subject not in seen]
     open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {version}")])
     return score_cases(Predictor.load(store.fetch(version)), cohort, rows, on_progress)
 

@@ -135,7 +135,10 @@ class Predictor:
 
         Raises:
             ImageError: If the image is of a modality that the model doesn't know.
+            InputError: If the model is a generator, which says nothing of images.
         """
+        if self.plan.task == "synthesis":
+            raise InputError("the model makes images and says nothing of them: use it with medray synthesise")
         started = time.perf_counter()
         prepared = prepare_image(volume, self.plan)
         ready = time.perf_counter()
@@ -167,7 +170,7 @@ class Predictor:
 
     def _mirrored(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the mean answer of a patch ``(1, C, I, J, K)`` and its mirror images."""
-        axes = [axis for axis in (2, 3, 4) if patch.shape[axis] > 1]
+        axes = [axis + 2 for axis in self.plan.alike if patch.shape[axis + 2] > 1]
         flips = [flip for count in range(len(axes) + 1) for flip in combinations(axes, count)]
         return torch.stack([self._run(patch.flip(flip)).flip(flip) for flip in flips]).mean(dim=0)
 

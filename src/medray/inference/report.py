@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
@@ -108,8 +109,9 @@ def _span(ends: tuple[float, float]) -> str:
 def _worst(evaluation: Evaluation, predictor: Predictor, cohort: Cohort) -> list[str]:
     rows, parts = {row.series: row for row in cohort.rows}, []
     for case in sorted(evaluation.cases, key=lambda case: _badness(case, predictor.plan.task), reverse=True)[:WORST]:
-        said = "; ".join(f"{name}: {_in_words(found)}" for name, found in case.record.items())
-        parts.append(f"<p class='soft'>Subject {case.subject}. {said}</p>{row_picture(predictor, cohort, rows[case.series])}")
+        said = html.escape("; ".join(f"{name}: {_in_words(found)}" for name, found in case.record.items()))
+        parts.append(f"<p class='soft'>Subject {html.escape(case.subject)}. {said}</p>")
+        parts.append(row_picture(predictor, cohort, rows[case.series]))
     return parts
 
 

@@ -5,6 +5,7 @@ Drawing and applying are separate, so that a run can be replayed and a test can 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,14 @@ class Augmentation:
     matrix: tuple[tuple[float, ...], ...] | None
 
 
-def draw_augmentation(rng: np.random.Generator) -> Augmentation:
-    """Draw one: mirrors half the time, a rotation up to about 15° and ±15 % scale one time in five."""
-    flips = rng.random(3) < 0.5
+def draw_augmentation(rng: np.random.Generator, alike: Sequence[int] = (0, 1, 2)) -> Augmentation:
+    """Draw one: mirrors half the time, a rotation up to about 15° and ±15 % scale one time in five.
+
+    Args:
+        rng: Source of randomness.
+        alike: Axes that may be mirrored: see `medray.preprocessing.plan.Plan`.
+    """
+    flips = (rng.random(3) < 0.5) & np.isin(np.arange(3), alike)
     matrix = None
     if rng.random() < 0.2:
         turn = Rotation.from_euler("xyz", rng.uniform(-15, 15, 3), degrees=True).as_matrix()

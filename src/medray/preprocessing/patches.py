@@ -12,6 +12,8 @@ from medray.types import Shape, Voxels
 __all__ = ["Starts", "crop", "draw_start", "tile_starts"]
 
 Starts = tuple[int, int, int]
+JITTER = 4
+"""Voxels that a labelled voxel is off the patch's middle, at most; none where a patch is one slice, which would miss it."""
 
 
 def tile_starts(shape: Shape, patch: Shape, *, overlap: float) -> list[Starts]:
@@ -72,7 +74,8 @@ def draw_start(
     room = [max(0, size - length) for size, length in zip(shape, patch, strict=True)]
     place = labelled_voxel(rng) if rng.random() < share else None
     if place is not None:
-        middle = [int(p) - length // 2 + int(rng.integers(-4, 5)) for p, length in zip(place, patch, strict=True)]
+        near = [int(rng.integers(-JITTER, JITTER + 1)) if length > 1 else 0 for length in patch]
+        middle = [int(p) - length // 2 + off for p, length, off in zip(place, patch, near, strict=True)]
         i, j, k = (min(max(0, start), most) for start, most in zip(middle, room, strict=True))
         return i, j, k
     i, j, k = (int(rng.integers(most + 1)) for most in room)

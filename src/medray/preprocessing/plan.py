@@ -52,7 +52,8 @@ class Plan:
         foreground_share: Share of training patches centred on a target.
         target_weights: Weight in the loss of each target; of a multi-class segmentation background's comes first.
         overlap: Share that neighbouring patches have in common at prediction.
-        mirror: Whether a prediction is the mean over all mirror images of a patch: surer, and eight times the time.
+        alike: Axes (L, P, S: 0, 1, 2) along which a mirror image has the same labels: training patches are mirrored there.
+        mirror: Whether a prediction is the mean over all such mirror images of a patch: surer, and up to eight times the time.
         network: Which and how large.
         val: Share of subjects for validation.
         test: Share of subjects for testing.
@@ -81,6 +82,7 @@ class Plan:
     foreground_share: float = Field(default=2 / 3, ge=0, le=1)
     target_weights: tuple[float, ...]
     overlap: float = Field(default=0.25, ge=0, lt=1)
+    alike: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
     mirror: bool = False
     network: NetworkSpec = NetworkSpec()
     val: float = Field(default=0.12, gt=0, lt=0.5)
@@ -95,6 +97,8 @@ class Plan:
         self._check_targets()
         if self.task != "diagnosis" and self.network.name in COARSE:
             raise ConfigError(f"network {self.network.name}: a {self.task} needs an answer at each voxel; use a unet")
+        if self.network.deep_supervision and self.task != "segmentation":
+            raise ConfigError(f"deep_supervision: a {self.task} answers at one depth only; leave it out")
         if (self.task == "synthesis") != (self.network.name == GENERATOR):
             raise ConfigError(f"network {self.network.name}: a synthesis, and nothing else, takes a {GENERATOR}")
 

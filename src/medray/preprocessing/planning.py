@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ MAX_PATCHES_A_VOLUME = 16
 """A volume of more voxels than this many patches is made coarser, so that a patch sees enough of its surroundings."""
 MAX_WHOLE_VOXELS = 2 * PATCH**3
 """A diagnosis that no label map locates looks at whole images; larger ones are made coarser."""
+MOST_WHOLE_VOXELS = 4 * MAX_WHOLE_VOXELS
+"""Of the largest image, while the median one is held to the number above."""
 MAX_TARGET_WEIGHT = 4.0
+SIDES = {"left", "right", "l", "r", "lh", "rh"}
 SMALL_SHARE = 0.05
 """A label with less of the labelled voxels is a thing that one puts a box around."""
 
@@ -85,7 +89,7 @@ def plan(
     network, why_network = _network(chosen, whole=whole, gpu=memory.gpu)
     shape = _geometry(rows, fingerprint, network, changed, whole=whole, memory=memory)
     reasons["network"] = why_network
-    for part in (targets, shape, _intensity(fingerprint)):
+    for part in (targets, shape, _intensity(fingerprint), _alike([*labels.names, *targets.settings["targets"]])):
         settings |= part.settings
         reasons |= part.reasons
     reasons |= dict.fromkeys(changed, "set by hand")
@@ -114,6 +118,8 @@ def _targets(
     if task == "diagnosis":
         return _findings(rows, labels, changed)
     regions = changed.get("regions") or {}
+    if not isinstance(regions, Mapping):
+        raise ConfigError(f'regions = {regions!r}: give each target its labels, such as regions.whole=["core", "rim"]')
     shown = frozenset[str]().union(*(row.present for row in rows))
     names, why = tuple(regions) or tuple(name for name in labels.names if name in shown), "every label of the cohort"
     if not regions and len(names) < len(labels.names):
@@ -173,7 +179,7 @@ def _listed(changed: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> t
     """Return a changed field that is a list."""
     value = changed.get(key, otherwise)
     if not isinstance(value, list | tuple) or (
-        key == "spacing_mm" and not all(isinstance(n, int | float) and n > 0 for n in value)
+        key == "spacing_mm" and (len(value) != 3 or not all(isinstance(n, int | float) and n > 0 for n in value))
     ):
         raise ConfigError(f"{key} = {value!r}: give a list, such as {key}={list(otherwise)}".replace("'", '"'))
     return tuple(value)
@@ -200,8 +206,14 @@ def _geometry(
     settings: dict[str, Any] = {"spacing_mm": spacing, "network": spec}
     reasons = {"spacing_mm": why_spacing}
     if whole:
-        settings |= {"patch": _whole(rows, used, network.divisor, flat=flat), "batch": 4, "foreground_share": 0.0}
+        patch = _whole(rows, used, network.divisor, flat=flat)
         reasons["patch"] = "the largest image of the cohort fits"
+        while math.prod(patch) > MOST_WHOLE_VOXELS:
+            longest = int(np.argmax(patch))
+            i, j, k = (side - network.divisor * (axis == longest) for axis, side in enumerate(patch))
+            patch = i, j, k
+            reasons["patch"] = f"at most {MOST_WHOLE_VOXELS} voxels: parts of the few images that are larger"
+        settings |= {"patch": patch, "batch": 4, "foreground_share": 0.0}
         reasons["batch"] = "an image is one example: several a step make its mean steady"
         return Choice(settings, reasons)
     if flat:
@@ -256,6 +268,14 @@ def _network(task: TaskName, *, whole: bool, gpu: bool) -> tuple[dict[str, Any],
         return {"name": "dynunet", "features": DEEP}, "two convolutions a depth, six depths: a GPU has the time and the memory"
     why = "a strided U-Net with batch norm learns fastest on CPUs and doesn't amplify noise in empty patches"
     return config.dump(NetworkSpec()), why
+
+
+def _alike(names: Sequence[str]) -> Choice:
+    """Choose along which axes patches may be mirrored: not into left, what is called right."""
+    sided = [name for name in names if SIDES & set(re.split(r"[^a-z]+", name.lower()))]
+    if sided:
+        return Choice({"alike": (1, 2)}, {"alike": f"{sided[0]!r} has a side: left and right aren't mirrored into each other"})
+    return Choice({"alike": (0, 1, 2)}, {"alike": "no label is called left or right"})
 
 
 def _intensity(fingerprint: Fingerprint) -> Choice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,10 @@ from medray.preprocessing.plan import Plan, learnable
 from medray.preprocessing.prepared import CaseRow, Prepared, commit_prepared
 from medray.storage.location import Location, locate
 
-__all__ = ["Preparation", "prepare", "prepare_case"]
+__all__ = ["PEOPLE", "Preparation", "prepare", "prepare_case"]
+
+PEOPLE = "people"
+"""In a synthetic cohort's lineage: whose images it was made from, pseudonyms with spaces between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +63,16 @@ def prepare(
         on_progress: Called with ``("prepare", done, total)``.
 
     Raises:
-        InputError: If labels differ, there are fewer than three subjects to learn from, or the gate refused the synthetic ones.
+        InputError: If labels differ, there are fewer than three subjects to learn from, the gate refused the synthetic ones, or
+            these were made from subjects that the plan holds out.
         ImageError: If a series can't be prepared; the cohort was checked at ingestion, so this is a plan's fault.
     """
     if (cohort.index.labels or LabelSchema({})) != plan.labels:
         raise InputError(f"the plan's labels {dict(plan.labels.names)} are not those of cohort {cohort.index.id}")
     rows = learnable(cohort.rows, plan.task, located=plan.located)
-    made = _admitted(synthetic, plan) if synthetic else []
-    open_trail().record([Event("cohort.prepare", cohort.index.id, detail=f"{len(rows)} series read")])
     splits = split_subjects((row.subject for row in rows), val=plan.val, test=plan.test)
+    made = _admitted(synthetic, plan, splits) if synthetic else []
+    open_trail().record([Event("cohort.prepare", cohort.index.id, detail=f"{len(rows)} series read")])
     work = Preparation(cohort, plan, locate(target))
     other = Preparation(synthetic or cohort, plan, work.target)
     files = {}
@@ -83,14 +87,20 @@ def prepare(
     return commit_prepared(work.target, name, plan, tuple(cases))
 
 
-def _admitted(synthetic: Cohort, plan: Plan) -> list[SeriesRow]:
-    """Return the series of a synthetic cohort that passed its gate."""
+def _admitted(synthetic: Cohort, plan: Plan, splits: Mapping[str, Split]) -> list[SeriesRow]:
+    """Return the series of a synthetic cohort that passed its gate and shows nothing of held-out people."""
     verdict = synthetic.index.lineage.get("gate", "")
     if verdict != "passed":
         why = f"its gate refused it: {verdict}" if verdict else "it has passed no gate: is it from medray synthesise?"
         raise InputError(f"cohort {synthetic.index.id} can't be trained on: {why}")
     if synthetic.index.labels != plan.labels:
         raise InputError(f"the plan's labels {dict(plan.labels.names)} are not those of cohort {synthetic.index.id}")
+    known = [subject for subject in synthetic.index.lineage.get(PEOPLE, "").split() if splits.get(subject, "train") != "train"]
+    if known:
+        raise InputError(
+            f"cohort {synthetic.index.id} was made from {len(known)} subjects that this plan validates or tests on: "
+            "make both from plans with the same val and test"
+        )
     return [row for row in synthetic.rows if row.synthetic]
 
 

@@ -107,7 +107,7 @@ def deploy(models: Sequence[str], *, port: int = 8000, host: str = "127.0.0.1", 
     for reference in models:
         registry.resolve(reference)
     join_ray()
-    require_cpus(cpus * len(models), what=f"serving {len(models)} models with {cpus} CPUs each")
+    require_cpus(len(models), each=cpus, what=f"serving {len(models)} models")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options={"host": host, "port": port})
     application = build({"models": list(models), "registry": registry.uri, "cpus": cpus})

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as strict_dataclass
 
 from medray.config import STRICT
+from medray.errors import InputError
 from medray.evaluation.fidelity import discrepancy, nearest
 
-__all__ = ["Gate", "Judgement", "Seen", "judge"]
+__all__ = ["Gate", "Judgement", "Seen", "check_enough", "judge"]
 
+LEAST_REAL = 4
 COPY = 0.5
 """A copy is so many times as far from a training image as the two nearest real people are from each other, or less."""
 
@@ -41,11 +43,13 @@ class Seen:
 
     Attributes:
         series: Its name.
+        subject: Whose it is.
         labels: Label to its description.
         thumbnail: See `medray.evaluation.fidelity.thumbnail`.
     """
 
     series: str
+    subject: str
     labels: Mapping[str, NDArray[np.float64]]
     thumbnail: NDArray[np.float64]
 
@@ -61,9 +65,9 @@ class Judgement:
         texture_off: Label to how far its texture is off, the farthest band.
         discrepancy: Of synthetic from real training images.
         among_real: The same of one half of these from the other: what no generator can be better than.
-        copies: Images at most half as far from a training image as any two real ones are from each other.
+        copies: Images at most half as far from a training image as those of any two people are from each other.
         nearest: The highest correlation of a synthetic image with a training image.
-        nearest_real: The highest of a real image with another one.
+        nearest_real: The highest of a real image with another person's.
     """
 
     passed: bool
@@ -83,23 +87,26 @@ def judge(gate: Gate, synthetic: Sequence[Seen], real: Sequence[Seen], channels:
     Args:
         gate: What is asked.
         synthetic: At least two.
-        real: The training images, at least four.
+        real: The training images, at least `LEAST_REAL`, of two people or more.
         channels: Of an image.
 
     Raises:
-        ValueError: If there are too few.
+        InputError: If there are too few.
     """
-    if len(synthetic) < 2 or len(real) < 4:
-        raise ValueError(f"{len(synthetic)} synthetic and {len(real)} real images: the gate needs two and four at least")
+    check_enough([seen.subject for seen in real])
+    if len(synthetic) < 2:
+        raise InputError(f"{len(synthetic)} synthetic image can't be judged: two at least")
     names = sorted({name for seen in real for name in seen.labels})
     off = {name: _off(name, synthetic, real, channels) for name in names}
-    common = [name for name in names if all(name in seen.labels for seen in (*real, *synthetic))]
-    first, second = (
-        np.stack([np.concatenate([seen.labels[name] for name in common]) for seen in side]) for side in (real, synthetic)
+    usual_look = {name: np.mean([seen.labels[name] for seen in real if name in seen.labels], axis=0) for name in names}
+    first, second = (  # a label that an image doesn't have tells nothing of it
+        np.stack([np.concatenate([seen.labels.get(name, usual_look[name]) for name in names]) for seen in side])
+        for side in (real, synthetic)
     )
     apart, among = discrepancy(first, second), discrepancy(first[::2], first[1::2])
     thumbs, known = (np.stack([seen.thumbnail for seen in side]) for side in (synthetic, real))
-    near, usual = nearest(thumbs, known), float(nearest(known, known, same=True).max())
+    people = np.array([seen.subject for seen in real])
+    near, usual = nearest(thumbs, known), float(nearest(known, known, unless=people[:, None] == people).max())
     copies = tuple(seen.series for seen, value in zip(synthetic, near, strict=True) if 1 - value < COPY * (1 - usual))
     means = {name: float(values[:, 0].mean()) for name, values in off.items()}
     textures = {name: float(values[:, 1:].mean(axis=0).max()) for name, values in off.items()}
@@ -110,6 +117,22 @@ def judge(gate: Gate, synthetic: Sequence[Seen], real: Sequence[Seen], channels:
     if len(copies) > gate.copies * len(synthetic):
         why.append(f"{len(copies)} of {len(synthetic)} images are nearer to a training image than any other person's is")
     return Judgement(not why, tuple(why), means, textures, apart, among, copies, float(near.max()), usual)
+
+
+def check_enough(subjects: Sequence[str]) -> None:
+    """Check, before images are made, that there are enough real ones to judge them by.
+
+    Args:
+        subjects: Whose the real images are.
+
+    Raises:
+        InputError: If there are too few images, or all are of one person.
+    """
+    if len(subjects) < LEAST_REAL or len(set(subjects)) < 2:
+        raise InputError(
+            f"{len(subjects)} training images of {len(set(subjects))} people: "
+            f"synthetic ones are judged by {LEAST_REAL} at least, of two people or more"
+        )
 
 
 def _off(name: str, synthetic: Sequence[Seen], real: Sequence[Seen], channels: int) -> NDArray[np.float64]:

@@ -33,11 +33,12 @@ from medray.preprocessing.bricks import Case, read_case
 from medray.preprocessing.intensity import intensities, normalise
 from medray.preprocessing.plan import Plan, read_plan
 from medray.preprocessing.planning import SMALL_SHARE
+from medray.preprocessing.prepare import PEOPLE
 from medray.preprocessing.prepared import Prepared
 from medray.registry.registry import Registry
 from medray.storage.location import Location, locate
 from medray.synthesis.anatomies import Invention, invent
-from medray.synthesis.gate import Gate, Judgement, Seen, judge
+from medray.synthesis.gate import Gate, Judgement, Seen, check_enough, judge
 from medray.tasks.synthesis import Style, conditions, style_of
 from medray.tasks.task import task_of
 from medray.types import Mask
@@ -73,6 +74,7 @@ class Work:
         weights: Its weights, safetensors.
         plan: Its plan.
         files: The training cases.
+        subjects: Whose these are.
         how: How label maps are invented.
         seed: Of everything drawn.
     """
@@ -82,6 +84,7 @@ class Work:
     weights: bytes
     plan: Plan
     files: tuple[Location, ...]
+    subjects: tuple[str, ...]
     how: Invention
     seed: int
 
@@ -115,7 +118,7 @@ def synthesise(
 
     Raises:
         ConfigError: If ``count`` is less than two.
-        InputError: If the model is no generator, or was trained on something else.
+        InputError: If the model is no generator, or was trained on something else, or on too few images to judge others by.
         NotFoundError: If there is no such model.
     """
     if count < 2:
@@ -129,10 +132,13 @@ def synthesise(
     if plan != prepared.plan:
         raise InputError(f"{version} was trained by another plan than that of {prepared.root.path}")
     rows = prepared.of("train")
+    subjects = [row.subject for row in rows]
+    check_enough(subjects)
     files = tuple(prepared.root.join(row.file) for row in rows)
-    how = Invention(rare=_rare(plan, [read_case(file) for file in files]))
+    how = Invention(rare=_rare(plan, [read_case(file) for file in files]), mirror=0 in plan.alike)
     root = locate(target)
-    work = Work(root, str(version), (folder / "weights.safetensors").read_bytes(), plan, files, how, seed)
+    weights = (folder / "weights.safetensors").read_bytes()
+    work = Work(root, str(version), weights, plan, files, tuple(subjects), how, seed)
     join_ray()
     real = _each(stream(range(len(files)), partial(_look, work)), "compare", len(files), on_progress)
     made = _each(stream(range(count), partial(_make, work)), "synthesise", count, on_progress)
@@ -160,12 +166,12 @@ def _rare(plan: Plan, cases: list[Case]) -> tuple[int, ...]:
 def _look(work: Work, number: int) -> Seen:
     """Describe a training image."""
     case = read_case(work.files[number])
-    return _seen(work.plan, case.series, case.image.astype(np.float32), case.mask)
+    return _seen(work.plan, (case.series, work.subjects[number]), case.image.astype(np.float32), case.mask)
 
 
-def _seen(plan: Plan, series: str, image: NDArray[np.float32], mask: Mask) -> Seen:
+def _seen(plan: Plan, who: tuple[str, str], image: NDArray[np.float32], mask: Mask) -> Seen:
     names = {name: plan.numbers(name)[0] for name in plan.targets}
-    return Seen(series, describe(image, mask, names), thumbnail(image))
+    return Seen(*who, describe(image, mask, names), thumbnail(image))
 
 
 def _make(work: Work, number: int) -> tuple[SeriesRow, Seen]:
@@ -180,7 +186,7 @@ def _make(work: Work, number: int) -> tuple[SeriesRow, Seen]:
     image = normalise(intensities(image, work.plan.intensity), work.plan.intensity)  # as whoever trains on it will
     facts = json.dumps([work.model, hashlib.sha256(work.weights).hexdigest(), work.seed, number])
     name = f"synthetic-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
-    return _row(work, name, mask, image), _seen(work.plan, name, image, mask)
+    return _row(work, name, mask, image), _seen(work.plan, (name, name), image, mask)
 
 
 def _between(rng: np.random.Generator, styles: Sequence[Style]) -> Style:
@@ -195,7 +201,7 @@ def _between(rng: np.random.Generator, styles: Sequence[Style]) -> Style:
         mixed: NDArray[np.float32] = (share * filled[first] + (1 - share) * filled[second]).astype(np.float32)
         return mixed
 
-    return Style(mix([style.bright for style in styles]), mix([style.grain for style in styles]), there.any(axis=0))
+    return Style(mix([style.bright for style in styles]), mix([style.grain for style in styles]), np.any(there, axis=0))
 
 
 def _image(work: Work, mask: Mask, style: Style, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -260,6 +266,7 @@ def _commit(work: Work, prepared: Prepared, rows: Sequence[SeriesRow], judgement
     lineage = {
         "synthetic": work.model,
         "made_from": prepared.cohort,
+        PEOPLE: " ".join(sorted(set(work.subjects))),
         "gate": "passed" if judgement.passed else "; ".join(judgement.why),
         "medray": __version__,
     }

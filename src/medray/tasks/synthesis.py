@@ -121,13 +121,14 @@ MEASURES = ("likeness", "mean_off", "texture_off")
 
 def style_of(image: NDArray[np.float32], mask: Mask, labels: int) -> Style:
     """Return the style of an image ``(C, I, J, K)`` whose channel numbers are ``(I, J, K)``."""
-    style = Style(*np.zeros((2, len(image), labels + 1), np.float32), np.bincount(mask.ravel(), minlength=labels + 1) > 0)
+    bright, grain = np.zeros((2, len(image), labels + 1), np.float32)
+    there = np.bincount(mask.ravel(), minlength=labels + 1) > 0
     fine = np.abs(image - np.stack([gaussian_filter(channel, 1.0) for channel in image]))
-    for number in np.flatnonzero(style.there):
+    for number in np.flatnonzero(there):
         where = mask == number
-        style.bright[:, number] = np.median(image[:, where], axis=1)
-        style.grain[:, number] = MAD_TO_DEVIATION * np.median(fine[:, where], axis=1)
-    return style
+        bright[:, number] = np.median(image[:, where], axis=1)
+        grain[:, number] = MAD_TO_DEVIATION * np.median(fine[:, where], axis=1)
+    return Style(bright, grain, there)
 
 
 def conditions(mask: Mask, style: Style, rng: np.random.Generator) -> NDArray[np.float32]:

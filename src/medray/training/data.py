@@ -78,7 +78,7 @@ class Batches:
             half, mask = case.patch(start, self.plan.patch)
             image = half.astype(np.float32)
             if self.config.augment:
-                image, mask = augment(image, mask, draw_augmentation(rng))
+                image, mask = augment(image, mask, draw_augmentation(rng, self.plan.alike))
             example = Example(image, mask, case.present)
             images.append(self.task.given(example, rng))
             targets.append(self.task.target(example))

@@ -96,14 +96,17 @@ class Learner:
         wait: Callable[[], contextlib.AbstractContextManager[None]] = getattr(self.wrapped, "no_sync", contextlib.nullcontext)
         return wait()
 
-    def advance(self, clip: float) -> None:
-        """Take an optimizer step with the gradients at hand, and forget them."""
-        nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+    def advance(self, clip: float) -> bool:
+        """Take an optimizer step with the gradients at hand, and forget them; no step, and False, if they are no numbers."""
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        if not math.isfinite(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)):
+            return False
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
+        return True
 
     def settle(self) -> None:
         """Bring the judged network and the state up to date; all workers together."""
@@ -133,9 +136,9 @@ class Learner:
         else:
             self.judged.load_state_dict(weights)
             self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.model.load_state_dict(state["weights"])
-            self.average.n_averaged.copy_(state["averaged"])
+        if self.average is not None:  # one that starts from a learner without an average begins its own
+            self.model.load_state_dict(state.get("weights", weights))
+            self.average.n_averaged.copy_(state.get("averaged", self.average.n_averaged))
         if self.rival is not None:
             self.rival.restore(state)
         self.schedule.load_state_dict(state["schedule"])

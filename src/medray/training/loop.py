@@ -155,7 +155,7 @@ def _train(learner: Learner, task: Task, config: FitConfig, batches: Iterator[Ba
     pace = Pace()
     started = time.perf_counter()
     for _ in range(config.steps):
-        loss = 0.0
+        loss, series = 0.0, list[str]()
         for number in range(config.accumulate):
             asked = time.perf_counter()
             batch = next(batches)
@@ -163,12 +163,18 @@ def _train(learner: Learner, task: Task, config: FitConfig, batches: Iterator[Ba
             pace.began = pace.began or time.time()
             with learner.gathering() if number + 1 < config.accumulate else contextlib.nullcontext():
                 loss += _learn(learner, task, config, batch) / config.accumulate
-        learner.advance(config.clip)
+            series += batch.series
+        if not learner.advance(config.clip):
+            raise InputError(_broken("gradients are no numbers", series))
         pace.losses.append(loss)
         now = time.perf_counter()
         pace.steps.append(now - started)
         started = now
     return pace
+
+
+def _broken(what: str, series: Sequence[str]) -> str:
+    return f"{what} on series {', '.join(series)}: look at them, or lower learning_rate"
 
 
 def _learn(learner: Learner, task: Task, config: FitConfig, batch: Batch) -> float:
@@ -188,6 +194,6 @@ def _learn(learner: Learner, task: Task, config: FitConfig, batch: Batch) -> flo
             loss = loss + learner.rival.judge(given, outputs, target)
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise InputError(f"the loss became {value} on series {', '.join(batch.series)}: look at them, or lower learning_rate")
+        raise InputError(_broken(f"the loss became {value}", batch.series))
     (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
     return value

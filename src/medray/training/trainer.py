@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from medray import config
-from medray.engine import join_ray, require_cpus
+from medray.engine import cpus_each, join_ray, require_cpus
 from medray.errors import ConfigError, InputError, MedrayError
 from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location, locate
@@ -59,8 +59,8 @@ def fit(
         name: What is trained, such as ``"brain"``; the run lies in ``RUNS/name/N``.
         workers: Processes that share each step; the batch grows with them. Two numbers are the fewest and the most: the fit
             goes on with fewer when a node is lost, and takes more at a checkpoint when they come.
-        cpus: Cores of a worker; by default those that are free now, shared out. Say it on a cluster that scales up:
-            then nothing is counted beforehand, and Ray waits for the nodes.
+        cpus: Cores of a worker; by default those that are free now, shared out, no worker on two nodes. Say it on a cluster
+            that scales up: then nothing is counted beforehand, and Ray waits for the nodes.
         gpu: Whether each worker gets a GPU; by default when enough are free now.
         runs: Where runs lie, a path or a URI; ``MEDRAY_HOME/runs`` by default.
         on_epoch: Called with each epoch's record (see `EpochRecord`) when it is done.
@@ -81,7 +81,8 @@ def fit(
     if not 1 <= fewest <= most:
         raise ConfigError(f"workers={workers}: a fit needs at least one, and as many at most as at least")
     join_ray()
-    threads = cpus or max(1, int(require_cpus(fewest, what=f"a fit with {fewest} workers")) // most)
+    gpu = _gpus_free(fewest) if gpu is None else gpu
+    threads = cpus or cpus_each(require_cpus(fewest, what=f"a fit with {fewest} workers", gpu=gpu), most)
     setup = {
         "prepared": prepared.root.path,
         "cases": [row.file for row in prepared.cases],
@@ -95,7 +96,7 @@ def fit(
     started = time.time()
     work = Work(prepared.root, chosen, folder, threads)
     with _watched(folder, on_epoch), _unless_set(_settings()):
-        result = _train(work, workers, gpu=_gpus_free(fewest) if gpu is None else gpu)
+        result = _train(work, workers, gpu=gpu)
     facts = {"workers": workers, "seconds": time.time() - started, "started": started}
     return _finish(name, work, prepared, result, facts)
 

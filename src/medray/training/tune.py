@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialSch
 from ray.tune.search.optuna import OptunaSearch
 
 from medray import config
-from medray.engine import join_ray, require_cpus
+from medray.engine import cpus_each, join_ray, require_cpus
 from medray.errors import ConfigError, InputError
 from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.storage.location import Location, locate
@@ -38,6 +40,8 @@ OnTrial = Callable[[Mapping[str, Any]], None]
 METHODS = ("asha", "population")
 KEPT = 4
 """Checkpoints of a trial: another one may be about to take over an older one."""
+LISTENING: dict[str, OnTrial] = {}
+"""A search's folder to whom this process tells of it."""
 REDUCTION = 3
 """ASHA keeps one in so many trials at each rung (Li et al., MLSys 2020, arXiv:1810.05934)."""
 
@@ -50,11 +54,13 @@ class Work:
         prepared: Training data.
         config: What trials have in common.
         threads: Cores of a trial.
+        gpu: Whether a trial has a GPU, and all of it: that is what the plan's patch and batch are made for.
     """
 
     prepared: Location
     config: FitConfig
     threads: int
+    gpu: bool
 
 
 def tune(
@@ -71,7 +77,8 @@ def tune(
     """Search a space, and return the best trial as a run that can be registered like any other.
 
     Trials run side by side, one a free core, or with more cores each where there are fewer trials. A search that was killed
-    goes on when it is called again with the same arguments, from the state that Ray Tune writes every ten seconds.
+    goes on when it is called again with the same arguments, from the state that Ray Tune writes every ten seconds. That state
+    is Ray's own, and pickled: let nobody write to the folder who may not run programs here.
 
     Args:
         prepared: From `medray.prepare`.
@@ -80,7 +87,7 @@ def tune(
         name: What is searched for; the search lies in ``RUNS/NAME.search/N``.
         trials: How many points; of ``"population"``: how many live at a time.
         method: ``"asha"``: points by Optuna's TPE, bad ones ended early. ``"population"``: the worst take over the best one's
-            weights and change its fit fields (Jaderberg et al., arXiv:1711.09846); plan fields stay as drawn.
+            weights and plan, and change its fit fields (Jaderberg et al., arXiv:1711.09846).
         runs: Where runs lie, a path or a URI; ``MEDRAY_HOME/runs`` by default.
         on_trial: Called with ``trial``, ``epoch``, ``score`` and what was chosen, after each epoch of each trial.
 
@@ -96,10 +103,12 @@ def tune(
     join_ray()
     # Ray's newer output prints tables to stdout, however silent it is told to be.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    free = int(require_cpus(1, what="a search"))
-    side_by_side = min(free, trials)
+    gpus = int(ray.available_resources().get("GPU", 0))
+    free = require_cpus(1, what="a search", gpu=bool(gpus))
+    side_by_side = min(gpus or sum(free), trials)
     setup = {
         "prepared": prepared.root.path,
+        "cases": [row.file for row in prepared.cases],
         "plan": config.dump(prepared.plan),
         "config": config.dump(chosen),
         "space": config.dump(space),
@@ -108,17 +117,15 @@ def tune(
     folder = claim_folder(locate(runs or config.home() / "runs"), f"{name}.search", setup)
     if (known := finished(name, folder)) is not None:
         return known
-    work = Work(prepared.root, chosen, max(1, free // side_by_side))
-    results = _tuner(work, space, folder, trials, method, side_by_side, on_trial).fit()
+    work = Work(prepared.root, chosen, cpus_each(free, side_by_side), gpu=bool(gpus))
+    with _told(folder.path, on_trial):
+        results = _tuner(work, space, folder, trials, method, side_by_side).fit()
     return _finish(name, folder, work, prepared, results)
 
 
-def _tuner(
-    work: Work, space: Space, folder: Location, trials: int, method: str, concurrent: int, on_trial: OnTrial
-) -> ray_tune.Tuner:
-    gpus = float(ray.available_resources().get("GPU", 0)) / concurrent
+def _tuner(work: Work, space: Space, folder: Location, trials: int, method: str, concurrent: int) -> ray_tune.Tuner:
     trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(_trial, work=work), {"CPU": work.threads, "GPU": min(1.0, gpus)}
+        ray_tune.with_parameters(_trial, work=work), {"CPU": work.threads, "GPU": float(work.gpu)}
     )
     place = folder.join("trials").path
     if ray_tune.Tuner.can_restore(place, storage_filesystem=folder.filesystem):
@@ -146,7 +153,7 @@ def _tuner(
             storage_filesystem=folder.filesystem,
             checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=KEPT, checkpoint_score_attribute="score"),
             failure_config=ray_tune.FailureConfig(max_failures=work.config.max_failures),
-            callbacks=[_Telling(on_trial)],
+            callbacks=[_Telling(folder.path)],
             verbose=0,
         ),
     )
@@ -165,9 +172,18 @@ def _scheduler(work: Work, space: Space, method: str) -> TrialScheduler:
         metric="score",
         mode="max",
         perturbation_interval=max(1, work.config.epochs // 5),
-        hyperparam_mutations={f"fit.{key}": _domain(found) for key, found in space.fit.items()},
+        hyperparam_mutations={
+            f"fit.{key}": list(found.choose) if found.choose else _domain(found) for key, found in space.fit.items()
+        },
+        custom_explore_fn=partial(_kept_in, space),
         synch=True,
     )
+
+
+def _kept_in(space: Space, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Bring a changed point back into the space: Ray multiplies numbers by 0.8 or 1.2, whatever lies there."""
+    between = {key: found for key, found in space.ranges.items() if not found.choose and key in chosen}
+    return chosen | {key: min(max(chosen[key], found.low), found.high) for key, found in between.items()}
 
 
 def _domain(found: Range) -> Any:
@@ -227,14 +243,28 @@ def _finish(name: str, folder: Location, work: Work, prepared: Prepared, results
         return finish_run(name, folder, Path(place), made, {**facts, "seconds": seconds})
 
 
-class _Telling(ray_tune.Callback):  # type: ignore[misc]
-    """Passes each epoch of each trial on."""
+@contextmanager
+def _told(folder: str, on_trial: OnTrial) -> Iterator[None]:
+    """Have `_Telling` call this function meanwhile."""
+    LISTENING[folder] = on_trial
+    try:
+        yield
+    finally:
+        del LISTENING[folder]
 
-    def __init__(self, on_trial: OnTrial) -> None:
-        self._on_trial = on_trial
+
+class _Telling(ray_tune.Callback):  # type: ignore[misc]
+    """Passes each epoch of each trial on.
+
+    Ray keeps it, pickled, with the search's state, and a search may go on in another process: so it holds no function, but
+    looks up who listens there.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Called by Tune in the driver's process."""
-        self._on_trial(
+        LISTENING[self._folder](
             {"trial": str(trial.trial_id), "epoch": result["epoch"], "score": result["score"], "chosen": dict(trial.config)}
         )
