@@ -91,3 +91,15 @@ def test_what_extends_says_the_same_of_a_part_as_of_the_whole(name):
     apart = (whole[0, 0, 64:-64, 64:-64] - part[0, 0]).abs()[..., 0]
     assert apart[184:200, 184:200].max() < 1e-4, "in the middle, where no edge is near"
     assert apart.max() > 1e-3, "at its edges it sees that something else is there"
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_a_coarse_network_repeats_its_answer_by_its_stride(name):
+    spec = NetworkSpec(name=name, features=SMALL[name])
+    step = spec.stride
+    said = build_model(spec, 1, 2, (64, 32, 32)).eval()(torch.randn(1, 1, 64, 32, 32))
+    kept = said[:, :, ::step, ::step, ::step]
+    assert kept.unique().numel() > 2
+    for axis in (2, 3, 4):
+        kept = kept.repeat_interleave(step, axis)
+    assert torch.equal(said, kept)

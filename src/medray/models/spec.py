@@ -76,6 +76,11 @@ class NetworkSpec:
         return TOKEN if self.name == "vit" else 2 ** halvings.get(self.name, len(self.features) - 1)
 
     @property
+    def stride(self) -> int:
+        """Voxels of an image's side that one answer is for: 1 but for coarse networks, which repeat theirs so often."""
+        return self.divisor if self.name in COARSE else 1
+
+    @property
     def extends(self) -> bool:
         """Whether it answers on images larger than the patches it learned from as it does on those."""
         return self.name in ("unet", "dynunet", "segresnet", "resnet", "densenet", GENERATOR) and self.norm == "batch"

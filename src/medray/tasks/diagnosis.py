@@ -23,7 +23,7 @@ from medray.evaluation.classification import auc, expected_calibration_error, se
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import resample
 from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
-from medray.tasks.heat import PRIOR, focal_loss, heat_of
+from medray.tasks.heat import PRIOR, coarser, focal_loss, heat_of
 from medray.types import Shape
 
 __all__ = ["Diagnosis"]
@@ -47,6 +47,7 @@ class Diagnosis:
         self._inputs = plan.channels
         self._targets = plan.targets
         self._exclusive = plan.exclusive
+        self._stride = plan.network.stride
         self._weights = torch.tensor(plan.target_weights)
         self._numbers = [plan.numbers(name)[0] for name in plan.targets] if plan.located else []
 
@@ -74,7 +75,7 @@ class Diagnosis:
         """Return the focal loss of located evidence, or the cross-entropy of images: between targets, or of each by itself."""
         evidence, weights = outputs.float() - PRIOR, self._weights.to(outputs.device)
         if self._numbers:
-            return focal_loss(evidence, target, weights[:, None, None, None])
+            return focal_loss(*coarser(evidence, target, self._stride), weights[:, None, None, None])
         pooled = _pooled(evidence.flatten(2))
         if self._exclusive:
             return functional.cross_entropy(pooled, target, weight=weights)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from medray.imaging.boxes import Box, triple
 
-__all__ = ["PRIOR", "boxes_of", "focal_loss", "heat_of", "warmth"]
+__all__ = ["PRIOR", "boxes_of", "coarser", "focal_loss", "heat_of", "warmth"]
 
 PRIOR = 4.0
 """Subtracted from logits: before it has learned anything, a network says 2 %, not 50 % (Lin et al., ICCV 2017, §4.1)."""
@@ -47,6 +47,21 @@ def heat_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     for box in boxes_of(mask, ""):
         np.maximum(heat, warmth(box, mask.shape), out=heat)
     return heat
+
+
+def coarser(logits: torch.Tensor, heat: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring both to the grid that a coarse network answers on: a place is as warm as its warmest voxel.
+
+    Else the one voxel of a middle would stand against hundreds around it that get the same answer.
+
+    Args:
+        logits: ``(B, C, I, J, K)``, each ``stride`` voxels along an axis alike.
+        heat: The same shape.
+        stride: See `medray.models.spec.NetworkSpec.stride`.
+    """
+    steps = [stride if side > 1 else 1 for side in heat.shape[2:]]
+    i, j, k = steps
+    return logits[:, :, ::i, ::j, ::k], functional.max_pool3d(heat, steps)
 
 
 def focal_loss(logits: torch.Tensor, heat: torch.Tensor, weights: torch.Tensor | float = 1.0) -> torch.Tensor:
