@@ -31,7 +31,7 @@ from medray.samples.brain import write_brain_cohort
 
 SUBJECTS = 30
 SPLITS: dict[str, Any] = {"val": 0.1, "test": 0.49}
-GENERATOR: dict[str, Any] = {"epochs": 8, "steps": 75, "learning_rate": 1e-3, "average": 0.99}
+GENERATOR: dict[str, Any] = {"epochs": 8, "steps": 75, "learning_rate": 1e-3, "average": 0.98, "channels_last": True}
 FIT: dict[str, Any] = {
     "epochs": 8,
     "steps": 60,

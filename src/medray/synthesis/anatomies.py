@@ -14,10 +14,10 @@ from medray.types import Mask
 
 __all__ = ["Invention", "invent"]
 
-CONTROL_POINTS = 5
-BEND = 0.012
-"""Deviation of the bending's control points, as a share of the image's sides: neighbours, a quarter of a side apart, are then
-pulled apart or pushed together by 7 %."""
+CONTROL_POINTS = 4
+BEND = 0.025
+"""Deviation of the bending's control points, as a share of the image's sides: neighbours, a quarter of a side apart, are pulled
+apart or pushed together by 14 %. New anatomies are then as far from those they come from as people are from each other."""
 TRIES = 20
 ROOM = 0.9
 """Share of a transplant's voxels that must lie in the tissue that it came from."""
