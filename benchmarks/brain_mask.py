@@ -3,7 +3,8 @@
 Trains ``brain-mask`` on simulated heads (see `medray.samples.head`) unless the registry in ``MEDRAY_HOME`` has one, then takes
 both programs to every head that is given: ``python benchmarks/brain_mask.py T1.nii.gz other.nii.gz=its-mask.nii.gz``. Seconds
 are those of ``medray predict`` and ``runROBEX.sh`` as processes, from start to written file. Where a head comes with a mask,
-both are measured against it; without one against each other. The scores become part of the model's card.
+both are measured against it; without one against each other. The scores of heads that are there when the model is trained
+become part of its card.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def main(heads: list[str]) -> None:
         train(registry, heads)
     card = registry.card(NAME)
     found = {Path(head.partition("=")[0]).name: compare(*head.partition("=")[::2]) for head in heads}
-    about = {"subjects": SUBJECTS, "fit": FIT, "network": card.plan.network.features, "held_out_samples": card.scores}
+    about = {"lineage": card.lineage, "subjects": {split: len(found) for split, found in card.subjects.items()}}
+    about |= {"network": card.plan.network.features, "scores": card.scores}
     save("brain_mask", {"model": about, "heads": {name: facts for name, (facts, _) in found.items()}})
     draw({name: shown for name, (_, shown) in found.items()})
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-__all__ = ["RESULTS", "bars", "save"]
+__all__ = ["RESULTS", "bars", "save", "stamp"]
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("medray", "monai", "torch", "ray", "numpy", "scipy", "nibabel", "isal")
@@ -20,8 +20,15 @@ PACKAGES = ("medray", "monai", "torch", "ray", "numpy", "scipy", "nibabel", "isa
 
 def save(name: str, result: dict[str, Any]) -> None:
     """Write ``results/NAME.json`` with versions and hardware, and print it."""
-    record = {
-        "benchmark": name,
+    record = {"benchmark": name, **stamp(), **result}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=1))
+
+
+def stamp() -> dict[str, Any]:
+    """Return when and on what this is measured: for a part of a result, too, whose other parts were measured before."""
+    return {
         "date": time.strftime("%Y-%m-%d"),
         "hardware": {
             "cpu": _cpu(),
@@ -30,11 +37,7 @@ def save(name: str, result: dict[str, Any]) -> None:
             "python": platform.python_version(),
         },
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-        **result,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(record, indent=1))
 
 
 def bars(name: str, title: str, values: dict[str, float], unit: str) -> None:

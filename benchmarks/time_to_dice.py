@@ -4,7 +4,8 @@ Each side starts as a fresh process on a folder of NIfTI files and leaves checkp
 interpreter, imports, reading, preprocessing and training are in them. Only then every checkpoint segments the validation scans
 whole, on their own grids, and one and the same function measures grey and white matter: a mark is reached by the first
 checkpoint whose mean Dice is as high. Needs an environment with nnunetv2 (the ``bench`` extra, or ``MEDRAY_BENCH_PYTHON``);
-without one that side is left out. Words choose sides: ``python benchmarks/time_to_dice.py medray monai``. All sides train on a
+without one that side is left out. Words choose sides: ``python benchmarks/time_to_dice.py medray monai``; the others stay as
+they were, with when and on what they were measured. Fewer epochs of nnU-Net: ``BENCH_NNUNET_EPOCHS``. All sides train on a
 GPU where there is one, medray's network compiled there.
 """
 
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from report import RESULTS, save
+from report import RESULTS, save, stamp
 
 from medray.cohort.splits import split_subjects
 from medray.evaluation.overlap import overlap
@@ -101,7 +102,7 @@ def run_side(side: str, folder: Path) -> dict[str, Any] | None:
     shutil.rmtree(out)
     best = max(mark["dice"]["mean"] for mark in marks)
     print(side, f"best {best:.3f} of {len(marks)} checkpoints, {marks[-1]['seconds']:.0f} s", file=sys.stderr)
-    return {**told, "marks": marks, "best": best}
+    return {**stamp(), **told, "marks": marks, "best": best}
 
 
 def dice_of(folder: Path, masks: Path) -> dict[str, float]:

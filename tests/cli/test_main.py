@@ -33,8 +33,9 @@ def plan_file(tmp_path, phantom_cohort):
 def test_help_names_every_command():
     done = medray("--help")
     assert done.returncode == 0
-    for name in ("demo", "ingest", "cohort", "plan", "prepare", "fit", "evaluate", "predict", "serve", "models", "samples"):
-        assert name in done.stdout
+    every = "demo samples ingest receive cohort plan prepare fit tune evaluate predict synthesise gain serve models audit"
+    for name in every.split():
+        assert f" {name} " in done.stdout
 
 
 def test_an_error_of_the_system_names_no_file(monkeypatch, capsys):

@@ -264,3 +264,16 @@ def test_pieces_that_touch_at_a_corner_are_one():
     mask = np.zeros((4, 4, 4), bool)
     mask[0, 0, 0] = mask[1, 1, 1] = mask[3, 3, 3] = True
     assert len(boxes_of(mask, "x")) == 2
+
+
+def test_deep_supervision_counts_coarser_depths_half(phantom_cohort):
+    deep = {"network": {"name": "dynunet", "features": [4, 8, 16], "deep_supervision": True}}
+    task = task_of(plan(phantom_cohort, changes=deep))
+    rng = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 3, (2, 1, 8, 8, 8), generator=rng)
+    right = 12.0 * torch.nn.functional.one_hot(target[:, 0], 3).movedim(-1, 1).float()
+    wrong = right.roll(1, dims=1)
+    good, bad = float(task.loss(right, target)), float(task.loss(wrong, target))
+    assert bad > good + 1
+    for depths, share in (((right, right), 0.0), ((wrong, right), 2 / 3), ((right, wrong), 1 / 3), ((wrong, wrong), 1.0)):
+        assert float(task.loss(torch.stack(depths, dim=1), target)) == pytest.approx(good + share * (bad - good), rel=1e-4)

@@ -2,6 +2,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from medray.cohort.cohort import Cohort
 from medray.errors import InputError
+from medray.inference.predictor import Predictor
 from medray.preprocessing.bricks import read_case, write_case
 from medray.preprocessing.planning import plan
 from medray.preprocessing.prepare import Preparation, prepare_case
@@ -163,3 +165,22 @@ def test_gradients_that_are_no_numbers_stop_the_run_before_its_step(recipe, case
     with pytest.raises(InputError, match=r"gradients are no numbers on series \w+"):
         train(recipe, cases, config, learner=learner)
     assert all(torch.equal(a, b) for a, b in zip(before, learner.model.parameters(), strict=True))
+
+
+def test_a_network_of_slices_is_trained_on_volumes_and_answers_for_all_of_one(phantom_cohort, cases):
+    flat = plan(phantom_cohort, changes=SMALL_PLAN | {"patch": [16, 16, 1]})
+    learner, _ = train(flat, cases, FitConfig(epochs=1, steps=3, mixed=False))
+    assert np.isfinite(learner.history[0]["loss"])
+    volume = phantom_cohort.volume(phantom_cohort.rows[0])
+    predictor = Predictor(learner.judged.eval(), flat, torch.device("cpu"))
+    assert predictor.predict(volume).mask.shape == volume.shape
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with a C++ compiler")
+def test_a_compiled_network_learns_the_same(recipe, cases):
+    settings = {"epochs": 1, "steps": 3, "mixed": False}
+    plain, _ = train(recipe, cases, FitConfig(**settings))
+    compiled, _ = train(recipe, cases, FitConfig(**settings, compile=True))
+    assert compiled.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-3)
+    assert list(compiled.judged.state_dict()) == list(plain.judged.state_dict()), "the weights' names stay"

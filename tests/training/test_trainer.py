@@ -6,13 +6,14 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import medray
 from medray.errors import ConfigError, InputError, ResourceError
-from medray.preprocessing.bricks import read_case
+from medray.preprocessing.bricks import read_case, write_case
 from medray.preprocessing.prepared import commit_prepared
 from medray.storage.location import locate
 from medray.training.data import Batches
@@ -31,8 +32,10 @@ def prepared(local_ray, phantom_cohort, tmp_path_factory):
     return medray.prepare(phantom_cohort, recipe, tmp_path_factory.mktemp("prepared"))
 
 
-def test_fit_with_two_workers_leaves_the_best_epoch(prepared, tmp_path):
+def test_fit_with_two_workers_leaves_the_best_epoch(prepared, tmp_path, monkeypatch):
     told: list[Any] = []
+    for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
+        monkeypatch.delenv(name)
     environment = dict(os.environ)
     run = medray.fit(prepared, medray.FitConfig(**SHORT), name="ball", workers=2, runs=tmp_path, on_epoch=told.append)
     assert dict(os.environ) == environment, "what Ray Train reads from it is taken away again"
@@ -106,18 +109,32 @@ def test_a_fit_whose_driver_was_killed_resumes_to_the_same_weights(prepared, tmp
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     history = tmp_path / "broken" / "ball" / "1" / "history.json"
     deadline = time.time() + 120
-    while time.time() < deadline and not history.exists():
+    while time.time() < deadline and not (history.exists() and len(json.loads(history.read_text())) >= 2):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert history.exists()
     assert not (tmp_path / "broken" / "ball" / "1" / "run.json").exists()
-    started = len(json.loads(history.read_text()))
+    before = [record["began"] for record in json.loads(history.read_text())]
     medray.fit(prepared, medray.FitConfig(epochs=6, steps=3, mixed=False), name="ball", runs=tmp_path / "broken")
     record = json.loads((tmp_path / "broken" / "ball" / "1" / "run.json").read_text())
     assert len(record["history"]) == 6
-    assert started >= 1
+    kept = [record["began"] for record in record["history"]][: len(before) - 1]
+    assert kept, "two epochs were done"
+    assert kept == before[:-1], "one epoch at most is trained again"
     expected, best = unbroken_weights(prepared)
     assert record["best_epoch"] == best
     found = load_file(tmp_path / "broken/ball/1/model/weights.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_loss_that_is_no_number_ends_the_fit_with_its_series(phantom_cohort, tmp_path):
+    recipe = medray.plan(phantom_cohort, changes=SMALL_PLAN)
+    whole = medray.prepare(phantom_cohort, recipe, tmp_path / "prepared")
+    for row in whole.of("train"):
+        case = read_case(whole.root.join(row.file))
+        write_case(whole.root.join(row.file), case.series, np.full_like(case.image, np.nan), case.mask, present=case.present)
+    config = medray.FitConfig(**SHORT, max_failures=0)
+    with pytest.raises(InputError, match=r"the loss became nan on series \w+.*: look at them, or lower learning_rate"):
+        medray.fit(whole, config, name="ball", runs=tmp_path / "runs")
+    assert not (tmp_path / "runs" / "ball" / "1" / "run.json").exists()

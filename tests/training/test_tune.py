@@ -115,9 +115,11 @@ def test_a_search_whose_driver_was_killed_goes_on(prepared, tmp_path):
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert not (tmp_path / "ball.search" / "1" / "run.json").exists()
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("{", "["))]
     again, trials = lines[:-1], lines[-1]
     assert len(trials) == 5
     assert finished
+    assert again
     assert finished.isdisjoint(record["trial"] for record in again), "a finished trial isn't run again"
