@@ -109,13 +109,16 @@ def picture(cohort: Cohort, synthetic: Cohort) -> None:
     shown = [("real", cohort, cohort.rows[0]), *(("synthetic", synthetic, row) for row in synthetic.rows[:5])]
     figure = Figure(figsize=(2.1 * len(shown), 4.4), layout="constrained")
     axes = figure.subplots(2, len(shown))
+    labels = len(synthetic.index.labels.names) if synthetic.index.labels else 1
     for column, (name, place, row) in enumerate(shown):
         volume, label = place.volume(row), place.mask(row)
         image, mask = volume.reoriented(), Volume(label[np.newaxis], volume.affine).reoriented().voxels[0]
         middle = image.shape[2] // 2
         aspect = image.spacing_mm[1] / image.spacing_mm[0]
         axes[0, column].imshow(image.voxels[0, :, :, middle].T, cmap="gray", aspect=aspect)
-        axes[1, column].imshow(mask[:, :, middle].T, cmap="viridis", aspect=aspect, interpolation="nearest")
+        axes[1, column].imshow(
+            mask[:, :, middle].T, cmap="viridis", vmin=0, vmax=labels, aspect=aspect, interpolation="nearest"
+        )
         axes[0, column].set_title(name, fontsize=9)
         for row_of in axes[:, column]:
             row_of.set_axis_off()

@@ -61,7 +61,7 @@ ATTEMPTS = {
     "diagnosis, U-Net": Attempt("diagnosis", {"epochs": 12, "steps": 150, "average": 0.99, "channels_last": True}),
     "diagnosis, ViT": Attempt(
         "diagnosis",
-        {"epochs": 9, "steps": 300, "average": 0.99, "learning_rate": 5e-4, "warmup": 100},
+        {"epochs": 8, "steps": 200, "average": 0.99, "learning_rate": 1e-3, "warmup": 100},
         {"network": {"name": "vit"}, "batch": 4},
     ),
 }
