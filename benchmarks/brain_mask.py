@@ -67,7 +67,7 @@ def main(heads: list[str]) -> None:
         train(registry, heads)
     card = registry.card(NAME)
     found = {Path(head.partition("=")[0]).name: compare(*head.partition("=")[::2]) for head in heads}
-    about = {"lineage": card.lineage, "subjects": {split: len(found) for split, found in card.subjects.items()}}
+    about: dict[str, Any] = {"lineage": card.lineage, "subjects": {split: len(found) for split, found in card.subjects.items()}}
     about |= {"network": card.plan.network.features, "scores": card.scores}
     save("brain_mask", {"model": about, "heads": {name: facts for name, (facts, _) in found.items()}})
     draw({name: shown for name, (_, shown) in found.items()})

@@ -38,7 +38,7 @@ def test_a_style_says_how_bright_and_grainy_each_label_is():
 
 def test_a_generator_is_shown_noise_as_strong_as_the_grain(task):
     _, mask = scan(1)
-    style = Style(np.float32([[-1, 2, 0]]), np.float32([[0, 0.3, 0]]), np.array([True, True, False]))
+    style = Style(np.array([[-1, 2, 0]], np.float32), np.array([[0, 0.3, 0]], np.float32), np.array([True, True, False]))
     shown = conditions(mask, style, np.random.default_rng(0))
     assert len(shown) == task.inputs == 5
     assert (shown[:3].argmax(axis=0) == mask).all()

@@ -179,7 +179,7 @@ def test_a_network_of_slices_is_trained_on_volumes_and_answers_for_all_of_one(ph
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with a C++ compiler")
 def test_a_compiled_network_learns_the_same(recipe, cases):
-    settings = {"epochs": 1, "steps": 3, "mixed": False}
+    settings: dict[str, Any] = {"epochs": 1, "steps": 3, "mixed": False}
     plain, _ = train(recipe, cases, FitConfig(**settings))
     compiled, _ = train(recipe, cases, FitConfig(**settings, compile=True))
     assert compiled.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-3)

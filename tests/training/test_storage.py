@@ -1,6 +1,7 @@
 """Runs and searches live in a bucket: checkpoints, histories, models."""
 
 import json
+from typing import Any
 
 import pytest
 import ray
@@ -33,7 +34,7 @@ def prepared(bucket, phantom_cohort):
 
 
 def test_a_fit_leaves_everything_in_the_bucket(bucket, prepared, tmp_path):
-    told = []
+    told: list[Any] = []
     run = medray.fit(prepared, CONFIG, name="ball", runs=f"{bucket}/runs", on_epoch=told.append)
     assert [record["epoch"] for record in told] == [0, 1]
     place = locate(f"{bucket}/runs/ball/1")
