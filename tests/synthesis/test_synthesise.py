@@ -105,7 +105,7 @@ def test_what_the_gate_refuses_is_not_trained_on(made, phantom_cohort, tmp_path)
 
 
 def test_synthetic_cases_show_nothing_of_held_out_people(synthetic, phantom_cohort, tmp_path):
-    recipe = medray.plan(phantom_cohort, changes=SMALL_PLAN | {"val": 0.2, "test": 0.45})
+    recipe = medray.plan(phantom_cohort, changes=SMALL_PLAN | {"val": 0.45, "test": 0.45})
     with pytest.raises(InputError, match="subjects that this plan validates or tests on"):
         medray.prepare(phantom_cohort, recipe, tmp_path / "prepared", synthetic=synthetic.cohort)
 

@@ -71,8 +71,8 @@ class Learner:
             average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, config))
-        if config.compile:
-            wrapped.compile()
+        if config.compile:  # patches alone, which have one shape; the bare network judges images of any
+            wrapped = torch.compile(wrapped, dynamic=False)  # type: ignore[assignment]
         rival = Rival.fresh(plan, config, wrap) if plan.task == "synthesis" else None
         return cls(model, wrapped, average, optimizer, schedule, rival, whole)
 
