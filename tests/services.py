@@ -72,6 +72,23 @@ class Bucket:
 
 
 @contextlib.contextmanager
+def ray_with(environment: dict):
+    """A Ray cluster of two CPUs whose workers have these variables, too, such as a store's credentials."""
+    import pytest
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        ray.shutdown()
+        ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=300 << 20)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
 def gcs_server(folder: Path):
     """Run an emulator of Google Cloud Storage on a free port, its files below ``folder``, with one bucket."""
     port, emulator = free_port(), Path(sys.executable).parent / "gcp-storage-emulator"

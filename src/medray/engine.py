@@ -20,7 +20,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from medray.errors import MedrayError, ResourceError
 
-__all__ = ["cpus_each", "join_ray", "require_cpus", "stream"]
+__all__ = ["cpus_each", "free_gpus", "join_ray", "require_cpus", "stream"]
 
 PATIENCE_S = 5.0
 MOST_A_BLOCK, BLOCKS_A_CPU = 16, 4
@@ -76,6 +76,11 @@ def require_cpus(processes: int, *, what: str, each: float = 1, gpu: bool = Fals
         needed = f"{processes} free CPUs" if each == 1 else f"{processes} times {each:g} free CPUs on one node"
         raise ResourceError(f"{what} needs {needed} and the cluster has {has}: ask for less or wait")
     return free
+
+
+def free_gpus() -> int:
+    """Return how many whole GPUs are free on the cluster."""
+    return int(ray.available_resources().get("GPU", 0.0))
 
 
 def cpus_each(free: Sequence[int], processes: int) -> int:

@@ -14,7 +14,7 @@ from medray.ingestion.verify import verify
 from medray.storage.location import locate
 from tests.cohort.test_commit import holding
 from tests.phantoms import SMALL_PLAN, write_phantoms
-from tests.services import Bucket, azure_server, azurite, gcs_server, s3_server
+from tests.services import Bucket, azure_server, azurite, gcs_server, ray_with, s3_server
 
 pytestmark = [pytest.mark.services, pytest.mark.ray]
 
@@ -28,18 +28,11 @@ def seaweed(folder):
 @pytest.fixture(scope="module", params=["s3", "gcs", "azure"])
 def bucket(request, tmp_path_factory):
     """A bucket whose credentials the workers have, too: a cluster of its own."""
-    import ray
-
     if request.param == "azure" and azurite() is None:
         pytest.skip("Azurite isn't installed: .ci/run does")
     server = {"s3": seaweed, "gcs": gcs_server, "azure": azure_server}[request.param]
-    with server(tmp_path_factory.mktemp(request.param)) as bucket, pytest.MonkeyPatch.context() as environment:
-        for name, value in bucket.environment.items():
-            environment.setenv(name, value)
-        ray.shutdown()
-        ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=300 << 20)
+    with server(tmp_path_factory.mktemp(request.param)) as bucket, ray_with(bucket.environment):
         yield bucket.uri
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

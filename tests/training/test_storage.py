@@ -4,14 +4,13 @@ import json
 from typing import Any
 
 import pytest
-import ray
 
 import medray
 from medray.storage.location import locate
 from medray.training.run import fetched
 from medray.training.space import read_space
 from tests.phantoms import SMALL_PLAN
-from tests.services import s3_server
+from tests.services import ray_with, s3_server
 
 pytestmark = [pytest.mark.services, pytest.mark.ray]
 CONFIG = medray.FitConfig(epochs=2, steps=2, mixed=False)
@@ -19,13 +18,8 @@ CONFIG = medray.FitConfig(epochs=2, steps=2, mixed=False)
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
-    with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as environment:
-        for name, value in server.environment.items():
-            environment.setenv(name, value)
-        ray.shutdown()
-        ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=300 << 20)
+    with s3_server(tmp_path_factory.mktemp("s3")) as server, ray_with(server.environment):
         yield server.make_bucket("models")
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

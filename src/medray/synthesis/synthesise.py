@@ -140,8 +140,9 @@ def synthesise(
     weights = (folder / "weights.safetensors").read_bytes()
     work = Work(root, str(version), weights, plan, files, tuple(subjects), how, seed)
     join_ray()
-    real = _each(stream(range(len(files)), partial(_look, work)), "compare", len(files), on_progress)
-    made = _each(stream(range(count), partial(_make, work)), "synthesise", count, on_progress)
+    looked = _each(stream(range(len(files)), partial(_look, work)), "compare", len(files), on_progress)
+    _, styles, real = zip(*sorted(looked, key=lambda found: found[0]), strict=True)
+    made = _each(stream(range(count), partial(_make, work, styles)), "synthesise", count, on_progress)
     judgement = judge(gate or Gate(), [seen for _, seen in made], real, plan.channels)
     cohort = _commit(work, prepared, [row for row, _ in made], judgement)
     open_trail().record([Event("cohort.synthesise", cohort.index.id, detail=f"{count} images by {version}")])
@@ -163,10 +164,12 @@ def _rare(plan: Plan, cases: list[Case]) -> tuple[int, ...]:
     return tuple(number for number in range(1, len(plan.labels.names) + 1) if 0 < shares[number] < SMALL_SHARE)
 
 
-def _look(work: Work, number: int) -> Seen:
-    """Describe a training image."""
+def _look(work: Work, number: int) -> tuple[int, Style, Seen]:
+    """Describe a training image, whose number goes with it: results come in any order."""
     case = read_case(work.files[number])
-    return _seen(work.plan, (case.series, work.subjects[number]), case.image.astype(np.float32), case.mask)
+    image = case.image.astype(np.float32)
+    style = style_of(image, case.mask, len(work.plan.labels.names))
+    return number, style, _seen(work.plan, (case.series, work.subjects[number]), image, case.mask)
 
 
 def _seen(plan: Plan, who: tuple[str, str], image: NDArray[np.float32], mask: Mask) -> Seen:
@@ -174,15 +177,12 @@ def _seen(plan: Plan, who: tuple[str, str], image: NDArray[np.float32], mask: Ma
     return Seen(*who, describe(image, mask, names), thumbnail(image))
 
 
-def _make(work: Work, number: int) -> tuple[SeriesRow, Seen]:
+def _make(work: Work, styles: Sequence[Style], number: int) -> tuple[SeriesRow, Seen]:
     """Invent a label map, make its image, and write both."""
     rng = np.random.default_rng([work.seed, number])
     drawn = rng.choice(len(work.files), size=min(KNOWN, len(work.files)), replace=False)
-    known = [read_case(work.files[int(index)]) for index in drawn]
-    mask = invent(rng, [case.mask for case in known], work.how)
-    labels = len(work.plan.labels.names)
-    styles = [style_of(case.image.astype(np.float32), case.mask, labels) for case in known]
-    image = _image(work, mask, _between(rng, styles), rng)
+    mask = invent(rng, [read_case(work.files[index]).mask for index in drawn], work.how)
+    image = _image(work, mask, _between(rng, [styles[index] for index in drawn]), rng)
     image = normalise(intensities(image, work.plan.intensity), work.plan.intensity)  # as whoever trains on it will
     facts = json.dumps([work.model, hashlib.sha256(work.weights).hexdigest(), work.seed, number])
     name = f"synthetic-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
@@ -193,15 +193,11 @@ def _between(rng: np.random.Generator, styles: Sequence[Style]) -> Style:
     """Draw a style between two; what one of them hasn't is as in the others."""
     first, second = rng.integers(len(styles), size=2)
     share, there = rng.random(), np.stack([style.there for style in styles])
-
-    def mix(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        every = np.stack(parts)
-        usual = every.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
-        filled = np.where(there[:, np.newaxis], every, usual)
-        mixed: NDArray[np.float32] = (share * filled[first] + (1 - share) * filled[second]).astype(np.float32)
-        return mixed
-
-    return Style(mix([style.bright for style in styles]), mix([style.grain for style in styles]), np.any(there, axis=0))
+    every = np.stack([(style.bright, style.grain) for style in styles])
+    usual = every.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    filled = np.where(there[:, np.newaxis, np.newaxis], every, usual)
+    bright, grain = (share * filled[first] + (1 - share) * filled[second]).astype(np.float32)
+    return Style(bright, grain, np.any(there, axis=0))
 
 
 def _image(work: Work, mask: Mask, style: Style, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -59,6 +59,8 @@ def coarser(logits: torch.Tensor, heat: torch.Tensor, stride: int) -> tuple[torc
         heat: The same shape.
         stride: See `medray.models.spec.NetworkSpec.stride`.
     """
+    if stride == 1:
+        return logits, heat
     steps = [stride if side > 1 else 1 for side in heat.shape[2:]]
     i, j, k = steps
     return logits[:, :, ::i, ::j, ::k], functional.max_pool3d(heat, steps)

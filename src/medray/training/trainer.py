@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from medray import config
-from medray.engine import cpus_each, join_ray, require_cpus
+from medray.engine import cpus_each, free_gpus, join_ray, require_cpus
 from medray.errors import ConfigError, InputError, MedrayError
 from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location, locate
@@ -81,7 +81,7 @@ def fit(
     if not 1 <= fewest <= most:
         raise ConfigError(f"workers={workers}: a fit needs at least one, and as many at most as at least")
     join_ray()
-    gpu = _gpus_free(fewest) if gpu is None else gpu
+    gpu = free_gpus() >= fewest if gpu is None else gpu
     threads = cpus or cpus_each(require_cpus(fewest, what=f"a fit with {fewest} workers", gpu=gpu), most)
     setup = {
         "prepared": prepared.root.path,
@@ -99,10 +99,6 @@ def fit(
         result = _train(work, workers, gpu=gpu)
     facts = {"workers": workers, "seconds": time.time() - started, "started": started}
     return _finish(name, work, prepared, result, facts)
-
-
-def _gpus_free(count: int) -> bool:
-    return float(ray.available_resources().get("GPU", 0)) >= count
 
 
 def _train(work: Work, workers: int | tuple[int, int], *, gpu: bool) -> ray.train.Result:

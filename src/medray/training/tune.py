@@ -15,14 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from medray import config
-from medray.engine import cpus_each, join_ray, require_cpus
+from medray.engine import cpus_each, free_gpus, join_ray, require_cpus
 from medray.errors import ConfigError, InputError
 from medray.preprocessing.prepared import Prepared, open_prepared
 from medray.storage.location import Location, locate
@@ -103,7 +102,7 @@ def tune(
     join_ray()
     # Ray's newer output prints tables to stdout, however silent it is told to be.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    gpus = int(ray.available_resources().get("GPU", 0))
+    gpus = free_gpus()
     free = require_cpus(1, what="a search", gpu=bool(gpus))
     side_by_side = min(gpus or sum(free), trials)
     setup = {
