@@ -15,7 +15,7 @@ from medray.cohort.cohort import Cohort
 from medray.errors import ConfigError
 from medray.evaluation.calibration import Calibration
 from medray.imaging.volume import Volume
-from medray.inference.evaluate import held_out, score_cases
+from medray.inference.evaluate import held_out, score_cases, unseen
 from medray.inference.groups import groups_of
 from medray.inference.predictor import Predictor
 from medray.inference.report import write_evaluation
@@ -44,6 +44,15 @@ def scored(request, cohort):
     network = build_model(recipe.network, 1, task_of(recipe).channels, recipe.patch).eval()
     predictor = Predictor(network, recipe, torch.device("cpu"))
     return predictor, score_cases(predictor, cohort, held_out(cohort, recipe, "test"))
+
+
+def test_a_cohort_of_others_is_all_test(cohort):
+    recipe = plan(cohort, changes=SMALL_PLAN | {"val": 0.2, "test": 0.4})
+    trained = {row.subject for split in ("train", "val") for row in held_out(cohort, recipe, split)}
+    tested = held_out(cohort, recipe, "test")
+    assert unseen(cohort, recipe, trained) == tested
+    assert unseen(cohort, recipe, {*trained, tested[0].subject}) == [row for row in tested if row.subject != tested[0].subject]
+    assert unseen(cohort, recipe, {"somebody", "else"}) == list(cohort.rows)
 
 
 def test_every_target_has_a_number_and_an_interval_around_it(scored):

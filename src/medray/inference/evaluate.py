@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from medray.registry.registry import Registry
 from medray.tasks.answer import Record, Summary, Truth
 from medray.tasks.task import Task, task_of
 
-__all__ = ["CaseScore", "Evaluation", "Scores", "evaluate", "held_out", "score_cases", "truth_of"]
+__all__ = ["CaseScore", "Evaluation", "Scores", "evaluate", "held_out", "score_cases", "truth_of", "unseen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +116,7 @@ def evaluate(
     if card.plan.maps and cohort.index.labels != card.plan.labels:
         raise InputError(f"{model} knows labels {dict(card.plan.labels.names)}; cohort {cohort.index.id} has others")
     seen = {*card.subjects.get("train", ()), *card.subjects.get("val", ())}
-    if split == "test" and seen.isdisjoint(row.subject for row in cohort.rows):
-        rows = learnable(cohort.rows, card.plan.task, located=card.plan.located)
-    else:
-        rows = [row for row in held_out(cohort, card.plan, split) if split != "test" or row.subject not in seen]
+    rows = unseen(cohort, card.plan, seen) if split == "test" else held_out(cohort, card.plan, split)
     open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {version}")])
     return score_cases(Predictor.load(store.fetch(version)), cohort, rows, on_progress)
 
@@ -128,6 +126,13 @@ def held_out(cohort: Cohort, plan: Plan, split: Split) -> list[SeriesRow]:
     rows = learnable(cohort.rows, plan.task, located=plan.located)
     splits = split_subjects((row.subject for row in rows), val=plan.val, test=plan.test)
     return [row for row in rows if splits[row.subject] == split]
+
+
+def unseen(cohort: Cohort, plan: Plan, seen: AbstractSet[str]) -> list[SeriesRow]:
+    """Return the series to test on: of the plan's test split or, where none of ``seen`` is in the cohort, of all subjects."""
+    foreign = seen.isdisjoint(row.subject for row in cohort.rows)
+    rows = learnable(cohort.rows, plan.task, located=plan.located) if foreign else held_out(cohort, plan, "test")
+    return [row for row in rows if row.subject not in seen]
 
 
 def score_cases(
