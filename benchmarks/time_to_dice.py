@@ -17,9 +17,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
 
 import json
-import math
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,15 +41,6 @@ VAL, TEST = 0.2, 0.1
 LABELS = {"grey-matter": 1, "white-matter": 2}
 GOALS = (0.80, 0.85, 0.90)
 THREADS = "2"
-FIT: dict[str, Any] = {
-    "epochs": 12,
-    "steps": 80,
-    "average": 0.9,
-    "learning_rate": 1e-2,
-    "picture": False,
-    "channels_last": True,
-}
-PLAN: dict[str, Any] = {"targets": list(LABELS), "network": {"features": [32, 64, 128]}}
 
 
 def main(wanted: Sequence[str]) -> None:
@@ -88,14 +77,13 @@ def told(sides: dict[str, Any]) -> None:
 def run_side(side: str, folder: Path) -> dict[str, Any] | None:
     """Run one side to its end and measure each of its checkpoints."""
     python = os.environ.get("MEDRAY_BENCH_PYTHON", sys.executable) if side == "nnunet" else sys.executable
-    script = {"medray": __file__, "monai": HERE / "dice_monai.py", "nnunet": HERE / "dice_nnunet.py"}[side]
     environment = {**os.environ, "OMP_NUM_THREADS": THREADS, "MKL_NUM_THREADS": THREADS}
     if side == "nnunet" and subprocess.run([python, "-c", "import nnunetv2"], check=False, capture_output=True).returncode:
         print("nnU-Net v2 isn't installed: not run", file=sys.stderr)
         return None
     out = folder / side
     out.mkdir()
-    command = [python, str(script), *(["--side"] if side == "medray" else []), str(folder), str(out), str(time.time())]
+    command = [python, str(HERE / f"dice_{side}.py"), str(folder), str(out), str(time.time())]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     marks = [{**mark, "dice": dice_of(folder, Path(mark.pop("masks")))} for mark in told.pop("marks")]
@@ -143,58 +131,5 @@ def draw(sides: dict[str, Any]) -> None:
     figure.savefig(RESULTS / "time_to_dice.png", dpi=110)
 
 
-def medray_side(folder: Path, out: Path, started: float) -> None:
-    """Ingest, plan, prepare and fit; then predict with every epoch's weights."""
-    import medray
-    from medray.formats.nifti import write_nifti
-
-    fit, changes = FIT | json.loads(os.environ.get("BENCH_FIT", "{}")), PLAN | json.loads(os.environ.get("BENCH_PLAN", "{}"))
-    stages: dict[str, float] = {}
-    cohort = medray.ingest(folder / "source", out / "cohort", profile="none")
-    stages["ingested"] = time.time() - started
-    if torch.cuda.is_available():
-        fit |= {"compile": True}
-    plan = medray.plan(cohort, changes={"val": VAL, "test": TEST} | changes)
-    prepared = medray.prepare(cohort, plan, out / "prepared")
-    stages["prepared"] = time.time() - started
-    split = json.loads((folder / "split.json").read_text())
-    assert all(split[row.subject] == row.split for row in prepared.cases), "every side has the same split"
-    seconds: list[float] = []
-    run = medray.fit(
-        prepared,
-        medray.FitConfig(**fit, keep=fit["epochs"]),
-        name="side",
-        runs=out / "runs",
-        on_epoch=lambda record: seconds.append(time.time() - started),
-    )
-    stages["fitted"] = time.time() - started
-    marks = []
-    weights = sorted(Path(run.folder.path).glob("train/**/weights.safetensors"))
-    for number, (file, when) in enumerate(zip(weights, seconds, strict=True)):
-        model, masks = out / f"model-{number}", out / f"masks-{number}"
-        model.mkdir()
-        masks.mkdir()
-        shutil.copy(file, model)
-        shutil.copy(Path(run.model.path) / "plan.json", model)
-        predictor = medray.Predictor.load(model)
-        for row in cohort.rows:
-            if split[row.subject] == "val":
-                (masks / f"{row.subject}.nii.gz").write_bytes(write_nifti(predictor.predict(cohort.volume(row)).mask))
-        marks.append({"seconds": when, "masks": str(masks), "validation": run.history[number]["scores"]})
-    pace = statistics.median(record["samples_per_second"] for record in run.history) * math.prod(plan.patch)
-    facts = {
-        "stages": stages,
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "voxels_per_second": pace,
-        "spacing_mm": plan.spacing_mm,
-        "network": [plan.network.name, *plan.network.features],
-        "fit": fit,
-    }
-    print(json.dumps({**facts, "steps_s": [record["seconds"] for record in run.history], "marks": marks}))
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--side"]:
-        medray_side(Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))
-    else:
-        main(sys.argv[1:])
+    main(sys.argv[1:])
