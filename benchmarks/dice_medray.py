@@ -27,14 +27,16 @@ FIT: dict[str, Any] = {
     "picture": False,
     "channels_last": True,
 }
-FIT |= json.loads(os.environ.get("BENCH_FIT", "{}"))
 PLAN: dict[str, Any] = {
     "targets": ["grey-matter", "white-matter"],
-    "network": {"features": [32, 64, 128]},
     "val": 0.2,  # by these two the split of all sides was made
     "test": 0.1,
 }
-PLAN |= json.loads(os.environ.get("BENCH_PLAN", "{}"))
+CPU_PLAN: dict[str, Any] = {"network": {"features": [32, 64, 128]}}
+GPU_FIT: dict[str, Any] = {"epochs": 6, "learning_rate": 2e-3, "compile": True}
+GPU_GB = 8
+"""What nnU-Net's plan is made for, too."""
+FIT_CHANGES, PLAN_CHANGES = (json.loads(os.environ.get(name, "{}")) for name in ("BENCH_FIT", "BENCH_PLAN"))
 
 
 def main(folder: Path, out: Path, started: float) -> None:
@@ -43,15 +45,17 @@ def main(folder: Path, out: Path, started: float) -> None:
     stages: dict[str, float] = {}
     cohort = medray.ingest(folder / "source", out / "cohort", profile="none")
     stages["ingested"] = time.time() - started
-    plan = medray.plan(cohort, changes=PLAN)
+    gpu = free_gpus() > 0
+    memory = medray.Memory(GPU_GB, gpu=True) if gpu else None
+    fit = FIT | (GPU_FIT if gpu else {}) | FIT_CHANGES
+    plan = medray.plan(cohort, changes=PLAN | ({} if gpu else CPU_PLAN) | PLAN_CHANGES, memory=memory)
     prepared = medray.prepare(cohort, plan, out / "prepared")
     stages["prepared"] = time.time() - started
     assert all(split[row.subject] == row.split for row in prepared.cases), "every side has the same split"
-    gpu = free_gpus() > 0
     seconds: list[float] = []
     run = medray.fit(
         prepared,
-        medray.FitConfig(**FIT, compile=gpu, keep=FIT["epochs"]),
+        medray.FitConfig(**fit, keep=fit["epochs"]),
         name="side",
         runs=out / "runs",
         on_epoch=lambda record: seconds.append(time.time() - started),
@@ -74,7 +78,9 @@ def main(folder: Path, out: Path, started: float) -> None:
         "voxels_per_second": pace,
         "spacing_mm": plan.spacing_mm,
         "network": [plan.network.name, *plan.network.features],
-        "fit": FIT,
+        "patch": plan.patch,
+        "batch": plan.batch,
+        "fit": fit,
     }
     print(json.dumps({**facts, "steps_s": [record["seconds"] for record in run.history], "marks": marks}))
 

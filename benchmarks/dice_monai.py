@@ -19,7 +19,7 @@ import torch
 from monai.data import CacheDataset, DataLoader, MetaTensor
 from monai.inferers import sliding_window_inference
 from monai.losses import DiceCELoss
-from monai.networks.nets import UNet
+from monai.networks.nets import DynUNet, UNet
 from monai.transforms import (
     Compose,
     CropForegroundd,
@@ -36,10 +36,25 @@ from monai.transforms import (
     Spacingd,
 )
 
-SETTINGS: dict[str, Any] = {"spacing_mm": 1.5, "channels": 16, "learning_rate": 2e-3, "epochs": 60, "every": 3, "patches": 4}
-SETTINGS |= json.loads(os.environ.get("BENCH_MONAI", "{}"))
-PATCH = (64, 64, 64)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SETTINGS: dict[str, Any] = {
+    "network": "unet",
+    "spacing_mm": 1.5,
+    "patch": [64, 64, 64],
+    "patches": 4,
+    "channels": 16,
+    "learning_rate": 2e-3,
+    "epochs": 60,
+    "every": 3,
+    "processes": 0,
+}
+if DEVICE.type == "cuda":  # nnU-Net's network, patch and batch; processes of its own for the transforms
+    SETTINGS |= {"network": "dynunet", "spacing_mm": 1.0, "patch": [128, 128, 128], "patches": 2, "epochs": 50, "every": 5}
+    SETTINGS |= {"learning_rate": 1e-3, "processes": 8}
+SETTINGS |= json.loads(os.environ.get("BENCH_MONAI", "{}"))
+PATCH = tuple(SETTINGS["patch"])
+DEEP = (32, 64, 128, 256, 320, 320)
+"""nnU-Net's channels."""
 
 
 def main(folder: Path, out: Path, started: float) -> None:
@@ -48,10 +63,10 @@ def main(folder: Path, out: Path, started: float) -> None:
     split = json.loads((folder / "split.json").read_text())
     files = {name: [pair(folder, subject) for subject in split if split[subject] == name] for name in ("train", "val")}
     train = CacheDataset(files["train"], Compose([*fixed(), *random()]), num_workers=2, progress=False)
-    loader = DataLoader(train, batch_size=1, shuffle=True, num_workers=0)
+    processes = SETTINGS["processes"]
+    loader = DataLoader(train, batch_size=1, shuffle=True, num_workers=processes, persistent_workers=processes > 0)
     cached = time.time() - started
-    channels = [SETTINGS["channels"] * 2**depth for depth in range(4)]
-    network = UNet(3, 1, 3, channels=channels, strides=[2, 2, 2], num_res_units=2, norm="batch").to(DEVICE)
+    network = build().to(DEVICE)
     loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
     optimizer = torch.optim.AdamW(network.parameters(), SETTINGS["learning_rate"])
     total = SETTINGS["epochs"] * len(loader)
@@ -80,6 +95,18 @@ def main(folder: Path, out: Path, started: float) -> None:
         marks.append({"seconds": seconds, "masks": str(masks)})
     about = {"device": DEVICE.type, "voxels_per_second": statistics.median(paces), "cached_s": cached}
     print(json.dumps({"settings": SETTINGS, **about, "marks": marks}))
+
+
+def build() -> torch.nn.Module:
+    """Make the network."""
+    if SETTINGS["network"] == "dynunet":
+        depths = len(DEEP)
+        kernels, strides = [3] * depths, [1] + [2] * (depths - 1)
+        deep: torch.nn.Module = DynUNet(3, 1, 3, kernels, strides, strides[1:], filters=DEEP)
+        return deep
+    channels = [SETTINGS["channels"] * 2**depth for depth in range(4)]
+    network: torch.nn.Module = UNet(3, 1, 3, channels=channels, strides=[2, 2, 2], num_res_units=2, norm="batch")
+    return network
 
 
 def pair(folder: Path, subject: str) -> dict[str, str]:

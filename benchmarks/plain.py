@@ -47,7 +47,7 @@ def main(root: str, config: str, threads: str, device: str) -> None:
     torch.set_num_threads(int(threads))
     chosen, prepared = medray.FitConfig(**json.loads(config)), open_prepared(root)
     learner = Learner.fresh(prepared.plan, chosen, lambda model: model.to(device))
-    batches = Batches(open_cases(prepared, "train"), prepared.plan, chosen)
+    batches = Batches(open_cases(prepared, "train"), prepared.plan, chosen).beside(learner.device, int(threads))
     run_epochs(learner, batches, open_cases(prepared, "val"), lambda record: None)
     print(json.dumps(learner.history))
 

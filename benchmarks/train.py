@@ -4,7 +4,8 @@ The same loop (`medray.training.loop`) with the same cases, seed and threads run
 Ray Train, twice each. medray sets glibc's allocator for its Ray workers (`KEEP_MEMORY` in `medray.training.trainer`), so the
 plain process gets the same settings: that is the ratio. A third side, plain torch with glibc's defaults, shows what they gain.
 A ratio is that of the median steps over all epochs but the first, which warms caches up. On a GPU, where there is one, both
-sides compile the network; how MONAI's and nnU-Net's loops do on it is in `benchmarks/time_to_dice.py`.
+sides compile the network (`results/train_gpu.json`); how MONAI's and nnU-Net's loops do on it is in
+`benchmarks/time_to_dice.py`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from medray.samples.brain import write_brain_cohort
 from medray.training.trainer import KEEP_MEMORY
 
 GPU = torch.cuda.is_available()
+NAME = "train_gpu" if GPU else "train"
 CONFIG: dict[str, Any] = {"epochs": 4, "steps": 30, "compile": GPU}
-THREADS = 2
+THREADS = os.cpu_count() if GPU else 2
 ROUNDS = 2
 
 
@@ -70,10 +72,10 @@ def main() -> None:
         "threads": THREADS,
         "losses_equal": all(a["loss"] == b["loss"] for a, b in zip(sides["plain"], sides["ray"], strict=True)),
     }
-    save("train", result)
+    save(NAME, result)
     bars(
-        "train",
-        f"one training step, {THREADS} threads, 2 patches of 64³",
+        NAME,
+        f"one training step, {THREADS} threads, {prepared.plan.batch} patches of {' × '.join(map(str, prepared.plan.patch))}",
         {
             "plain torch": steps["plain"] * 1000,
             "medray under Ray Train": steps["ray"] * 1000,

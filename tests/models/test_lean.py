@@ -15,6 +15,20 @@ def test_networks_come_without_monai_s_extras():
     assert not loaded & {"cv2", "mlflow", "pandas", "sklearn", "optuna", "tensorboardX", "matplotlib", "requests"}
 
 
+def test_a_package_that_needs_a_hidden_one_is_not_half_imported(tmp_path):
+    """torchvision brings torch's compiler along, which must not be read while packages are hidden."""
+    (tmp_path / "torchvision.py").write_text("import torch._dynamo")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import medray.models.networks
+print("torchvision" in sys.modules, "torch._dynamo.convert_frame" in sys.modules)
+import torchvision, torch._dynamo.convert_frame
+print(hasattr(torch._dynamo.convert_frame, "convert_frame"))
+"""
+    assert run(code) == ["False", "False", "True"]
+
+
 def test_what_was_left_out_can_be_imported_afterwards():
     assert run("import medray.models.networks, matplotlib, pydicom; print(matplotlib.__name__, pydicom.__name__)") == [
         "matplotlib",

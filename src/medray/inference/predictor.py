@@ -109,8 +109,12 @@ class Predictor:
         self._mixed = mixed
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> Predictor:
+    def load(cls, folder: Path, device: str | None = None) -> Predictor:
         """Load a model folder: ``plan.json``, ``weights.safetensors`` and, where there is one, ``calibration.json``.
+
+        Args:
+            folder: Where they are.
+            device: Where the network runs: this process's GPU by default where it has one, else the CPU.
 
         Raises:
             NotFoundError: If a file is missing.
@@ -128,7 +132,8 @@ class Predictor:
             raise InputError(f"{weights} doesn't fit its plan: {str(error).splitlines()[0]}") from error
         known = config.read_file(folder / CALIBRATION) if (folder / CALIBRATION).is_file() else {}
         calibration = {name: config.load(Calibration, found, what=str(folder / CALIBRATION)) for name, found in known.items()}
-        return cls(model.to(device).eval(), plan, torch.device(device), calibration=calibration)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(model.to(place).eval(), plan, place, calibration=calibration)
 
     def predict(self, volume: Volume) -> Prediction:
         """Predict on an image of any grid.

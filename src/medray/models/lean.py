@@ -20,8 +20,14 @@ __all__ = ["EXTRAS", "lean_monai", "without"]
 
 EXTRAS = frozenset(
     (
+        "apex",
+        "batchgenerators",
+        "cucim",
+        "cupy",
+        "cupyx",
         "cv2",
         "fire",
+        "huggingface_hub",
         "ignite",
         "itk",
         "jsonschema",
@@ -29,9 +35,11 @@ EXTRAS = frozenset(
         "mlflow",
         "nibabel",
         "nni",
+        "onnx",
         "optuna",
         "pandas",
         "pydicom",
+        "pywt",
         "requests",
         "scipy.optimize",
         "scipy.signal",
@@ -39,9 +47,16 @@ EXTRAS = frozenset(
         "sklearn",
         "tensorboard",
         "tensorboardX",
+        "tensorrt",
+        "torch_tensorrt",
+        "torchaudio",
+        "torchio",
+        "torchvision",
         "transformers",
+        "zarr",
     )
 )
+"""Those too that themselves import one of the others, or would be half imported: torchvision brings torch's compiler along."""
 
 
 class _Hidden(MetaPathFinder):

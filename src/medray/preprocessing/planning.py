@@ -31,6 +31,8 @@ DEEP = (32, 64, 128, 256, 320, 320)
 """nnU-Net's channels."""
 MAX_PATCHES_A_VOLUME = 16
 """A volume of more voxels than this many patches is made coarser, so that a patch sees enough of its surroundings."""
+GPU_PATCH = 128
+"""Side of a patch that a small GPU holds, at least."""
 MAX_WHOLE_VOXELS = 2 * PATCH**3
 """A diagnosis that no label map locates looks at whole images; larger ones are made coarser."""
 MOST_WHOLE_VOXELS = 4 * MAX_WHOLE_VOXELS
@@ -196,7 +198,7 @@ def _geometry(
 ) -> Choice:
     """Choose spacing, network, patch and batch, for patches or for whole images; the network is ``spec`` unless changed."""
     flat = all(row.shape[2] == 1 for row in rows)
-    spacing, why_spacing = _spacing(fingerprint, flat=flat, whole=whole)
+    spacing, why_spacing = _spacing(fingerprint, PATCH if not memory.gpu else GPU_PATCH, flat=flat, whole=whole)
     change = changed.get("network", {})
     if isinstance(change, Mapping) and "features" not in change and change.get("name") in FEATURES:
         spec["features"] = FEATURES[change["name"]]
@@ -236,10 +238,10 @@ def _set_patch(changed: Mapping[str, Any], network: NetworkSpec) -> Shape | None
     return tuple(patch) if patch and fits and network.fits(tuple(patch)) else None
 
 
-def _spacing(fingerprint: Fingerprint, *, flat: bool, whole: bool) -> tuple[Triple, str]:
+def _spacing(fingerprint: Fingerprint, patch: int, *, flat: bool, whole: bool) -> tuple[Triple, str]:
     median, axes = np.array(fingerprint.spacing_mm), 2 if flat else 3
     voxels = float(np.prod((np.array(fingerprint.extent_mm) / median)[:axes]))
-    most, what = MAX_PATCHES_A_VOLUME * PATCH**3, f"at most {MAX_PATCHES_A_VOLUME} patches of voxels"
+    most, what = MAX_PATCHES_A_VOLUME * patch**3, f"at most {MAX_PATCHES_A_VOLUME} patches of {patch}³ voxels"
     if whole:
         most, what = (
             (PICTURE**2, f"at most {PICTURE}² pixels") if flat else (MAX_WHOLE_VOXELS, f"at most {MAX_WHOLE_VOXELS} voxels")

@@ -1,10 +1,11 @@
-"""Training batches: patches of prepared cases, drawn and changed in a thread while the network works."""
+"""Training batches: patches of prepared cases, drawn and changed in threads while the network works."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -42,12 +43,16 @@ class Batches:
         plan: For patch, batch and foreground share.
         config: For seed, steps and augmentation.
         team: This worker among the others: each draws its own patches.
+        makers: Threads that make batches, one ahead each: one where they share the cores with the network.
+        pinned: Whether batches lie in memory that a GPU reads by itself.
     """
 
     cases: Sequence[Case]
     plan: Plan
     config: FitConfig
     team: Team = ALONE
+    makers: int = 1
+    pinned: bool = False
 
     @cached_property
     def task(self) -> Task:
@@ -55,21 +60,23 @@ class Batches:
         return task_of(self.plan)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield one epoch's batches, one being made ahead.
+        """Yield one epoch's batches; each maker has one ready or in the making.
 
-        An epoch's draws follow from seed, rank and number alone, so that a resumed run sees what an unbroken one saw.
+        A batch's draws follow from seed, rank and the two numbers alone, so that a resumed run sees what an unbroken one saw,
+        however many makers there are.
         """
-        rng = np.random.default_rng([self.config.seed, self.team.rank, number])
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            coming = pool.submit(self.draw, rng)
-            for _ in range(self.config.steps * self.config.accumulate - 1):
-                batch = coming.result()
-                coming = pool.submit(self.draw, rng)
+        count = self.config.steps * self.config.accumulate
+        with ThreadPoolExecutor(self.makers, thread_name_prefix="batches") as pool:
+            coming = deque(pool.submit(self.draw, number, index) for index in range(min(self.makers, count)))
+            for index in range(self.makers, count + self.makers):
+                batch = coming.popleft().result()
+                if index < count:
+                    coming.append(pool.submit(self.draw, number, index))
                 yield batch
-            yield coming.result()
 
-    def draw(self, rng: np.random.Generator) -> Batch:
-        """Draw one batch."""
+    def draw(self, epoch: int, number: int) -> Batch:
+        """Draw one batch of an epoch."""
+        rng = np.random.default_rng([self.config.seed, self.team.rank, epoch, number])
         images, targets, series = [], [], []
         for _ in range(self.plan.batch):
             case = self.cases[int(rng.integers(len(self.cases)))]
@@ -83,7 +90,14 @@ class Batches:
             images.append(self.task.given(example, rng))
             targets.append(self.task.target(example))
             series.append(case.series)
-        return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)), tuple(series))
+        given, target = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
+        if self.pinned:
+            given, target = given.pin_memory(), target.pin_memory()
+        return Batch(given, target, tuple(series))
+
+    def beside(self, device: torch.device, threads: int) -> Batches:
+        """Return the same batches, made by so many threads where the network's device leaves them the cores."""
+        return self if device.type == "cpu" else replace(self, makers=max(1, threads), pinned=True)
 
 
 def open_cases(prepared: Prepared, split: Split) -> list[Case]:

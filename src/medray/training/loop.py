@@ -90,7 +90,8 @@ def run_epochs(
     task, plan, config = batches.task, batches.plan, batches.config
     for number in range(len(learner.history), config.epochs):
         started = time.perf_counter()
-        pace = _train(learner, task, config, batches.epoch(number))
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # patches have one shape, for which it seeks the fastest
+            pace = _train(learner, task, config, batches.epoch(number))
         trained = time.perf_counter()
         learner.settle()
         batches.team.agree(learner.judged)
@@ -155,15 +156,18 @@ def _train(learner: Learner, task: Task, config: FitConfig, batches: Iterator[Ba
     pace = Pace()
     started = time.perf_counter()
     for _ in range(config.steps):
-        loss, series = 0.0, list[str]()
+        losses, series = list[torch.Tensor](), list[str]()
         for number in range(config.accumulate):
             asked = time.perf_counter()
             batch = next(batches)
             pace.waited += time.perf_counter() - asked
             pace.began = pace.began or time.time()
             with learner.gathering() if number + 1 < config.accumulate else contextlib.nullcontext():
-                loss += _learn(learner, task, config, batch) / config.accumulate
+                losses.append(_learn(learner, task, config, batch))
             series += batch.series
+        loss = float(torch.stack(losses).mean())  # read once, when the way back is under way: reading waits for a GPU
+        if not math.isfinite(loss):
+            raise InputError(_broken(f"the loss became {loss}", series))
         if not learner.advance(config.clip):
             raise InputError(_broken("gradients are no numbers", series))
         pace.losses.append(loss)
@@ -177,8 +181,8 @@ def _broken(what: str, series: Sequence[str]) -> str:
     return f"{what} on series {', '.join(series)}: look at them, or lower learning_rate"
 
 
-def _learn(learner: Learner, task: Task, config: FitConfig, batch: Batch) -> float:
-    """Add a batch's gradients and return its loss."""
+def _learn(learner: Learner, task: Task, config: FitConfig, batch: Batch) -> torch.Tensor:
+    """Add a batch's gradients and return its loss, which may be no number yet: a GPU may still be at it."""
     device = learner.device
     given = batch.given.to(device, non_blocking=True)
     if config.channels_last:
@@ -192,8 +196,5 @@ def _learn(learner: Learner, task: Task, config: FitConfig, batch: Batch) -> flo
     if learner.rival is not None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed):
             loss = loss + learner.rival.judge(given, outputs, target)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise InputError(_broken(f"the loss became {value}", batch.series))
     (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
-    return value
+    return loss.detach()

@@ -213,7 +213,8 @@ def _trial(chosen: Mapping[str, Any], *, work: Work) -> None:
                 {"score": record.score, "epoch": record.epoch}, checkpoint=ray_tune.Checkpoint.from_directory(place)
             )
 
-    run_epochs(learner, Batches(open_cases(prepared, "train"), plan, fit_config), open_cases(prepared, "val"), on_epoch)
+    batches = Batches(open_cases(prepared, "train"), plan, fit_config).beside(device, work.threads)
+    run_epochs(learner, batches, open_cases(prepared, "val"), on_epoch)
 
 
 def _finish(name: str, folder: Location, work: Work, prepared: Prepared, results: ray_tune.ResultGrid) -> Run:

@@ -37,7 +37,7 @@ def run_worker(work: Work) -> None:
             load_learner(Path(place), learner)
         if team.rank == 0:  # a kill may have come between the last report and this file
             work.folder.join("history.json").write(json.dumps(learner.history).encode())
-    batches = Batches(open_cases(prepared, "train"), prepared.plan, work.config, team)
+    batches = Batches(open_cases(prepared, "train"), prepared.plan, work.config, team).beside(learner.device, work.threads)
     validation = open_cases(prepared, "val")
 
     shown: list[Answer] = []
