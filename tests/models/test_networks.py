@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from medray import config
 from medray.errors import ConfigError
@@ -43,6 +44,20 @@ def test_every_weight_of_every_network_learns(name):
     model = build_model(spec, 1, 2, patch)
     model(torch.randn(2, 1, *patch)).square().mean().backward()
     assert not [key for key, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("deep", [False, True])
+def test_every_weight_has_one_name_and_goes_into_a_file(name, deep, tmp_path):
+    if deep and name != "dynunet":
+        return
+    spec = NetworkSpec(name=name, features=SMALL[name], deep_supervision=deep)
+    patch = (spec.divisor * 2, spec.divisor * 2, spec.divisor * 2)
+    model, other = (build_model(spec, 1, 2, patch) for _ in range(2))
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    image = torch.randn(1, 1, *patch)
+    assert torch.equal(other.eval()(image), model.eval()(image))
 
 
 @pytest.mark.parametrize("name", COARSE)

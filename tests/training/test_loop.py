@@ -17,6 +17,7 @@ from medray.preprocessing.planning import plan
 from medray.preprocessing.prepare import Preparation, prepare_case
 from medray.storage.location import locate
 from medray.tasks.task import task_of
+from medray.training.checkpoint import load_learner, save_learner
 from medray.training.config import FitConfig
 from medray.training.data import Batches
 from medray.training.learner import Learner
@@ -184,3 +185,24 @@ def test_a_compiled_network_learns_the_same(recipe, cases):
     compiled, _ = train(recipe, cases, FitConfig(**settings, compile=True))
     assert compiled.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-3)
     assert list(compiled.judged.state_dict()) == list(plain.judged.state_dict()), "the weights' names stay"
+
+
+def test_one_lucky_epoch_does_not_win(recipe, cases, monkeypatch):
+    """Ten people's AUC is 1 by chance now and then: the best epoch has company."""
+    said = iter((0.5, 1.0, 0.7, 0.9, 0.9, 0.9))
+    monkeypatch.setattr("medray.training.loop._scores", lambda task, records: {"ball": next(said)})
+    learner, _ = train(recipe, cases, FitConfig(epochs=6, steps=1))
+    assert [record["standing"] for record in learner.history] == pytest.approx([0.5, 0.75, 0.725, 0.8125, 0.85625, 0.878125])
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_network_of_gpus_is_saved_and_goes_on(phantom_cohort, cases, tmp_path, deep):
+    network = {"name": "dynunet", "features": [4, 8, 16], "deep_supervision": deep}
+    recipe = plan(phantom_cohort, changes=SMALL_PLAN | {"network": network})
+    config = FitConfig(epochs=1, steps=2, average=0.9, channels_last=True)
+    learner, _ = train(recipe, cases, config)
+    save_learner(tmp_path, learner)
+    other = Learner.fresh(recipe, config)
+    load_learner(tmp_path, other)
+    for name, tensor in learner.judged.state_dict().items():
+        assert torch.equal(tensor, other.judged.state_dict()[name]), name

@@ -42,7 +42,7 @@ def test_fit_with_two_workers_leaves_the_best_epoch(prepared, tmp_path, monkeypa
     begins = [run.record["started"], *(record["began"] for record in told), time.time()]
     assert begins == sorted(begins)
     assert [record["epoch"] for record in told] == [0, 1, 2, 3]
-    assert run.record["best_epoch"] == max((record["score"], record["epoch"]) for record in run.history)[1]
+    assert run.record["best_epoch"] == max((record["standing"], record["epoch"]) for record in run.history)[1]
     assert set(run.record["subjects"]["train"]).isdisjoint(run.record["subjects"]["test"])
     assert medray.Predictor.load(tmp_path / "ball" / "1" / "model").plan == prepared.plan
     assert json.loads((tmp_path / "ball" / "1" / "run.json").read_text())["versions"]["medray"] == medray.__version__

@@ -44,7 +44,7 @@ def test_a_search_ends_bad_trials_early_and_leaves_the_best_as_a_run(prepared, t
     assert run.record["chosen"] == best["chosen"]
     assert run.record["config"]["learning_rate"] == best["chosen"]["fit.learning_rate"]
     assert medray.Predictor.load(tmp_path / "ball.search" / "1" / "model").plan.batch == best["chosen"]["plan.batch"]
-    assert max(record["score"] for record in run.history) == pytest.approx(best["score"])
+    assert max(record["standing"] for record in run.history) == pytest.approx(best["score"])
     version = medray.Registry().register(medray.card_from_run(run, plan=run.plan), run.model)
     assert str(version) == "ball/1"
     assert medray.tune(prepared, SPACE, config, name="ball", trials=6, runs=tmp_path).folder == run.folder

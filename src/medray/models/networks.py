@@ -121,6 +121,9 @@ def _dynunet(spec: NetworkSpec, ends: Ends) -> nn.Module:
         deep_supervision=spec.deep_supervision,
         deep_supr_num=max(1, depth - 2),
     )
+    for name in ("input_block", "downsamples", "bottleneck", "upsamples", "deep_supervision_heads"):
+        if hasattr(network, name):  # each stands in skip_layers, too, which is what runs: a weight has one name
+            delattr(network, name)
     return network
 
 

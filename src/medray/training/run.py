@@ -97,7 +97,7 @@ def best_of(checkpoints: Iterable[tuple[Saved, Mapping[str, Any]]]) -> tuple[Sav
     """Return the checkpoint with the highest score, and its epoch; of equals, which small validation sets give, the latest.
 
     Args:
-        checkpoints: Each with what was reported with it: ``score`` and ``epoch``.
+        checkpoints: Each with what was reported with it: as ``score`` its epoch's standing, and ``epoch``.
     """
     saved, told = max(checkpoints, key=lambda pair: (float(pair[1]["score"]), int(pair[1]["epoch"])))
     return saved, int(told["epoch"])

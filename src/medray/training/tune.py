@@ -210,7 +210,7 @@ def _trial(chosen: Mapping[str, Any], *, work: Work) -> None:
         with tempfile.TemporaryDirectory() as place:
             save_learner(Path(place), learner)
             ray_tune.report(
-                {"score": record.score, "epoch": record.epoch}, checkpoint=ray_tune.Checkpoint.from_directory(place)
+                {"score": record.standing, "epoch": record.epoch}, checkpoint=ray_tune.Checkpoint.from_directory(place)
             )
 
     batches = Batches(open_cases(prepared, "train"), plan, fit_config).beside(device, work.threads)

@@ -59,7 +59,7 @@ def run_worker(work: Work) -> None:
             saved = ray.train.Checkpoint.from_directory(place)
         # The upload goes on while the next epoch trains, and removes the folder; the next report waits for it.
         ray.train.report(
-            {"score": record.score, "epoch": record.epoch},
+            {"score": record.standing, "epoch": record.epoch},
             checkpoint=saved,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
         )
