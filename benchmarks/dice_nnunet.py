@@ -32,6 +32,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":
     os.environ["nnUNet_n_proc_DA"] = "1"  # noqa: SIM112 - nnU-Net's own name; beside a GPU it takes the number that it likes
 DATASET, STEPS, EPOCHS = "Dataset001_Brain", 25, int(os.environ.get("BENCH_NNUNET_EPOCHS", "60"))
+PROCESSES = 2 if DEVICE.type == "cpu" else 8
 EVERY = max(1, EPOCHS // (12 if DEVICE.type == "cpu" else 4))
 
 
@@ -73,9 +74,9 @@ def main() -> None:
     count = len(names["train"]) + len(names["val"])
     facts = {"channel_names": {"0": "MR"}, "labels": labels, "numTraining": count, "file_ending": ".nii.gz"}
     (raw / "dataset.json").write_text(json.dumps(facts))
-    extract_fingerprints([1], num_processes=2, show_progress_bar=False, verbose=False)
+    extract_fingerprints([1], num_processes=PROCESSES, show_progress_bar=False, verbose=False)
     plan_experiments([1], gpu_memory_target_in_gb=1 if DEVICE.type == "cpu" else 8)
-    preprocess([1], configurations=["3d_fullres"], num_processes=[2], show_progress_bar=False)
+    preprocess([1], configurations=["3d_fullres"], num_processes=[PROCESSES], show_progress_bar=False)
     prepared = time.time() - STARTED
     place = OUT / "preprocessed" / DATASET
     (place / "splits_final.json").write_text(json.dumps([names]))

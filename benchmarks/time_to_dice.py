@@ -18,12 +18,14 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
 
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def main(wanted: Sequence[str]) -> None:
     known: dict[str, Any] = json.loads(file.read_text())["sides"] if file.exists() and wanted else {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_brain_cohort(folder / "source", subjects=SUBJECTS, formats=("nifti",))
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+            write_brain_cohort(folder / "source", subjects=SUBJECTS, formats=("nifti",), over=pool.map)
         split = split_subjects((f"sub-{n + 1:03d}" for n in range(SUBJECTS)), val=VAL, test=TEST)
         (folder / "split.json").write_text(json.dumps(split))
         for side in wanted or ("medray", "monai", "nnunet"):
