@@ -30,8 +30,8 @@ from medray.inference.evaluate import held_out, score_cases
 from medray.samples.brain import write_brain_cohort
 
 SUBJECTS = 96
-SEED = 1
-"""Of the people: none of those on whom a loss or a setting was ever chosen."""
+SEED = 2
+"""Of the people: on 0 the losses were chosen, and of 1 only three healthy ones would be held out, too few for an AUC."""
 HEALTHY = 0.4
 SPLITS = {"val": 0.1, "test": 0.3}
 
