@@ -76,6 +76,7 @@ def main(folder: Path, out: Path, started: float) -> None:
         "stages": stages,
         "device": "cuda" if gpu else "cpu",
         "voxels_per_second": pace,
+        "wait_share": statistics.median(record["wait_share"] for record in run.history),
         "spacing_mm": plan.spacing_mm,
         "network": [plan.network.name, *plan.network.features],
         "patch": plan.patch,

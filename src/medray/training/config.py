@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -28,7 +29,8 @@ class FitConfig:
         average: Decay of a running mean of the weights, which is what is validated and kept; 0 for none.
         clip: Gradients are scaled down to this norm.
         mixed: bfloat16 where torch's autocast has it.
-        channels_last: Whether voxels' channels lie side by side in memory.
+        channels_last: Whether voxels' channels lie side by side in memory; by default on GPUs alone, where the network of a
+            plan takes half the time so (`benchmarks/gpu_step.py`).
         shard: Whether workers hold a part of the network each, not all of it: for networks too large for one GPU.
         compile: Whether torch compiles the network; needs a C++ compiler on a CPU.
         augment: Whether patches are changed at random.
@@ -48,7 +50,7 @@ class FitConfig:
     average: float = Field(default=0.0, ge=0, lt=1)
     clip: float = Field(default=5.0, gt=0)
     mixed: bool = True
-    channels_last: bool = False
+    channels_last: bool | None = None
     shard: bool = False
     compile: bool = False
     augment: bool = True
@@ -60,3 +62,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.shard and self.average:
             raise ConfigError(f"average={self.average:g} needs a second whole network: leave it out, or shard")
+
+    def settled(self, *, gpu: bool) -> FitConfig:
+        """Return it with what the device decides, where nothing was said."""
+        return replace(self, channels_last=gpu) if self.channels_last is None else self

@@ -94,7 +94,7 @@ def fit(
     if (known := finished(name, folder)) is not None:
         return known
     started = time.time()
-    work = Work(prepared.root, chosen, folder, threads)
+    work = Work(prepared.root, chosen.settled(gpu=gpu), folder, threads)
     with _watched(folder, on_epoch), _unless_set(_settings()):
         result = _train(work, workers, gpu=gpu)
     facts = {"workers": workers, "seconds": time.time() - started, "started": started}

@@ -116,7 +116,7 @@ def tune(
     folder = claim_folder(locate(runs or config.home() / "runs"), f"{name}.search", setup)
     if (known := finished(name, folder)) is not None:
         return known
-    work = Work(prepared.root, chosen, cpus_each(free, side_by_side), gpu=bool(gpus))
+    work = Work(prepared.root, chosen.settled(gpu=bool(gpus)), cpus_each(free, side_by_side), gpu=bool(gpus))
     with _told(folder.path, on_trial):
         results = _tuner(work, space, folder, trials, method, side_by_side).fit()
     return _finish(name, folder, work, prepared, results)
