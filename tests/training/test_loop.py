@@ -136,6 +136,17 @@ def test_epochs_and_ranks_draw_different_patches_and_repeat_their_own(recipe, ca
     assert first[0].shape == (2, 1, 16, 16, 16)
 
 
+@pytest.mark.parametrize("makers", [2, 3, 9])
+def test_several_makers_make_the_same_batches_in_the_same_order(recipe, cases, makers):
+    config = FitConfig(steps=3, accumulate=2)
+    alone, several = (list(Batches(cases, recipe, config, makers=count).epoch(1)) for count in (1, makers))
+    assert len(alone) == len(several) == 6
+    for one, other in zip(alone, several, strict=True):
+        assert one.series == other.series
+        assert torch.equal(one.given, other.given)
+        assert torch.equal(one.target, other.target)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(recipe, cases, tmp_path):
     place = locate(tmp_path).join("broken.arrow")
     write_case(place, "broken", np.full_like(cases[0].image, np.nan), cases[0].mask)
