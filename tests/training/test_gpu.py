@@ -10,10 +10,7 @@ from torch import distributed
 
 import medray
 from medray.inference.predictor import Predictor
-from medray.preprocessing.bricks import read_case
 from medray.preprocessing.planning import plan
-from medray.preprocessing.prepare import Preparation, prepare_case
-from medray.storage.location import locate
 from medray.training.checkpoint import load_learner, save_learner
 from medray.training.config import FitConfig
 from medray.training.data import Batches
@@ -26,17 +23,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 GPU = torch.device("cuda", 0)
 UNETR = {"patch": [16, 16, 16], "network": {"name": "unetr", "features": [4, 32]}, "val": 0.2, "test": 0.2}
-
-
-@pytest.fixture(scope="module")
-def recipe(phantom_cohort):
-    return plan(phantom_cohort, changes=SMALL_PLAN)
-
-
-@pytest.fixture(scope="module")
-def cases(phantom_cohort, recipe, tmp_path_factory):
-    work = Preparation(phantom_cohort, recipe, locate(tmp_path_factory.mktemp("prepared")))
-    return [read_case(work.target.join(prepare_case(work, row)[1])) for row in phantom_cohort.rows]
 
 
 def trained(recipe, cases, config, learner=None):

@@ -26,17 +26,6 @@ from medray.training.team import Team
 from tests.phantoms import SMALL_PLAN
 
 
-@pytest.fixture(scope="module")
-def recipe(phantom_cohort):
-    return plan(phantom_cohort, changes=SMALL_PLAN)
-
-
-@pytest.fixture(scope="module")
-def cases(phantom_cohort, recipe, tmp_path_factory):
-    work = Preparation(phantom_cohort, recipe, locate(tmp_path_factory.mktemp("prepared")))
-    return [read_case(work.target.join(prepare_case(work, row)[1])) for row in phantom_cohort.rows]
-
-
 def train(recipe, cases, config, learner=None, stop=None):
     learner = learner or Learner.fresh(recipe, config)
     saved: dict[str, Any] = {}
