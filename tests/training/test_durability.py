@@ -5,6 +5,7 @@ One cluster for all, since starting it is what takes the time; each test makes u
 
 import contextlib
 import os
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +117,28 @@ def test_a_killed_worker_changes_nothing_in_the_end(nodes, prepared, unbroken, t
     broken = fitted(prepared, tmp_path, workers=2, on_epoch=kill)
     assert killed
     assert_same(broken, unbroken, told)
+
+
+def test_workers_killed_as_they_start_cost_a_fit_nothing(nodes, prepared, tmp_path):
+    delays, ended = [0.0, 0.5], threading.Event()
+    killed: set[int] = set()
+
+    def kill():
+        while delays and not ended.wait(0.02):
+            if new := [worker for worker in train_workers() if worker.pid not in killed]:
+                killed.add(new[0].pid)
+                ended.wait(delays.pop())
+                new[0].kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        run, _ = fitted(prepared, tmp_path, workers=1)
+    finally:
+        ended.set()
+        killer.join()
+    assert len(killed) == 2
+    assert [record["epoch"] for record in run.history] == [0, 1, 2, 3]
 
 
 def test_a_killed_node_changes_nothing_in_the_end(nodes, prepared, unbroken, tmp_path):

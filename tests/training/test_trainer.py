@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
+import ray.train
 import torch
+from ray.exceptions import RayActorError
 from safetensors.torch import load_file
 
 import medray
@@ -19,7 +22,7 @@ from medray.storage.location import locate
 from medray.training.data import Batches
 from medray.training.learner import Learner
 from medray.training.loop import run_epochs
-from medray.training.trainer import _watched
+from medray.training.trainer import _persistent, _watched
 from tests.phantoms import SMALL_PLAN
 
 pytestmark = pytest.mark.ray
@@ -126,6 +129,27 @@ def test_a_fit_whose_driver_was_killed_resumes_to_the_same_weights(prepared, tmp
     assert record["best_epoch"] == best
     found = load_file(tmp_path / "broken/ball/1/model/weights.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_worker_that_died_before_its_first_step_is_one_failure():
+    def train():
+        tried.append(len(tried))
+        if len(tried) <= deaths:
+            raise ray.train.ControllerError(cause)
+        return "trained"
+
+    tried: list[int] = []
+    cause: Exception = RayActorError()
+    deaths = 2
+    assert _persistent(train, 2) == "trained"
+    deaths = 6
+    with pytest.raises(ray.train.ControllerError):
+        _persistent(train, 2)
+    assert len(tried) == 6
+    cause, deaths = ValueError("a bug"), 9
+    with pytest.raises(ray.train.ControllerError):
+        _persistent(train, 2)
+    assert len(tried) == 7
 
 
 def test_a_loss_that_is_no_number_ends_the_fit_with_its_series(phantom_cohort, tmp_path):

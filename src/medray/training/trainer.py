@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.train
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from medray import config
 from medray.engine import cpus_each, free_gpus, join_ray, require_cpus
@@ -31,6 +33,7 @@ from medray.training.work import Work
 
 __all__ = ["fit"]
 
+Result = TypeVar("Result")
 OnEpoch = Callable[[Mapping[str, Any]], None]
 POLL_S = 0.5
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
@@ -103,28 +106,39 @@ def fit(
 
 def _train(work: Work, workers: int | tuple[int, int], *, gpu: bool) -> ray.train.Result:
     resources = {"CPU": float(work.threads), "GPU": float(gpu)}
-    trainer = _Trainer(
-        _begin,
-        train_loop_config={"work": work},
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
-        run_config=ray.train.RunConfig(
-            name="train",
-            storage_path=work.folder.path,
-            storage_filesystem=work.folder.filesystem,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=work.config.keep, checkpoint_score_attribute="score"),
-            failure_config=ray.train.FailureConfig(max_failures=work.config.max_failures),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            worker_runtime_env={"env_vars": KEEP_MEMORY},
-        ),
+    run_config = ray.train.RunConfig(
+        name="train",
+        storage_path=work.folder.path,
+        storage_filesystem=work.folder.filesystem,
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=work.config.keep, checkpoint_score_attribute="score"),
+        failure_config=ray.train.FailureConfig(max_failures=work.config.max_failures),
+        logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        worker_runtime_env={"env_vars": KEEP_MEMORY},
     )
+
+    def attempt() -> ray.train.Result:
+        scaling = ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources)
+        return _Trainer(_begin, train_loop_config={"work": work}, scaling_config=scaling, run_config=run_config).fit()
+
     try:
-        return trainer.fit()
+        return _persistent(attempt, work.config.max_failures)
     except ray.train.WorkerGroupError as error:
         for failure in error.worker_failures.values():
             cause = getattr(failure, "cause", failure)
             if isinstance(cause, MedrayError):
                 raise cause from None
         raise
+
+
+def _persistent(train: Callable[[], Result], attempts: int) -> Result:
+    """Go on at the last checkpoint when a worker died after its start and before its first step: Ray Train gives up there."""
+    for _ in range(attempts):
+        try:
+            return train()
+        except ray.train.ControllerError as error:
+            if not isinstance(error.controller_failure, RayActorError):
+                raise
+    return train()
 
 
 def _begin(told: Mapping[str, Any]) -> None:
@@ -164,10 +178,15 @@ def _unless_set(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Without the process that shares datasets of Ray Data out: workers open prepared cases themselves."""
+    """Without two processes that Ray Train would start.
+
+    One shares datasets of Ray Data out: workers open prepared cases themselves. One takes the workers' places away when a
+    dashboard doesn't know the fit, and the dashboard that it asks is that of whatever cluster the machine has.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)]
+        unwanted = DatasetsCallback, PlacementGroupCleanerCallback
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
 
 
 @contextmanager
