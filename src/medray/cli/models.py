@@ -158,18 +158,20 @@ def predict(
 
 
 def serve(
-    models: Annotated[list[str], typer.Argument(help="name, name@alias or name/version, one or several.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="name, name@alias or name/version, kept loaded; without any: the whole registry.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Of the HTTP endpoint.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to bind; there is no authentication yet.")] = "127.0.0.1",
-    cpus: Annotated[int, typer.Option(help="Cores of each model.")] = 1,
+    cpus: Annotated[int, typer.Option(help="Cores of each replica.")] = 1,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: other fields of ServeConfig.")] = None,
 ) -> None:
     """Serve models over HTTP until interrupted."""
     from medray.serving.app import deploy
 
-    endpoint = deploy(models, port=port, host=host, cpus=cpus)
-    error_console.print(
-        f"serving {', '.join(models)} at {endpoint.url}/v1/segment/… (docs at {endpoint.url}/docs); Ctrl-C stops"
-    )
+    endpoint = deploy(models or [], port=port, host=host, cpus=cpus, **config.overrides(settings or ()))
+    what = ", ".join(models) if models else "every registered model"
+    error_console.print(f"serving {what} at {endpoint.url}/v1/segment/… (docs at {endpoint.url}/docs); Ctrl-C stops")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -13,12 +14,12 @@ from medray.errors import ImageError, NotFoundError
 from medray.formats.dicom import is_dicom, read_dicom_series
 from medray.formats.dicom_header import DicomHeader, read_dicom_file_header
 from medray.formats.metaimage import is_metaimage, read_metaimage
-from medray.formats.nifti import is_nifti, read_nifti
-from medray.formats.nrrd import is_nrrd, read_nrrd
+from medray.formats.nifti import is_nifti, nifti_bytes, read_nifti
+from medray.formats.nrrd import is_nrrd, nrrd_bytes, read_nrrd
 from medray.formats.picture import is_picture, read_picture
 from medray.imaging.volume import Volume
 
-__all__ = ["FILE_FORMATS", "Format", "read_file", "read_image", "read_image_path", "sniff", "unzip"]
+__all__ = ["FILE_FORMATS", "Format", "declared_bytes", "read_file", "read_image", "read_image_path", "sniff", "unzip"]
 
 Format = Literal["nifti", "nrrd", "metaimage", "picture", "dicom", "zip"]
 HEAD_BYTES = 65536
@@ -31,6 +32,10 @@ FILE_FORMATS: dict[Format, tuple[Callable[[bytes], bool], Callable[[bytes], Volu
     "picture": (is_picture, read_picture),
 }
 """Formats that keep an image in one file: how to know one, and how to read it."""
+
+
+DECLARED: dict[Format, Callable[[bytes], int]] = {"nifti": nifti_bytes, "nrrd": nrrd_bytes}
+"""How many bytes of voxels a header promises, of formats that say so in one place."""
 
 
 def sniff(data: bytes) -> Format | None:
@@ -74,6 +79,19 @@ def read_image(data: bytes) -> Volume:
     return read_file(data)
 
 
+def declared_bytes(data: bytes) -> int:
+    """Return about how many bytes an image takes when it is read, as far as its headers tell; nothing is inflated.
+
+    Raises:
+        ImageError: If a header can't be read.
+    """
+    kind = sniff(data)
+    if kind == "zip":
+        with _opened(data) as archive:
+            return sum(entry.file_size for entry in _entries(archive))
+    return DECLARED[kind](data) if kind in DECLARED else len(data)
+
+
 def read_image_path(path: Path) -> Volume:
     """Read one image from a file, or a DICOM series from a folder.
 
@@ -94,16 +112,26 @@ def unzip(data: bytes) -> list[bytes]:
     Raises:
         ImageError: If the zip is damaged, encrypted or inflates to more than it may.
     """
+    with _opened(data) as archive:
+        return [_entry(archive, entry) for entry in _entries(archive)]
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            if sum(entry.file_size for entry in entries) > MAX_INFLATED_BYTES:
-                raise ImageError("too-large", f"the zip inflates to more than {MAX_INFLATED_BYTES >> 30} GiB")
-            return [_entry(archive, entry) for entry in entries]
+            yield archive
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged zip raises whatever its module stumbles over
         raise ImageError("truncated", f"the zip is damaged or cut off ({type(error).__name__})") from None
+
+
+def _entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    if sum(entry.file_size for entry in entries) > MAX_INFLATED_BYTES:
+        raise ImageError("too-large", f"the zip inflates to more than {MAX_INFLATED_BYTES >> 30} GiB")
+    return entries
 
 
 def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

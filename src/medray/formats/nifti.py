@@ -24,7 +24,7 @@ from medray.imaging.geometry import RAS_TO_LPS, closest_lps
 from medray.imaging.volume import Volume
 from medray.types import Affine, Voxels
 
-__all__ = ["is_nifti", "read_nifti", "write_nifti"]
+__all__ = ["is_nifti", "nifti_bytes", "read_nifti", "write_nifti"]
 
 HEAD_BYTES = 348
 UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
@@ -67,6 +67,12 @@ def read_nifti(data: bytes) -> Volume:
             raise
         raise ImageError("not-nifti", f"the header is damaged ({type(error).__name__})") from None
     return Volume(voxels, affine).checked_finite()
+
+
+def nifti_bytes(data: bytes) -> int:
+    """Return how many bytes of voxels a file's header promises; raises what `read_nifti` does."""
+    header = _header(inflated(data, MAX_HEADER_BYTES) if data.startswith(GZIP_MAGIC) else data)
+    return byte_size(_dtype(header), _shape(header))
 
 
 def write_nifti(volume: Volume, *, level: int = 1) -> bytes:

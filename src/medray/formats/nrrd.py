@@ -14,7 +14,7 @@ from medray.errors import ImageError
 from medray.formats.raw import byte_size, inflated, native, stored_array
 from medray.imaging.volume import Volume
 
-__all__ = ["is_nrrd", "read_nrrd", "write_nrrd"]
+__all__ = ["is_nrrd", "nrrd_bytes", "read_nrrd", "write_nrrd"]
 
 MAGIC = b"NRRD000"
 MAX_HEADER_BYTES = 1 << 20
@@ -63,14 +63,7 @@ def read_nrrd(data: bytes) -> Volume:
         raise ImageError("unsupported-encoding", "byte skip and line skip are not supported: write the file without")
     if any(unit.strip('"') not in {"mm", ""} for unit in fields.get("space units", "").split()):
         raise ImageError("bad-header", "space units other than mm are not supported")
-    try:
-        shape = [int(word) for word in fields["sizes"].split()]
-        dtype = DTYPES[fields["type"].lower()]
-        if dtype.itemsize > 1:
-            dtype = dtype.newbyteorder(">" if fields["endian"].lower() == "big" else "<")
-        encoding = fields["encoding"].lower()
-    except (KeyError, ValueError):
-        raise ImageError("bad-header", "type, sizes, endian or encoding is missing or not understood") from None
+    shape, dtype, encoding = _layout(fields)
     if encoding not in {"raw", "gzip", "gz"}:
         raise ImageError("unsupported-encoding", f"the encoding {encoding[:12]!r} is not supported: use raw or gzip")
     body = data[start:] if encoding == "raw" else inflated(data[start:], byte_size(dtype, shape))
@@ -82,6 +75,12 @@ def read_nrrd(data: bytes) -> Volume:
         raise ImageError("no-geometry", f"three axes with directions and at most one without are needed; got {len(spatial)}")
     ordered = voxels.transpose(*others, *spatial)
     return Volume(ordered if others else ordered[np.newaxis], _affine(fields, directions, spatial)).checked_finite()
+
+
+def nrrd_bytes(data: bytes) -> int:
+    """Return how many bytes of voxels a file's header promises; raises what `read_nrrd` does."""
+    shape, dtype, _ = _layout(_header(data)[0])
+    return byte_size(dtype, shape)
 
 
 def write_nrrd(volume: Volume, *, level: int = 1) -> bytes:
@@ -117,6 +116,17 @@ def _header(data: bytes) -> tuple[dict[str, str], int]:
         if sign and not line.startswith("#") and not value.startswith("="):
             fields[name.strip().lower()] = value.strip()
     return fields, end.end()
+
+
+def _layout(fields: dict[str, str]) -> tuple[list[int], np.dtype[np.generic], str]:
+    try:
+        shape = [int(word) for word in fields["sizes"].split()]
+        dtype = DTYPES[fields["type"].lower()]
+        if dtype.itemsize > 1:
+            dtype = dtype.newbyteorder(">" if fields["endian"].lower() == "big" else "<")
+        return shape, dtype, fields["encoding"].lower()
+    except (KeyError, ValueError):
+        raise ImageError("bad-header", "type, sizes, endian or encoding is missing or not understood") from None
 
 
 def _directions(fields: dict[str, str], count: int) -> list[NDArray[np.float64] | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medray import config
-from medray.errors import InputError, NotFoundError
+from medray.errors import InputError, NotFoundError, ResourceError
 from medray.evaluation.calibration import CALIBRATION, Calibration, Calibrations
 from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
-from medray.inference.sliding_window import slide
+from medray.inference.sliding_window import slide_all
 from medray.models.networks import build_model
 from medray.preprocessing.case import frame_of, prepare_image
 from medray.preprocessing.foreground import shape_of
@@ -29,7 +29,11 @@ from medray.tasks.answer import Answer
 from medray.tasks.task import task_of
 from medray.types import Affine, Shape, Voxels
 
-__all__ = ["Prediction", "Predictor"]
+__all__ = ["Prediction", "Predictor", "Unwanted"]
+
+
+class Unwanted(Exception):  # noqa: N818 - nothing went wrong
+    """Nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +131,7 @@ class Predictor:
         task = task_of(plan)
         model = build_model(plan.network, task.inputs, task.channels, plan.patch)
         try:
-            model.load_state_dict(load_file(weights))
+            model.load_state_dict(load_file(weights), assign=True)  # the file's own pages, which a node's processes share
         except Exception as error:
             raise InputError(f"{weights} doesn't fit its plan: {str(error).splitlines()[0]}") from error
         known = config.read_file(folder / CALIBRATION) if (folder / CALIBRATION).is_file() else {}
@@ -142,31 +146,71 @@ class Predictor:
             ImageError: If the image is of a modality that the model doesn't know.
             InputError: If the model is a generator, which says nothing of images.
         """
+        started = time.perf_counter()
+        prepared = self.prepare(volume)
+        ready = time.perf_counter()
+        [activated] = self.activate([prepared])
+        answered = time.perf_counter()
+        prediction = self.finish(activated, volume)
+        done = time.perf_counter()
+        latencies = {"preprocess": ready - started, "network": answered - ready, "postprocess": done - answered}
+        return replace(prediction, latencies=latencies)
+
+    def prepare(self, volume: Volume) -> NDArray[np.float32]:
+        """Return what the network is shown of an image, ``(C, I, J, K)`` on the plan's grid; raises what `predict` does."""
         if self.plan.task == "synthesis":
             raise InputError("the model makes images and says nothing of them: use it with medray synthesise")
-        started = time.perf_counter()
-        prepared = prepare_image(volume, self.plan)
-        ready = time.perf_counter()
-        activated = self._activated(prepared.voxels)
-        answered = time.perf_counter()
+        prepared: NDArray[np.float32] = prepare_image(volume, self.plan).voxels
+        return prepared
+
+    def activate(
+        self, images: Sequence[NDArray[np.float32]], *, unwanted: Callable[[], bool] = lambda: False
+    ) -> list[NDArray[np.float32]]:
+        """Run the network on prepared images, in one go where each of them is one window and all are of one size.
+
+        Args:
+            images: From `prepare`.
+            unwanted: Asked before each window; true ends it with `Unwanted`.
+
+        Returns:
+            The task's map ``(D, I, J, K)`` of each image on the plan's grid.
+        """
+
+        def run(patch: torch.Tensor) -> torch.Tensor:
+            if unwanted():
+                raise Unwanted
+            return self._mirrored(patch) if self.plan.mirror else self._run(patch)
+
+        with torch.inference_mode():
+            return slide_all(run, images, self.plan, self._device)
+
+    def finish(self, activated: NDArray[np.float32], volume: Volume) -> Prediction:
+        """Decode what `activate` made of an image onto that image's own grid."""
         answer = self._onto_source(activated, volume)
-        done = time.perf_counter()
-        return Prediction(
-            answer=answer,
-            shape=volume.shape,
-            affine=volume.affine,
-            volumes_ml=self._volumes_ml(answer, volume.voxel_ml),
-            latencies={"preprocess": ready - started, "network": answered - ready, "postprocess": done - answered},
-        )
+        return Prediction(answer, volume.shape, volume.affine, self._volumes_ml(answer, volume.voxel_ml), {})
+
+    def probe(self) -> None:
+        """Run the network on the smallest image that it takes.
+
+        Raises:
+            ResourceError: If it says what is no number: memory or device are damaged.
+        """
+        side = self.plan.network.divisor if self.plan.network.extends else None
+        shape = [side if side and patch > 1 else patch for patch in self.plan.patch]
+        with torch.inference_mode():
+            said = self._run(torch.zeros((1, self._task.inputs, *shape), device=self._device))
+        if not bool(torch.isfinite(said).all()):
+            raise ResourceError("the network's answer to an empty image is no number: restart the process")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(tensor.nbytes for tensor in self._model.state_dict().values())
 
     def answer(self, given: NDArray[np.float32]) -> Answer:
         """Answer what the task gives the network, ``(inputs, I, J, K)`` on the plan's own grid; for validation."""
-        return self._task.decode(self._activated(given), (given.shape[1], given.shape[2], given.shape[3]))
-
-    def _activated(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the task's map ``(D, I, J, K)`` on the plan's grid."""
-        with torch.inference_mode():
-            return slide(self._mirrored if self.plan.mirror else self._run, image, self.plan, self._device)
+        [activated] = self.activate([given])
+        return self._task.decode(activated, (given.shape[1], given.shape[2], given.shape[3]))
 
     def _run(self, patch: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._mixed):
@@ -174,7 +218,7 @@ class Predictor:
         return self._task.activate(outputs)
 
     def _mirrored(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the mean answer of a patch ``(1, C, I, J, K)`` and its mirror images."""
+        """Return the mean answer of patches ``(N, C, I, J, K)`` and their mirror images."""
         axes = [axis + 2 for axis in self.plan.alike if patch.shape[axis + 2] > 1]
         flips = [flip for count in range(len(axes) + 1) for flip in combinations(axes, count)]
         return torch.stack([self._run(patch.flip(flip)).flip(flip) for flip in flips]).mean(dim=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,10 +13,34 @@ from medray.preprocessing.patches import crop, tile_starts
 from medray.preprocessing.plan import Plan
 from medray.types import Shape
 
-__all__ = ["slide", "window_of"]
+__all__ = ["slide", "slide_all", "window_of"]
 
 MAX_WINDOW_VOXELS = 4_500_000
 """Of a window: a head at 1.2 mm in one piece, and less than 4 GB of activations in any network of `medray.models`."""
+
+
+def slide_all(
+    run: Callable[[torch.Tensor], torch.Tensor], images: Sequence[NDArray[np.float32]], plan: Plan, device: torch.device
+) -> list[NDArray[np.float32]]:
+    """Run a network on several images: those that are one window each, and all of one size, in one go; else one by one.
+
+    Args:
+        run: ``(N, C, *window)`` to ``(N, D, *window)`` on ``device``.
+        images: ``(C, I, J, K)`` each.
+        plan: For patch and overlap.
+        device: Where windows go.
+
+    Returns:
+        ``(D, I, J, K)`` of each.
+    """
+    shapes = {(image.shape[1], image.shape[2], image.shape[3]) for image in images}
+    [shape, *others] = shapes
+    window = window_of(shape, plan)
+    if len(images) == 1 or others or len(tile_starts(shape, window, overlap=plan.overlap)) > 1:
+        return [slide(run, image, plan, device) for image in images]
+    patches = np.stack([crop(image, (0, 0, 0), window) for image in images]).astype(np.float32, copy=False)
+    answers = run(torch.from_numpy(patches).to(device))[:, :, : shape[0], : shape[1], : shape[2]]
+    return list(answers.contiguous().cpu().numpy())
 
 
 def slide(

@@ -15,7 +15,8 @@ from medray import config
 from medray.engine import join_ray, require_cpus
 from medray.errors import ConfigError
 from medray.registry.registry import Registry
-from medray.serving.deployments import Gateway, Model
+from medray.serving.gateway import Gateway, GatewayConfig
+from medray.serving.pool import Pool, PoolConfig
 
 __all__ = ["Endpoint", "ServeConfig", "build", "deploy"]
 
@@ -27,18 +28,37 @@ class ServeConfig:
     """What is served and how.
 
     Attributes:
-        models: References: ``name``, ``name@alias`` or ``name/version``.
+        models: References that are kept loaded: ``name``, ``name@alias`` or ``name/version``. Their names may be asked for,
+            with any version or alias; all of the registry where there are none.
         registry: MLflow tracking URI; the default registry when empty.
         cpus: Cores of a replica.
-        max_replicas: Of each model; Serve adds them when requests queue.
+        gpus: GPUs of a replica; a part of one, such as 0.5, lets replicas share it.
+        min_replicas: That run without requests; at 0 the first one waits for a replica to start.
+        max_replicas: Serve adds them while requests queue.
+        idle_s: Seconds without need after which a replica goes.
+        models_mb: Memory of a replica for loaded models; weights that a node's replicas have in common are there once.
+        work_mb: Memory of a replica for images in work: what needs more is refused.
+        batch_voxels: Images of several callers go through a network together up to so many voxels.
         max_body_mb: Larger bodies are refused.
+        bodies_mb: Of all requests together; others are told to come again.
+        timeout_s: Seconds that an answer may take.
+        refresh_s: Seconds after which a moved alias is seen.
     """
 
-    models: tuple[str, ...] = Field(min_length=1)
+    models: tuple[str, ...] = ()
     registry: str = ""
     cpus: int = Field(default=1, ge=1)
+    gpus: float = Field(default=0, ge=0)
+    min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, ge=1)
+    idle_s: float = Field(default=600, gt=0)
+    models_mb: int = Field(default=2048, ge=1)
+    work_mb: int = Field(default=4096, ge=1)
+    batch_voxels: int = Field(default=1_000_000, ge=1)
     max_body_mb: int = Field(default=512, ge=1)
+    bodies_mb: int = Field(default=1024, ge=1)
+    timeout_s: float = Field(default=600, gt=0)
+    refresh_s: float = Field(default=1, gt=0)
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -48,16 +68,23 @@ def build(args: dict[str, Any]) -> serve.Application:
         ConfigError: On an unknown key or a wrong value.
     """
     chosen = config.load(ServeConfig, args, what="serve arguments")
+    if chosen.min_replicas > chosen.max_replicas:
+        raise ConfigError(f"min_replicas={chosen.min_replicas} is more than max_replicas={chosen.max_replicas}")
     registry = chosen.registry or Registry().uri
-    autoscaling = {"min_replicas": 1, "max_replicas": chosen.max_replicas, "target_ongoing_requests": 1}
-    models = {}
-    for number, reference in enumerate(chosen.models):
-        options = _deployment(Model).options(
-            name=f"Model{number}", ray_actor_options={"num_cpus": chosen.cpus}, autoscaling_config=autoscaling
-        )
-        models[reference] = options.bind(reference, registry, chosen.cpus)
-    gateway = _deployment(Gateway).options(ray_actor_options={"num_cpus": 0})
-    return gateway.bind(models, chosen.max_body_mb << 20)
+    autoscaling = {
+        "min_replicas": chosen.min_replicas,
+        "max_replicas": chosen.max_replicas,
+        "target_ongoing_requests": 2,
+        "upscale_delay_s": min(5.0, chosen.idle_s),
+        "downscale_delay_s": chosen.idle_s,
+        "look_back_period_s": min(10.0, chosen.idle_s),
+    }
+    pool = _deployment(Pool).options(
+        ray_actor_options={"num_cpus": chosen.cpus, "num_gpus": chosen.gpus}, autoscaling_config=autoscaling
+    )
+    bound = pool.bind(PoolConfig(registry, chosen.cpus, chosen.models_mb, chosen.work_mb, chosen.batch_voxels))
+    allowed = GatewayConfig(registry, chosen.models, chosen.max_body_mb, chosen.bodies_mb, chosen.timeout_s, chosen.refresh_s)
+    return _deployment(Gateway).options(ray_actor_options={"num_cpus": 0}).bind(bound, allowed)
 
 
 def _deployment(decorated: object) -> serve.Deployment:
@@ -86,30 +113,33 @@ class Endpoint:
         self.stop()
 
 
-def deploy(models: Sequence[str], *, port: int = 8000, host: str = "127.0.0.1", cpus: int = 1) -> Endpoint:
-    """Serve models over HTTP and return when they are loaded.
+def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0.1", **settings: Any) -> Endpoint:
+    """Serve models over HTTP and return when those that are named are loaded.
 
     There is no authentication yet: bind to loopback, or put a gateway in front.
 
     Args:
-        models: References to registered models.
+        models: References to registered models that are kept loaded; any registered model may be asked for where there are
+            none, else those of these names.
         port: Of the HTTP endpoint.
         host: Address to bind.
-        cpus: Cores of each replica.
+        **settings: `ServeConfig`'s other fields.
 
     Raises:
+        ConfigError: On an unknown setting or a wrong value.
         NotFoundError: If a model isn't registered; checked before anything starts.
         ResourceError: If the cluster has too few free CPUs.
     """
-    if not models:
-        raise ConfigError("name at least one model to serve: medray models list shows what there is")
-    registry = Registry()
+    chosen = config.load(ServeConfig, {"models": list(models), **settings}, what="serve settings")
+    registry = Registry(chosen.registry or None)
     for reference in models:
         registry.resolve(reference)
     join_ray()
-    require_cpus(len(models), each=cpus, what=f"serving {len(models)} models")
+    require_cpus(chosen.min_replicas, each=chosen.cpus, what=f"serving with {chosen.min_replicas} replicas")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options={"host": host, "port": port})
-    application = build({"models": list(models), "registry": registry.uri, "cpus": cpus})
-    serve.run(application, name=APPLICATION, logging_config={"log_level": "WARNING", "enable_access_log": False})
+    application = build({**config.dump(chosen), "registry": registry.uri})
+    handle = serve.run(application, name=APPLICATION, logging_config={"log_level": "WARNING", "enable_access_log": False})
+    if chosen.min_replicas:
+        handle.readyz.remote().result()
     return Endpoint(f"http://{host}:{port}")

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medray.errors import ImageError, MedrayError, NotFoundError, ResourceError
 from medray.formats.nifti import write_nifti
+from medray.formats.nrrd import write_nrrd
 from medray.imaging.geometry import spacing_mm
-from medray.inference.predictor import Prediction
+from medray.imaging.volume import Volume
+from medray.registry.card import ModelCard
+from medray.registry.version import ModelVersion
 
-__all__ = ["JSON", "NIFTI", "PROBLEM", "Reply", "accepted", "answer", "problem", "refusal"]
+if TYPE_CHECKING:  # the gateway knows no network
+    from medray.inference.predictor import Prediction
+
+__all__ = ["JSON", "NIFTI", "NRRD", "PROBLEM", "Reply", "accepted", "answer", "describe", "problem", "refusal"]
 
 JSON = "application/json"
 NIFTI = "application/x-nifti"
+NRRD = "application/x-nrrd"
 PROBLEM = "application/problem+json"
+WRITERS: dict[str, Callable[[Volume], bytes]] = {NIFTI: write_nifti, NRRD: write_nrrd}
 STATUS_OF_REASON = {"unknown-format": HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 
@@ -34,12 +43,8 @@ class Reply:
 def accepted(header: str) -> str | None:
     """Choose the first media type of an Accept header that medray can give; None when there is none."""
     wanted = [part.split(";")[0].strip().lower() for part in header.split(",") if part.strip()] or ["*/*"]
-    for media in wanted:
-        if media in {JSON, "*/*", "application/*"}:
-            return JSON
-        if media in {NIFTI, "application/gzip"}:
-            return NIFTI
-    return None
+    names = {JSON: JSON, "*/*": JSON, "application/*": JSON, NIFTI: NIFTI, "application/gzip": NIFTI, NRRD: NRRD}
+    return next((names[media] for media in wanted if media in names), None)
 
 
 def answer(prediction: Prediction, model: str, media_type: str, latencies: Mapping[str, float]) -> Reply:
@@ -48,16 +53,22 @@ def answer(prediction: Prediction, model: str, media_type: str, latencies: Mappi
     Args:
         prediction: What the model said.
         model: ``name/version``.
-        media_type: `JSON` or `NIFTI`.
-        latencies: Stage to seconds, the prediction's own included.
+        media_type: `JSON`, `NIFTI` or `NRRD`.
+        latencies: Stage to seconds; ``encode`` is added where an image is written.
+
+    Raises:
+        InputError: If an image is asked for and the model gives none.
     """
-    timing = {stage: round(seconds * 1000, 2) for stage, seconds in latencies.items()}
+    started = time.perf_counter()
+    written = WRITERS[media_type](prediction.image) if media_type in WRITERS else b""
+    encoded = {"encode": time.perf_counter() - started} if written else {}
+    timing = {stage: round(seconds * 1000, 2) for stage, seconds in {**latencies, **encoded}.items()}
     headers = {
         "X-Medray-Model": model,
         "Server-Timing": ", ".join(f"{stage};dur={value}" for stage, value in timing.items()),
     }
-    if media_type == NIFTI:
-        return Reply(HTTPStatus.OK, NIFTI, write_nifti(prediction.image), headers)
+    if written:
+        return Reply(HTTPStatus.OK, media_type, written, headers)
     body: dict[str, Any] = {
         "model": model,
         **prediction.plain(),
@@ -66,6 +77,19 @@ def answer(prediction: Prediction, model: str, media_type: str, latencies: Mappi
         "latencies": timing,
     }
     return Reply(HTTPStatus.OK, JSON, json.dumps(body).encode(), headers)
+
+
+def describe(version: ModelVersion, card: ModelCard) -> dict[str, Any]:
+    """Return what `/v1/models` says of a model."""
+    return {
+        "model": str(version),
+        "aliases": list(version.aliases),
+        "task": card.plan.task,
+        "labels": dict(card.plan.labels.names),
+        "modalities": list(card.plan.modalities),
+        "intended_use": card.intended_use,
+        "scores": {split: dict(scores) for split, scores in card.scores.items()},
+    }
 
 
 def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> Reply:

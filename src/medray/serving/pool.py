@@ -1,0 +1,148 @@
+"""The pool: replicas that hold any of the registry's models, as their memory allows, and answer for them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import torch
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+
+from medray.errors import MedrayError, ResourceError
+from medray.formats.image import declared_bytes, read_image
+from medray.inference.predictor import Predictor
+from medray.registry.registry import Registry
+from medray.serving.batcher import Batcher
+from medray.serving.results import Reply, answer, problem, refusal
+from medray.serving.room import Room
+from medray.serving.router import WarmFirst
+from medray.serving.shelf import Shelf
+
+__all__ = ["Pool", "PoolConfig"]
+
+STUCK_S = 600.0
+"""A batch that runs longer than this has its process replaced."""
+COPIES = 4
+"""How often an image lies in memory while it is worked on: decoded, upright, on the plan's grid, and as its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """What each replica has.
+
+    Attributes:
+        registry: MLflow tracking URI.
+        threads: Cores that networks may use.
+        models_mb: Memory for loaded models.
+        work_mb: Memory for images in work.
+        batch_voxels: Images of several callers go through a network together up to so many voxels.
+        most_waiting: Requests that may wait for memory.
+    """
+
+    registry: str
+    threads: int
+    models_mb: int
+    work_mb: int
+    batch_voxels: int
+    most_waiting: int = 64
+
+
+@serve.deployment(
+    max_ongoing_requests=64,
+    health_check_period_s=10,
+    request_router_config=RequestRouterConfig(request_router_class=WarmFirst, request_routing_stats_period_s=1),
+)
+class Pool:
+    """One replica: models on a shelf, one thread for networks, room for images.
+
+    Args:
+        settings: What it has.
+    """
+
+    def __init__(self, settings: PoolConfig) -> None:
+        torch.set_num_threads(settings.threads)
+        self._shelf = Shelf(Registry(settings.registry).fetch, Predictor.load, settings.models_mb << 20)
+        self._batcher = Batcher(settings.batch_voxels)
+        self._room = Room(settings.work_mb << 20, settings.most_waiting)
+        self._answered = 0.0
+        self._last: str | None = None
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Tell Serve which models are here; see `WarmFirst`."""
+        return {"models": self._shelf.loaded}
+
+    async def check_health(self) -> None:
+        """Run the last used model on an empty image, unless it has answered since the last check; called by Serve.
+
+        Raises:
+            ResourceError: If a network is stuck, or says what is no number.
+        """
+        if self._batcher.busy_seconds > STUCK_S:
+            raise ResourceError(f"a network has been running for {STUCK_S:.0f} s")
+        if self._last is None or self._batcher.busy_seconds or time.monotonic() - self._answered < 10:
+            return
+        if self._last in self._shelf.loaded:
+            async with self._shelf.lend(self._last) as predictor:
+                await self._batcher.probe(predictor)
+
+    async def warm(self, version: str) -> str:
+        """Load a model."""
+        async with self._shelf.lend(version):
+            self._last = version
+            return version
+
+    async def answer(self, version: str, task: str, body: bytes, media_type: str) -> Reply:
+        """Read an image, predict, and encode what was asked for; never raises for what is in the body.
+
+        Args:
+            version: ``name/version``.
+            task: What is asked for: ``segmentation``, ``diagnosis`` or ``detection``.
+            body: The image's file.
+            media_type: Of the answer.
+        """
+        try:
+            return await self._answer(version, task, body, media_type)
+        except MedrayError as error:
+            return refusal(error)
+        except Exception as error:  # noqa: BLE001 - a strange file must get an answer; its kind is told, nothing of its content
+            return problem(HTTPStatus.BAD_REQUEST, "unreadable", f"the image can't be read ({type(error).__name__})")
+
+    async def _answer(self, version: str, task: str, body: bytes, media_type: str) -> Reply:
+        stages = _Stages()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._room.hold(COPIES * await asyncio.to_thread(declared_bytes, body)))
+            stages.end("wait")
+            predictor = await stack.enter_async_context(self._shelf.lend(version))
+            stages.end("load")
+            if predictor.plan.task != task:
+                return problem(
+                    HTTPStatus.UNPROCESSABLE_ENTITY, "other-task", f"{version} is for {predictor.plan.task}, not {task}"
+                )
+            volume = await asyncio.to_thread(read_image, body)
+            stages.end("decode")
+            prepared = await asyncio.to_thread(predictor.prepare, volume)
+            stages.end("preprocess")
+            activated = await self._batcher.run(predictor, prepared)
+            stages.end("network")
+            prediction = await asyncio.to_thread(predictor.finish, activated, volume)
+            stages.end("postprocess")
+            self._last, self._answered = version, time.monotonic()
+            return await asyncio.to_thread(answer, prediction, version, media_type, stages)
+
+
+class _Stages(dict[str, float]):
+    """Seconds of each stage, in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = time.perf_counter()
+
+    def end(self, stage: str) -> None:
+        """Say that a stage is over and the next begins."""
+        now = time.perf_counter()
+        self[stage], self._since = now - self._since, now
