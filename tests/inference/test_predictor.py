@@ -11,14 +11,15 @@ from medray.imaging.volume import Volume
 from medray.inference.predictor import Predictor
 from medray.models.networks import build_model
 from medray.preprocessing.planning import plan
+from medray.tasks.task import task_of
 from tests.phantoms import SMALL_PLAN, grid, orientations, phantom
 
 
-def model_folder(folder, cohort, **changes):
+def model_folder(folder, cohort, *, task="segmentation", seed=0, **changes):
     """An untrained model: what matters here is that it is one and the same function everywhere."""
-    recipe = plan(cohort, changes=SMALL_PLAN | changes)
-    torch.manual_seed(0)
-    network = build_model(recipe.network, 1, 3, recipe.patch)
+    recipe = plan(cohort, task=task, changes=SMALL_PLAN | changes)
+    torch.manual_seed(seed)
+    network = build_model(recipe.network, task_of(recipe).inputs, task_of(recipe).channels, recipe.patch)
     folder.mkdir(exist_ok=True)
     save_file(network.state_dict(), folder / "weights.safetensors")
     (folder / "plan.json").write_text(json.dumps(config.dump(recipe)))

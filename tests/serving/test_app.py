@@ -11,38 +11,19 @@ import medray
 from medray.errors import ConfigError, NotFoundError
 from medray.formats.dicom_series import write_dicom_series
 from medray.formats.nifti import read_nifti, write_nifti
-from medray.registry.card import ModelCard
 from medray.serving.app import build
-from medray.storage.location import locate
 from tests.formats.test_dicom import WHO
-from tests.inference.test_predictor import model_folder
-from tests.phantoms import grid, orientations, phantom
 from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def endpoint(local_ray, home, phantom_cohort):
-    folder = locate(model_folder(home / "model", phantom_cohort))
-    recipe = medray.Predictor.load(home / "model").plan
-    card = ModelCard(name="ball", created="2026-01-01", plan=recipe, scores={}, subjects={})
+def endpoint(local_ray, home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDRAY_HOME", str(home))
-        medray.Registry().register(card, folder)
-        medray.Registry().promote("ball/1")
         with medray.deploy(["ball@champion"], port=free_port()) as running:
             yield running.url
-
-
-@pytest.fixture
-def scan():
-    return phantom(np.random.default_rng(3), grid(list(orientations())[20], (2.0, 2.0, 2.5), (5, 4, 3)))[0]
 
 
 def post(endpoint, body, model="ball@champion", **headers):
@@ -126,6 +107,7 @@ def test_unknown_models_and_media_types(endpoint, scan):
         assert reply.headers["content-type"] == "application/problem+json"
         assert reply.status_code in (404, 405)
     assert post(endpoint, write_nifti(scan), model="ball").status_code == 200
+    assert post(endpoint, write_nifti(scan), model="spots").status_code == 404, "only what is named is served"
 
 
 def test_what_is_served_can_be_asked(endpoint):

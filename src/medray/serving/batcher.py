@@ -98,10 +98,12 @@ class Batcher:
 
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._thread, run)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait for it
-            for wish in batch:
-                if not wish.told.done():
-                    wish.told.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to who waits for it
+            if len(batch) > 1:  # one of them is to blame, and the others shall not pay for it
+                for wish in batch:
+                    await self._run([wish])
+            elif not batch[0].told.done():
+                batch[0].told.set_exception(error)
             return
         for wish, answer in zip(batch, answers, strict=True):
             if not wish.told.done():

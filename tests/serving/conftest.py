@@ -1,0 +1,34 @@
+"""A registry with two versions of a segmentation, ``ball``, and a detection, ``spots``."""
+
+import numpy as np
+import pytest
+
+import medray
+from medray.registry.card import ModelCard
+from medray.storage.location import locate
+from tests.inference.test_predictor import model_folder
+from tests.phantoms import grid, orientations, phantom
+
+
+@pytest.fixture(scope="module")
+def home(phantom_cohort, tmp_path_factory):
+    place = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDRAY_HOME", str(place))
+        store = medray.Registry()
+        for folder, name, facts in (
+            ("one", "ball", {}),
+            ("two", "ball", {"seed": 1}),
+            ("three", "spots", {"task": "detection", "targets": ["core"], "target_weights": [1.0]}),
+        ):
+            model = model_folder(place / folder, phantom_cohort, **facts)
+            plan = medray.Predictor.load(model).plan
+            card = ModelCard(name=name, created="2026-01-01", plan=plan, scores={}, subjects={})
+            store.register(card, locate(model))
+        store.promote("ball/1")
+    return place
+
+
+@pytest.fixture
+def scan():
+    return phantom(np.random.default_rng(3), grid(list(orientations())[20], (2.0, 2.0, 2.5), (5, 4, 3)))[0]
