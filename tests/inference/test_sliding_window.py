@@ -44,8 +44,8 @@ def test_what_it_says_doesn_t_depend_on_the_window(recipe, rng, monkeypatch):
     network = torch.nn.Conv3d(1, 3, kernel_size=1)
     image = rng.normal(size=(1, 40, 36, 30)).astype(np.float32)
     with torch.inference_mode():
-        whole = slide(network, image, recipe, CPU)
+        whole = slide(network, image, recipe, CPU).whole()
         monkeypatch.setattr(sliding_window, "MAX_WINDOW_VOXELS", 24**3)
-        pieces = slide(network, image, recipe, CPU)
+        pieces = slide(network, image, recipe, CPU).whole()
     assert whole.shape == pieces.shape == (3, 40, 36, 30)
     assert np.allclose(whole, pieces, atol=1e-5)

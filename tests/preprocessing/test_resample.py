@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medray.imaging.volume import Volume
-from medray.preprocessing.resample import argmax_resampled, resample, resampled_volume
+from medray.preprocessing.resample import resample, resampled_volume
 
 shapes = st.tuples(*[st.integers(3, 40)] * 3)
 
@@ -52,17 +52,6 @@ def test_volumes_keep_their_field_of_view():
     assert found.shape == (5, 5, 10)
     assert np.allclose(found.spacing_mm, 2.0)
     assert np.allclose(found.affine[:3, 3], [0.5, 0.5, 0.0])
-
-
-@settings(deadline=None, max_examples=30)
-@given(shapes, shapes)
-def test_argmax_by_slabs_is_the_argmax_of_the_whole(shape, new_shape):
-    channels = np.random.default_rng(2).uniform(0, 1, (4, *shape)).astype(np.float32)
-    whole = resample(channels, new_shape, order=1)
-    found = argmax_resampled(channels, new_shape)
-    top = np.sort(whole, axis=0)
-    clear = top[-1] - top[-2] > 1e-5
-    assert np.array_equal(found[clear], whole.argmax(axis=0)[clear])
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,15 +1,17 @@
 import asyncio
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medray.inference.predictor import Unwanted
+from medray.preprocessing.blocks import Blocks
 from medray.serving.batcher import Batcher
 
 
 class Network:
-    """Doubles; notes how many images came at a time; holds until it is let go."""
+    """Doubles images; notes how many images came at a time; holds until it is let go."""
 
     def __init__(self):
         self.batches = []
@@ -17,7 +19,7 @@ class Network:
         self.began = threading.Event()
         self.gate.set()
 
-    def activate(self, images, *, unwanted):
+    def activate(self, images: Any, *, unwanted: Any) -> Any:
         self.began.set()
         self.batches.append(len(images))
         while not self.gate.wait(0.01):
@@ -25,7 +27,15 @@ class Network:
                 raise Unwanted
         if any(image.min() < 0 for image in images):
             raise ValueError("negative")
-        return [image * 2 for image in images]
+        yield from ((number, Blocks.of(image * 2)) for number, image in enumerate(images))
+
+    def probe(self) -> None:
+        """Never asked for here."""
+
+
+async def answered(batcher, network, image):
+    async with batcher.run(network, image) as blocks:
+        return await asyncio.to_thread(blocks.whole)
 
 
 def image(value, size=8):
@@ -41,7 +51,7 @@ def test_who_waits_for_one_model_goes_together():
         wishes = [(one, 1), (one, 2), (other, 3), (one, 4), (one, 5), (one, 6), (one, 7)]
         tasks = []
         for network, value in wishes:
-            tasks.append(asyncio.create_task(batcher.run(network, image(value))))
+            tasks.append(asyncio.create_task(answered(batcher, network, image(value))))
             await asyncio.sleep(0.02)
         assert batcher.busy_seconds > 0
         one.gate.set()
@@ -62,7 +72,7 @@ def test_images_of_other_sizes_go_alone():
         batcher = Batcher(most_voxels=99)
         tasks = []
         for size in (8, 8, 9, 8):
-            tasks.append(asyncio.create_task(batcher.run(network, image(1, size))))
+            tasks.append(asyncio.create_task(answered(batcher, network, image(1, size))))
             await asyncio.sleep(0.02)
         network.gate.set()
         assert [len(answer[0]) for answer in await asyncio.gather(*tasks)] == [8, 8, 9, 8]
@@ -77,7 +87,7 @@ def test_who_goes_away_ends_the_run_and_leaves_the_line():
 
     async def go():
         batcher = Batcher(most_voxels=1)
-        running, waiting, last = (asyncio.create_task(batcher.run(network, image(value))) for value in (1, 2, 3))
+        running, waiting, last = (asyncio.create_task(answered(batcher, network, image(value))) for value in (1, 2, 3))
         await asyncio.to_thread(network.began.wait, 10)
         running.cancel()
         waiting.cancel()
@@ -94,7 +104,7 @@ def test_an_error_is_for_who_is_to_blame():
 
     async def go():
         batcher = Batcher(most_voxels=99)
-        first, bad, good = (asyncio.create_task(batcher.run(network, image(value))) for value in (1, -1, 2))
+        first, bad, good = (asyncio.create_task(answered(batcher, network, image(value))) for value in (1, -1, 2))
         with pytest.raises(ValueError, match="negative"):
             await bad
         assert (await first)[0, 0, 0, 0] == 2
@@ -102,3 +112,44 @@ def test_an_error_is_for_who_is_to_blame():
 
     asyncio.run(go())
     assert network.batches == [3, 1, 1, 1]
+
+
+def test_blocks_are_decoded_while_the_network_goes_on_and_not_far_behind():
+    made, taken = [], []
+
+    class InBlocks(Network):
+        def activate(self, images: Any, *, unwanted: Any) -> Any:
+            def parts():
+                for number in range(9):
+                    made.append(number)
+                    yield (number, 0, 0), np.ones((1, 1, 1, 1), np.float32)
+
+            yield 0, Blocks((9, 1, 1), parts())
+
+    def decode(blocks):
+        for (number, _, _), _ in blocks.parts:
+            taken.append(number)
+            assert made[-1] <= number + 4
+
+    async def go():
+        async with Batcher(99).run(InBlocks(), image(1)) as blocks:
+            await asyncio.to_thread(decode, blocks)
+
+    asyncio.run(go())
+    assert taken == list(range(9))
+
+
+def test_an_error_half_way_reaches_who_decodes():
+    class Breaks(Network):
+        def activate(self, images: Any, *, unwanted: Any) -> Any:
+            def parts():
+                yield (0, 0, 0), np.ones((1, 1, 1, 1), np.float32)
+                raise OSError("the device is gone")
+
+            yield 0, Blocks((2, 1, 1), parts())
+
+    async def go():
+        return await answered(Batcher(99), Breaks(), image(1))
+
+    with pytest.raises(OSError, match="the device is gone"):
+        asyncio.run(go())

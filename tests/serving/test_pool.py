@@ -25,8 +25,7 @@ pytestmark = pytest.mark.ray
 def url(local_ray, home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDRAY_HOME", str(home))
-        facts = {"min_replicas": 0, "max_replicas": 2, "idle_s": 3.0, "refresh_s": 0.1}
-        with medray.deploy(port=free_port(), **facts) as running:
+        with medray.deploy(port=free_port(), min_replicas=0, max_replicas=2, idle_s=3.0, refresh_s=0.1) as running:
             yield running.url
 
 

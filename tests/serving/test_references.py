@@ -3,19 +3,20 @@ import asyncio
 import pytest
 
 from medray.errors import NotFoundError
+from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.serving.references import References
 
 
-class Aliases:
+class Aliases(Registry):
     """A registry of one alias."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 1
         self.asked = 0
-        self.error = None
+        self.error: Exception | None = None
 
-    def resolve(self, reference):
+    def resolve(self, reference: str) -> ModelVersion:
         self.asked += 1
         if self.error:
             raise self.error

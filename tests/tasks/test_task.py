@@ -11,6 +11,7 @@ import torch
 from medray.evaluation.calibration import Calibration
 from medray.evaluation.detection import box_iou
 from medray.imaging.boxes import corners
+from medray.preprocessing.blocks import Blocks
 from medray.preprocessing.planning import plan
 from medray.preprocessing.resample import resample
 from medray.tasks.answer import Answer, Example, Truth
@@ -127,8 +128,8 @@ def test_a_perfect_map_decodes_to_a_perfect_score(task, made, mask, finer):
     shape = tuple(n * finer for n in SHAPE)
     present = frozenset({"ball"})
     activated = task.activate(perfect(task, made, mask, present)[None])[0].numpy()
-    answer = task.decode(activated, shape)
-    other = task.decode(task.activate(perfect(task, made, mask * 0, frozenset())[None])[0].numpy(), shape)
+    answer = task.decode(Blocks.of(activated), shape)
+    other = task.decode(Blocks.of(task.activate(perfect(task, made, mask * 0, frozenset())[None])[0].numpy()), shape)
     records = [
         task.compare(answer, truth_of(made, mask, present, finer)),
         task.compare(other, truth_of(made, mask * 0, frozenset(), finer)),
@@ -158,7 +159,7 @@ def test_one_label_leaves_the_others_to_background(phantom_cohort, mask):
     task = task_of(recipe(phantom_cohort, "segmentation", targets=["core"]))
     target = task.target(example(mask, frozenset()))
     assert np.array_equal(target[0], mask == 2)
-    answer = task.decode(np.stack([mask != 2, mask == 2]).astype(np.float32), SHAPE)
+    answer = task.decode(Blocks.of(np.stack([mask != 2, mask == 2]).astype(np.float32)), SHAPE)
     assert answer.mask is not None
     assert np.array_equal(answer.mask[0], np.where(mask == 2, 4, 0)), "the label's own value, not its channel"
 
@@ -172,7 +173,7 @@ def test_what_is_one_piece_leaves_the_smaller_ones_out(phantom_cohort, changes):
     activated[ball, 20:23, 2:5, 2:5] = 0.9
     for start in (2, 14):
         activated[core, start : start + 3, 15:18, 2:5] = 0.9
-    mask = task.decode(activated, SHAPE).mask
+    mask = task.decode(Blocks.of(activated), SHAPE).mask
     assert mask is not None
     found = mask if changes else np.stack([mask[0] == value for value in (1, 4)])
     assert found[0].sum() == 1000
@@ -185,8 +186,8 @@ def test_pieces_that_validation_found_too_small_are_the_next_best_thing(phantom_
     activated = np.full((3, *SHAPE), 0.1, np.float32)
     activated[1] = 0.4
     activated[2, 2:5, 2:5, 2:5] = activated[2, 10:12, 10, 10] = 0.9
-    plain = task_of(made).decode(activated, SHAPE).mask
-    meant = task_of(made, {"core": Calibration(smallest_ml=3 * voxel_ml)}).decode(activated, SHAPE).mask
+    plain = task_of(made).decode(Blocks.of(activated), SHAPE).mask
+    meant = task_of(made, {"core": Calibration(smallest_ml=3 * voxel_ml)}).decode(Blocks.of(activated), SHAPE).mask
     assert plain is not None
     assert meant is not None
     assert (plain == 4).sum() == 29
@@ -225,7 +226,7 @@ def test_one_small_place_is_enough_for_a_finding(phantom_cohort):
     task = task_of(recipe(phantom_cohort, "diagnosis"))
     evidence = np.full((2, 32, 32, 32), -9.0, np.float32)
     evidence[0, 8:12, 8:12, 8:12] = 12.0
-    answer = task.decode(evidence, (32, 32, 32))
+    answer = task.decode(Blocks.of(evidence), (32, 32, 32))
     assert answer.probabilities["ball"] > 0.98
     assert answer.probabilities["core"] < 0.01
     assert answer.saliency is not None
@@ -235,7 +236,7 @@ def test_one_small_place_is_enough_for_a_finding(phantom_cohort):
 
 def test_exclusive_probabilities_sum_to_one(phantom_cohort, rng):
     task = task_of(recipe(phantom_cohort, "diagnosis", exclusive=True))
-    answer = task.decode(rng.normal(0, 3, (3, 8, 8, 8)).astype(np.float32), (8, 8, 8))
+    answer = task.decode(Blocks.of(rng.normal(0, 3, (3, 8, 8, 8)).astype(np.float32)), (8, 8, 8))
     assert sum(answer.probabilities.values()) == pytest.approx(1)
 
 
@@ -244,7 +245,7 @@ def test_boxes_come_back_from_their_own_target(phantom_cohort, mask):
     task = task_of(made)
     activated = task.activate(perfect(task, made, mask, frozenset())[None])[0].numpy()
     for shape in (SHAPE, (12, 40, 16)):
-        found = task.decode(activated, shape).boxes
+        found = task.decode(Blocks.of(activated), shape).boxes
         for name, number in (("ball", 1), ("core", 2)):
             said = [box for box in found if box.label == name and box.score > 0.5]
             true = [box.scaled(SHAPE, shape) for box in boxes_of(mask == number, name)]
@@ -257,7 +258,7 @@ def test_a_scan_full_of_heat_gives_a_bounded_number_of_boxes(phantom_cohort, rng
     task = task_of(recipe(phantom_cohort, "detection", targets=["core"]))
     heat = rng.uniform(0.1, 1, (4, 60, 60, 60)).astype(np.float32)
     heat[1:] = 0
-    assert len(task.decode(heat, (60, 60, 60)).boxes) <= 200
+    assert len(task.decode(Blocks.of(heat), (60, 60, 60)).boxes) <= 200
 
 
 def test_pieces_that_touch_at_a_corner_are_one():

@@ -25,13 +25,18 @@ def without_pieces(mask: Binary, *, smallest: float = 0.0, largest_only: bool = 
 
     Pieces are connected through faces.
     """
-    pieces, count = ndimage.label(mask)
-    if count == 0 or (largest_only and count == 1):
+    filled = [np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+    if not len(filled[0]):
+        return mask
+    box = tuple(slice(int(places[0]), int(places[-1]) + 1) for places in filled)
+    pieces, count = ndimage.label(mask[box])
+    if largest_only and count == 1:
         return mask
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     stays = np.arange(len(sizes)) == sizes.argmax() if largest_only else sizes >= max(smallest, 1)
-    kept: Binary = stays[pieces]
+    kept = np.zeros_like(mask)
+    kept[box] = stays[pieces]
     return kept
 
 

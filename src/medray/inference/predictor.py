@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +22,7 @@ from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
 from medray.inference.sliding_window import slide_all
 from medray.models.networks import build_model
+from medray.preprocessing.blocks import Block, Blocks
 from medray.preprocessing.case import frame_of, prepare_image
 from medray.preprocessing.foreground import shape_of
 from medray.preprocessing.plan import Plan, read_plan
@@ -84,6 +85,24 @@ class Prediction:
         if voxels is None:
             raise InputError(f"this model gives no {what}: ask for json")
         return Volume(voxels, self.affine)
+
+
+class _Watched:
+    """Blocks, and how long they were waited for."""
+
+    def __init__(self, parts: Iterable[Block]) -> None:
+        self._parts = iter(parts)
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Block]:
+        return self
+
+    def __next__(self) -> Block:
+        started = time.perf_counter()
+        try:
+            return next(self._parts)
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 class Predictor:
@@ -149,12 +168,11 @@ class Predictor:
         started = time.perf_counter()
         prepared = self.prepare(volume)
         ready = time.perf_counter()
-        [activated] = self.activate([prepared])
-        answered = time.perf_counter()
-        prediction = self.finish(activated, volume)
-        done = time.perf_counter()
-        latencies = {"preprocess": ready - started, "network": answered - ready, "postprocess": done - answered}
-        return replace(prediction, latencies=latencies)
+        [(_, blocks)] = self.activate([prepared])
+        begun = time.perf_counter()
+        prediction = self.finish(blocks, volume)
+        network = begun - ready + prediction.latencies["network"]
+        return replace(prediction, latencies={"preprocess": ready - started, **prediction.latencies, "network": network})
 
     def prepare(self, volume: Volume) -> NDArray[np.float32]:
         """Return what the network is shown of an image, ``(C, I, J, K)`` on the plan's grid; raises what `predict` does."""
@@ -165,29 +183,35 @@ class Predictor:
 
     def activate(
         self, images: Sequence[NDArray[np.float32]], *, unwanted: Callable[[], bool] = lambda: False
-    ) -> list[NDArray[np.float32]]:
+    ) -> Iterator[tuple[int, Blocks]]:
         """Run the network on prepared images, in one go where each of them is one window and all are of one size.
 
         Args:
             images: From `prepare`.
             unwanted: Asked before each window; true ends it with `Unwanted`.
 
-        Returns:
-            The task's map ``(D, I, J, K)`` of each image on the plan's grid.
+        Yields:
+            Each image's number and the task's map ``(D, I, J, K)`` of it on the plan's grid. The network runs as blocks are
+            asked for; one image's are to be gone through before the next is asked for.
         """
 
         def run(patch: torch.Tensor) -> torch.Tensor:
             if unwanted():
                 raise Unwanted
-            return self._mirrored(patch) if self.plan.mirror else self._run(patch)
+            with torch.no_grad():
+                return self._mirrored(patch) if self.plan.mirror else self._run(patch)
 
-        with torch.inference_mode():
-            return slide_all(run, images, self.plan, self._device)
+        return slide_all(run, images, self.plan, self._device)
 
-    def finish(self, activated: NDArray[np.float32], volume: Volume) -> Prediction:
-        """Decode what `activate` made of an image onto that image's own grid."""
-        answer = self._onto_source(activated, volume)
-        return Prediction(answer, volume.shape, volume.affine, self._volumes_ml(answer, volume.voxel_ml), {})
+    def finish(self, blocks: Blocks, volume: Volume) -> Prediction:
+        """Decode what `activate` makes of an image onto that image's own grid; waiting for it counts as ``network``."""
+        started = time.perf_counter()
+        watched = _Watched(blocks.parts)
+        answer = self._onto_source(Blocks(blocks.grid, watched), volume)
+        volumes_ml = self._volumes_ml(answer, volume.voxel_ml)
+        rest = time.perf_counter() - started - watched.seconds
+        latencies = {"network": watched.seconds, "postprocess": rest}
+        return Prediction(answer, volume.shape, volume.affine, volumes_ml, latencies)
 
     def probe(self) -> None:
         """Run the network on the smallest image that it takes.
@@ -209,8 +233,8 @@ class Predictor:
 
     def answer(self, given: NDArray[np.float32]) -> Answer:
         """Answer what the task gives the network, ``(inputs, I, J, K)`` on the plan's own grid; for validation."""
-        [activated] = self.activate([given])
-        return self._task.decode(activated, (given.shape[1], given.shape[2], given.shape[3]))
+        [(_, blocks)] = self.activate([given])
+        return self._task.decode(blocks, (given.shape[1], given.shape[2], given.shape[3]))
 
     def _run(self, patch: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._mixed):
@@ -223,10 +247,10 @@ class Predictor:
         flips = [flip for count in range(len(axes) + 1) for flip in combinations(axes, count)]
         return torch.stack([self._run(patch.flip(flip)).flip(flip) for flip in flips]).mean(dim=0)
 
-    def _onto_source(self, activated: NDArray[np.float32], volume: Volume) -> Answer:
+    def _onto_source(self, blocks: Blocks, volume: Volume) -> Answer:
         """Decode inside the frame that the plan looks at, and put that where it lies in the source."""
         frame = frame_of(volume, self.plan)
-        answer = self._task.decode(activated, shape_of(frame))
+        answer = self._task.decode(blocks, shape_of(frame))
         back = closest_lps(volume.affine).inverse
         upright = volume.reoriented().shape
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from medray.inference.aggregator import Aggregator
+from medray.preprocessing.blocks import Block, Blocks
 from medray.preprocessing.patches import crop, tile_starts
 from medray.preprocessing.plan import Plan
 from medray.types import Shape
 
 __all__ = ["slide", "slide_all", "window_of"]
 
+Run = Callable[[torch.Tensor], torch.Tensor]
 MAX_WINDOW_VOXELS = 4_500_000
 """Of a window: a head at 1.2 mm in one piece, and less than 4 GB of activations in any network of `medray.models`."""
 
 
 def slide_all(
-    run: Callable[[torch.Tensor], torch.Tensor], images: Sequence[NDArray[np.float32]], plan: Plan, device: torch.device
-) -> list[NDArray[np.float32]]:
+    run: Run, images: Sequence[NDArray[np.float32]], plan: Plan, device: torch.device
+) -> Iterator[tuple[int, Blocks]]:
     """Run a network on several images: those that are one window each, and all of one size, in one go; else one by one.
 
     Args:
@@ -30,47 +32,47 @@ def slide_all(
         plan: For patch and overlap.
         device: Where windows go.
 
-    Returns:
-        ``(D, I, J, K)`` of each.
+    Yields:
+        Each image's number and its map; to be gone through before the next is asked for.
     """
-    shapes = {(image.shape[1], image.shape[2], image.shape[3]) for image in images}
-    [shape, *others] = shapes
-    window = window_of(shape, plan)
-    if len(images) == 1 or others or len(tile_starts(shape, window, overlap=plan.overlap)) > 1:
-        return [slide(run, image, plan, device) for image in images]
+    shapes = [_shape(image) for image in images]
+    window = window_of(shapes[0], plan)
+    if len(set(shapes)) > 1 or len(tile_starts(shapes[0], window, overlap=plan.overlap)) > 1:
+        yield from ((number, slide(run, image, plan, device)) for number, image in enumerate(images))
+        return
     patches = np.stack([crop(image, (0, 0, 0), window) for image in images]).astype(np.float32, copy=False)
-    answers = run(torch.from_numpy(patches).to(device))[:, :, : shape[0], : shape[1], : shape[2]]
-    return list(answers.contiguous().cpu().numpy())
+    i, j, k = shapes[0]
+    answers = run(torch.from_numpy(patches).to(device))[:, :, :i, :j, :k].contiguous().cpu().numpy()
+    yield from ((number, Blocks.of(answer)) for number, answer in enumerate(answers))
 
 
-def slide(
-    run: Callable[[torch.Tensor], torch.Tensor], image: NDArray[np.float32], plan: Plan, device: torch.device
-) -> NDArray[np.float32]:
-    """Run a network on overlapping windows and blend what it says.
+def slide(run: Run, image: NDArray[np.float32], plan: Plan, device: torch.device) -> Blocks:
+    """Run a network on overlapping windows, one at a time, and blend what it says.
 
     Args:
         run: ``(1, C, *window)`` to ``(1, D, *window)`` on ``device``.
         image: ``(C, I, J, K)``.
         plan: For patch and overlap.
-        device: Where patches go and results are blended.
+        device: Where windows go and are blended.
 
     Returns:
-        ``(D, I, J, K)``.
+        The map ``(D, I, J, K)``; the network runs as its blocks are asked for.
     """
-    shape = (image.shape[1], image.shape[2], image.shape[3])
-    window, aggregator = window_of(shape, plan), None
+    shape = _shape(image)
+    window = window_of(shape, plan)
     starts = tile_starts(shape, window, overlap=plan.overlap)
-    for start in starts:
-        patch = np.ascontiguousarray(crop(image, start, window), dtype=np.float32)
-        answer = run(torch.from_numpy(patch)[None].to(device))[0]
-        if len(starts) == 1:
-            whole: NDArray[np.float32] = answer[:, : shape[0], : shape[1], : shape[2]].contiguous().cpu().numpy()
-            return whole
-        aggregator = aggregator or Aggregator(len(answer), shape, window, device)
-        aggregator.add(answer, start)
-    assert aggregator is not None, "a volume has a first patch"  # noqa: S101
-    blended: NDArray[np.float32] = aggregator.result().cpu().numpy()
-    return blended
+
+    def blocks() -> Iterator[Block]:
+        aggregator = Aggregator(shape, starts, window, device)
+        for start in starts:
+            patch = np.ascontiguousarray(crop(image, start, window), dtype=np.float32)
+            yield from aggregator.add(run(torch.from_numpy(patch)[None].to(device))[0], start)
+
+    return Blocks(shape, blocks())
+
+
+def _shape(image: NDArray[np.float32]) -> Shape:
+    return image.shape[1], image.shape[2], image.shape[3]
 
 
 def window_of(shape: Shape, plan: Plan) -> Shape:

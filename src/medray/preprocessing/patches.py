@@ -31,7 +31,7 @@ def tile_starts(shape: Shape, patch: Shape, *, overlap: float) -> list[Starts]:
     for size, length in zip(shape, patch, strict=True):
         room = max(0, size - length)
         count = 1 + int(np.ceil(room / (length * (1 - overlap)))) if room else 1
-        lines.append([round(start) for start in np.linspace(0, room, count)])
+        lines.append(sorted({round(start) for start in np.linspace(0, room, count)}))
     return [(i, j, k) for i, j, k in product(*lines)]
 
 

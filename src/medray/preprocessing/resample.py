@@ -19,14 +19,13 @@ from scipy.ndimage import gaussian_filter1d, map_coordinates
 
 from medray.imaging.geometry import resampled_affine, resampled_shape
 from medray.imaging.volume import Volume
-from medray.types import Mask, Shape, Triple, Voxels
+from medray.types import Shape, Triple, Voxels
 
-__all__ = ["Operator", "argmax_resampled", "operator", "resample", "resampled_volume"]
+__all__ = ["Operator", "operator", "resample", "resampled_volume"]
 
 BAND_TOLERANCE = 1e-5
 """Matrix entries below this are dropped: at most about 1e-5 of the image's range in the result."""
 BLOCK_ROWS = 32
-SLAB_ROWS = 16
 AXIS_COSTS = (1.0, 1.0, 2.0)
 """Of a product along each axis of a C-contiguous array, as measured with OpenBLAS."""
 
@@ -73,37 +72,6 @@ def resampled_volume(volume: Volume, spacing: Triple, *, order: int, antialias: 
     shape = resampled_shape(volume.shape, volume.spacing_mm, spacing)
     voxels = resample(volume.voxels, shape, order=order, antialias=antialias)
     return Volume(voxels, resampled_affine(volume.affine, volume.shape, shape), volume.meta)
-
-
-def argmax_resampled(channels: Array, shape: Shape) -> Mask:
-    """Resample each channel linearly to ``shape`` and return the number of the largest one at each voxel.
-
-    Works slab by slab along I: besides the uint8 result only a few slabs of ``SLAB_ROWS`` exist at full resolution,
-    however many channels there are. Ties go to the lower channel.
-
-    Args:
-        channels: ``(C, I, J, K)``, C-contiguous, such as probabilities.
-        shape: Voxels along I, J, K of the result.
-    """
-    if channels.shape[1:] == shape:
-        largest: Mask = channels.argmax(axis=0).astype(np.uint8)
-        return largest
-    along, *across = (operator(n, m, 1) for n, m in zip(channels.shape[1:], shape, strict=True))
-    result = np.empty(shape, dtype=np.uint8)
-    for start in range(0, shape[0], SLAB_ROWS):
-        rows = along.matrix[start : start + SLAB_ROWS]
-        used = np.flatnonzero(rows.any(axis=0))
-        low, high = int(used[0]), int(used[-1]) + 1
-        best = np.full((len(rows), *shape[1:]), -np.inf, dtype=np.float32)
-        for number, channel in enumerate(channels):
-            inner = channel[low:high]
-            slab = (rows[:, low:high] @ inner.reshape(high - low, -1)).reshape(len(rows), *inner.shape[1:])
-            for axis, one in enumerate(across, start=1):
-                slab = _apply(one, slab, axis)
-            wins = slab > best
-            np.copyto(best, slab, where=wins)
-            np.copyto(result[start : start + SLAB_ROWS], np.uint8(number), where=wins)
-    return result
 
 
 def _resample_channel(channel: Voxels, shape: Shape, order: int, *, antialias: bool = False) -> Array:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medray.preprocessing.resample import resample
 from medray.types import Mask, Shape
 
-__all__ = ["resample_labels"]
+__all__ = ["Line", "extremes", "line_of", "resample_labels"]
 
 TIE = 1e-6
 """Shares nearer to each other than this are equal, and the lower label wins."""
@@ -41,8 +41,8 @@ def resample_labels(mask: Mask, shape: Shape, *, method: Literal["linear", "near
         return nearest
     axes = sorted(range(3), key=lambda axis: -abs(mask.strides[axis]))
     packed = np.ascontiguousarray(mask.transpose(axes))
-    lines = [_line(size, shape[axis]) for size, axis in zip(packed.shape, axes, strict=True)]
-    lowest, highest = _extremes(packed, lines)
+    lines = [line_of(size, shape[axis]) for size, axis in zip(packed.shape, axes, strict=True)]
+    lowest, highest = extremes(packed, lines)
     border = np.flatnonzero((lowest != highest).ravel())
     result = lowest.copy()
     result.ravel()[border] = _decided(packed, lines, border, lowest.ravel()[border], highest.ravel()[border])
@@ -50,22 +50,31 @@ def resample_labels(mask: Mask, shape: Shape, *, method: Literal["linear", "near
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Line:
+class Line:
     """One axis: each new voxel's two neighbours, and the second one's weight."""
 
     first: Indices
     second: Indices
     weight: Weights
 
+    def part(self, start: int, stop: int) -> Line:
+        """Return the new voxels from ``start`` to before ``stop``."""
+        return Line(self.first[start:stop], self.second[start:stop], self.weight[start:stop])
 
-def _line(size: int, new_size: int) -> _Line:
+    def shifted(self, low: int) -> Line:
+        """Return the same of an axis whose first ``low`` voxels are left out."""
+        return Line(self.first - low, self.second - low, self.weight)
+
+
+def line_of(size: int, new_size: int) -> Line:
+    """Return where the voxels of an axis of ``new_size`` lie on one of ``size`` over the same field of view."""
     places = np.clip((np.arange(new_size) + 0.5) * size / new_size - 0.5, 0, size - 1)
     first = np.minimum(places.astype(np.int64), max(size - 2, 0))
-    return _Line(first, np.minimum(first + 1, size - 1), (places - first).astype(np.float32))
+    return Line(first, np.minimum(first + 1, size - 1), (places - first).astype(np.float32))
 
 
-def _extremes(packed: Mask, lines: list[_Line]) -> tuple[Mask, Mask]:
-    """Return the lowest and the highest label among each new voxel's neighbours."""
+def extremes(packed: Mask, lines: list[Line]) -> tuple[Mask, Mask]:
+    """Return the lowest and the highest label among each new voxel's eight neighbours."""
     lowest = highest = packed
     for axis, line in enumerate(lines):
         low = [np.take(lowest, places, axis=axis) for places in (line.first, line.second)]
@@ -74,7 +83,7 @@ def _extremes(packed: Mask, lines: list[_Line]) -> tuple[Mask, Mask]:
     return lowest, highest
 
 
-def _decided(packed: Mask, lines: list[_Line], border: Indices, lowest: Mask, highest: Mask) -> Mask:
+def _decided(packed: Mask, lines: list[Line], border: Indices, lowest: Mask, highest: Mask) -> Mask:
     """Return the winning label of each border voxel."""
     neighbours, weights = _neighbours(packed, lines, border)
     share = np.zeros(len(border), np.float32)
@@ -90,7 +99,7 @@ def _decided(packed: Mask, lines: list[_Line], border: Indices, lowest: Mask, hi
     return winner
 
 
-def _neighbours(packed: Mask, lines: list[_Line], border: Indices) -> tuple[Mask, Weights]:
+def _neighbours(packed: Mask, lines: list[Line], border: Indices) -> tuple[Mask, Weights]:
     """Return labels and weights ``(8, N)`` of the border voxels' neighbours."""
     new_shape = [len(line.first) for line in lines]
     strides = (packed.shape[1] * packed.shape[2], packed.shape[2], 1)

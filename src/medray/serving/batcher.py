@@ -3,26 +3,88 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import time
 from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medray.inference.predictor import Predictor
+from medray.inference.predictor import Unwanted
+from medray.preprocessing.blocks import Block, Blocks
 
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "Network"]
 
 Image = NDArray[np.float32]
+BLOCKS_AHEAD = 2
+"""Blocks that the network may be ahead of who decodes them."""
 
 
-@dataclass(slots=True, eq=False)
+class Network(Protocol):
+    """What runs; see `medray.inference.predictor.Predictor`."""
+
+    def activate(self, images: Sequence[Image], *, unwanted: Callable[[], bool]) -> Iterator[tuple[int, Blocks]]:
+        """Run prepared images."""
+        ...
+
+    def probe(self) -> None:
+        """Run on an empty image."""
+        ...
+
+
 class _Wish:
-    predictor: Predictor
-    image: Image
-    told: asyncio.Future[Image] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """One caller's image, and its answer's blocks on their way from the network's thread to the caller's."""
+
+    def __init__(self, network: Network, image: Image) -> None:
+        self.network = network
+        self.image = image
+        self.gone = False
+        self._loop = asyncio.get_running_loop()
+        self.begun: asyncio.Future[Blocks] = self._loop.create_future()
+        self._blocks: queue.Queue[Block | Exception | None] = queue.Queue(BLOCKS_AHEAD)
+
+    def send(self, blocks: Blocks) -> None:
+        """Send what the network makes; in its thread."""
+        self._tell(lambda: self.begun.set_result(Blocks(blocks.grid, self._received())))
+        try:
+            for block in blocks.parts:
+                self._put(block)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to who waits for the next block
+            self._put(error)
+            return
+        self._put(None)
+
+    def fail(self, error: Exception) -> None:
+        """Say that there is no answer; in any thread."""
+        self._tell(lambda: self.begun.set_exception(error))
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(lambda: None if self.begun.done() else what())
+
+    def _put(self, item: Block | Exception | None) -> None:
+        while not self.gone:
+            try:
+                return self._blocks.put(item, timeout=0.05)
+            except queue.Full:
+                continue
+        return None
+
+    def _received(self) -> Iterator[Block]:
+        while not self.gone:
+            try:
+                item = self._blocks.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+        raise Unwanted
 
 
 class Batcher:
@@ -47,37 +109,42 @@ class Batcher:
         """How long the batch that runs now has been running; 0 when none does."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
-    async def run(self, predictor: Predictor, image: Image) -> Image:
-        """Return `Predictor.activate`'s map of one image; who is cancelled leaves the line, or ends the network's run."""
-        wish = _Wish(predictor, image)
+    @asynccontextmanager
+    async def run(self, network: Network, image: Image) -> AsyncIterator[Blocks]:
+        """Give the map of one image, as soon as its first blocks are there; they are to be gone through in another thread.
+
+        Who leaves the block early, or is cancelled, leaves the line or ends the network's run.
+        """
+        wish = _Wish(network, image)
         self._line.append(wish)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        return await wish.told
+        try:
+            yield await wish.begun
+        finally:
+            wish.gone = True
 
-    async def probe(self, predictor: Predictor) -> None:
-        """Run `Predictor.probe` in the same thread."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, predictor.probe)
+    async def probe(self, network: Network) -> None:
+        """Run `Network.probe` in the same thread."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, network.probe)
 
     async def _work(self) -> None:
         while self._line:
             batch = self._next()
             if batch:
                 self._since = time.monotonic()
-                try:
-                    await self._run(batch)
-                finally:
-                    self._since = None
+                await asyncio.get_running_loop().run_in_executor(self._thread, _run, batch)
+                self._since = None
 
     def _next(self) -> list[_Wish]:
         """Take the first in line, and those behind it that can go with it."""
         batch: list[_Wish] = []
         voxels, left = 0, deque[_Wish]()
         for wish in self._line:
-            if wish.told.cancelled():
+            if wish.gone:
                 continue
             voxels_then = voxels + wish.image.size
-            if not batch or (self._alike(wish, batch[0]) and voxels_then <= self._most_voxels):
+            if not batch or (_alike(wish, batch[0]) and voxels_then <= self._most_voxels):
                 batch.append(wish)
                 voxels = voxels_then
             else:
@@ -85,26 +152,21 @@ class Batcher:
         self._line = left
         return batch
 
-    @staticmethod
-    def _alike(one: _Wish, other: _Wish) -> bool:
-        return one.predictor is other.predictor and one.image.shape == other.image.shape
 
-    async def _run(self, batch: list[_Wish]) -> None:
-        def unwanted() -> bool:
-            return all(wish.told.cancelled() for wish in batch)
+def _alike(one: _Wish, other: _Wish) -> bool:
+    return one.network is other.network and one.image.shape == other.image.shape
 
-        def run() -> list[Image]:
-            return batch[0].predictor.activate([wish.image for wish in batch], unwanted=unwanted)
 
-        try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._thread, run)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to who waits for it
-            if len(batch) > 1:  # one of them is to blame, and the others shall not pay for it
-                for wish in batch:
-                    await self._run([wish])
-            elif not batch[0].told.done():
-                batch[0].told.set_exception(error)
-            return
-        for wish, answer in zip(batch, answers, strict=True):
-            if not wish.told.done():
-                wish.told.set_result(answer)
+def _run(batch: list[_Wish]) -> None:
+    def unwanted() -> bool:
+        return all(wish.gone for wish in batch)
+
+    try:
+        for number, blocks in batch[0].network.activate([wish.image for wish in batch], unwanted=unwanted):
+            batch[number].send(blocks)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to who waits for it
+        if len(batch) == 1:
+            return batch[0].fail(error)
+        for wish in batch:  # one of them is to blame, and the others shall not pay for it
+            _run([wish])
+    return None

@@ -127,10 +127,12 @@ class Pool:
             stages.end("decode")
             prepared = await asyncio.to_thread(predictor.prepare, volume)
             stages.end("preprocess")
-            activated = await self._batcher.run(predictor, prepared)
+            blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
             stages.end("network")
-            prediction = await asyncio.to_thread(predictor.finish, activated, volume)
+            prediction = await asyncio.to_thread(predictor.finish, blocks, volume)
             stages.end("postprocess")
+            stages["network"] += prediction.latencies["network"]  # the network went on while the first blocks were decoded
+            stages["postprocess"] -= prediction.latencies["network"]
             self._last, self._answered = version, time.monotonic()
             return await asyncio.to_thread(answer, prediction, version, media_type, stages)
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from medray.evaluation.calibration import Calibrations
 from medray.evaluation.detection import Matches, average_precision, box_iou, froc, match_boxes, sensitivity_at
 from medray.imaging.boxes import Box, corners, triple
+from medray.preprocessing.blocks import Blocks
 from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
 from medray.tasks.heat import PRIOR, boxes_of, focal_loss, warmth
@@ -90,8 +91,9 @@ class Detection:
         count = len(self._targets)
         return torch.cat([(outputs[:, :count].float() - PRIOR).sigmoid(), outputs[:, count:].float()], dim=1)
 
-    def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
+    def decode(self, blocks: Blocks, shape: Shape) -> Answer:
         """Take the heat's peaks; of boxes on the same thing the surest."""
+        activated = blocks.whole()
         here: Shape = (activated.shape[1], activated.shape[2], activated.shape[3])
         boxes: list[Box] = []
         count = len(self._targets)

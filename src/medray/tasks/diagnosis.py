@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from medray.evaluation.calibration import Calibrations, calibrated, fit_platt
 from medray.evaluation.classification import auc, expected_calibration_error, sensitivity_at_specificity
+from medray.preprocessing.blocks import Blocks
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import resample
 from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
@@ -85,8 +86,9 @@ class Diagnosis:
         """Evidence: it is pooled over the whole image later."""
         return outputs.float() - PRIOR
 
-    def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
+    def decode(self, blocks: Blocks, shape: Shape) -> Answer:
         """Pool the evidence; a voxel's saliency is its share of the strongest one's, times the probability."""
+        activated = blocks.whole()
         pooled = _pooled(torch.from_numpy(activated).double().flatten(1)[None])[0]
         said = (pooled.softmax(dim=0) if self._exclusive else pooled.sigmoid()).tolist()
         meant = calibrated(dict(zip(self._targets, said, strict=True)), self._calibration, exclusive=self._exclusive)

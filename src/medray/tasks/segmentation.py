@@ -16,10 +16,11 @@ from medray.evaluation.overlap import overlap
 from medray.evaluation.pieces import best_size, dice_from, kept_by_size, without_pieces
 from medray.evaluation.surface import surface_distance
 from medray.models.lean import lean_monai
+from medray.preprocessing.blocks import Blocks
 from medray.preprocessing.plan import Plan
-from medray.preprocessing.resample import argmax_resampled, resample
+from medray.preprocessing.resample_argmax import Argmax
 from medray.tasks.answer import Answer, Example, Measured, Record, Summary, Truth
-from medray.types import Shape
+from medray.types import Mask, Shape
 
 with lean_monai():
     from monai.losses import DiceCELoss, DiceLoss
@@ -93,30 +94,27 @@ class Segmentation:
         """Probabilities: softmax over channels, or a sigmoid for each where targets overlap."""
         return outputs.float().sigmoid() if self._overlapping else outputs.float().softmax(dim=1)
 
-    def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
-        """Leave out pieces that can't be; resample linearly; take the most probable label, or each above one half."""
-        activated = self._without_pieces(activated)
+    def decode(self, blocks: Blocks, shape: Shape) -> Answer:
+        """Resample linearly, take the most probable label or each above one half, and leave out pieces that can't be."""
+        voxel_ml = self._voxel_ml * math.prod(blocks.grid) / math.prod(shape)
+        smallest = [self._calibration.get(name, Calibration()).smallest_ml / voxel_ml for name in self._targets]
+        rules = [(size, name in self._one_piece) for size, name in zip(smallest, self._targets, strict=True)]
         if self._overlapping:
-            return Answer(mask=(resample(activated, shape, order=1) > 0.5).astype(np.uint8))
+            masks = _above_half(blocks, shape, len(self._targets))
+            return Answer(
+                mask=np.stack([_left(mask > 0, *rule) for mask, rule in zip(masks, rules, strict=True)]).astype(np.uint8)
+            )
+        found = Argmax(blocks.grid, shape, seconds=any(size or alone for size, alone in rules))
+        for start, values in blocks.parts:
+            found.add(start, values)
+        for channel, rule in enumerate(rules, start=1):
+            if any(rule):
+                said = found.result == channel
+                lost = said & ~_left(said, *rule)
+                found.result[lost] = found.next_best(lost)
         table = np.zeros(256, np.uint8)
         table[1 : len(self._values) + 1] = [values[0] for values in self._values]
-        return Answer(mask=table[argmax_resampled(activated, shape)][np.newaxis])
-
-    def _without_pieces(self, activated: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take the probability from pieces that are too small, or that are none where a target is one: the next best stays."""
-        first, left = int(not self._overlapping), activated
-        best = None if self._overlapping else activated.argmax(axis=0)
-        for channel, target in enumerate(self._targets, start=first):
-            smallest = self._calibration.get(target, Calibration()).smallest_ml / self._voxel_ml
-            alone = target in self._one_piece
-            if not smallest and not alone:
-                continue
-            found = activated[channel] > 0.5 if best is None else best == channel
-            lost = found & ~without_pieces(found, smallest=smallest, largest_only=alone)
-            if lost.any():
-                left = left.copy() if left is activated else left
-                left[channel][lost] = 0
-        return left
+        return Answer(mask=table[found.result][np.newaxis])
 
     def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
         """Measure each target's masks against each other."""
@@ -155,6 +153,21 @@ class Segmentation:
                 kept = [record[name]["kept"] for record in records]
                 summary[name]["dice"] = dice_from(kept, self._calibration[name].smallest_ml)
         return summary
+
+
+def _left(mask: NDArray[np.bool_], smallest: float, alone: bool) -> NDArray[np.bool_]:
+    """Return a target's mask without pieces that are too small, or that are none where a target is one."""
+    return without_pieces(mask, smallest=smallest, largest_only=alone) if smallest or alone else mask
+
+
+def _above_half(blocks: Blocks, shape: Shape, count: int) -> list[Mask]:
+    """Return where each channel of a map, resampled, is above one half: 0 or 1."""
+    found = [Argmax(blocks.grid, shape) for _ in range(count)]
+    for start, values in blocks.parts:
+        half = np.full(values.shape[1:], 0.5, np.float32)
+        for one, channel in zip(found, values, strict=True):
+            one.add(start, np.stack([half, channel]))
+    return [one.result for one in found]
 
 
 def _means(measured: Sequence[Measured]) -> dict[str, float]:

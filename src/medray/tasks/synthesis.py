@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from medray.evaluation.calibration import Calibrations
 from medray.evaluation.fidelity import describe
+from medray.preprocessing.blocks import Blocks
 from medray.preprocessing.plan import Plan
 from medray.preprocessing.resample import resample
 from medray.tasks.answer import Answer, Example, Record, Summary, Truth
@@ -95,9 +96,9 @@ class Synthesis:
         """Intensities as they are."""
         return outputs.float()
 
-    def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
+    def decode(self, blocks: Blocks, shape: Shape) -> Answer:
         """Resample linearly."""
-        return Answer(image=resample(activated, shape, order=1))
+        return Answer(image=resample(blocks.whole(), shape, order=1))
 
     def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
         """Compare a generated image with the real one of the same label map."""

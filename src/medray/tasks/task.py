@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from medray.evaluation.calibration import Calibrations
+from medray.preprocessing.blocks import Blocks
 from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Answer, Example, Record, Summary, Truth
 from medray.tasks.detection import Detection
@@ -58,7 +59,7 @@ class Task(Protocol):
         """Turn outputs ``(B, C, I, J, K)`` into a map of the same shape that may be blended with its neighbours'."""
         ...
 
-    def decode(self, activated: NDArray[np.float32], shape: Shape) -> Answer:
+    def decode(self, blocks: Blocks, shape: Shape) -> Answer:
         """Turn a blended map ``(C, I, J, K)`` into an answer on ``shape`` voxels over the same field of view."""
         ...
 
