@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ray
 def endpoint(local_ray, home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDRAY_HOME", str(home))
-        with medray.deploy(["ball@champion"], port=free_port()) as running:
+        with medray.deploy(["ball@champion"], port=free_port(), insecure=True) as running:
             yield running.url
 
 

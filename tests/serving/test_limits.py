@@ -19,7 +19,7 @@ pytestmark = pytest.mark.ray
 def tight(local_ray, home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDRAY_HOME", str(home))
-        with medray.deploy(["ball/1"], port=free_port(), work_mb=8, max_body_mb=2, bodies_mb=3) as running:
+        with medray.deploy(["ball/1"], port=free_port(), insecure=True, work_mb=8, max_body_mb=2, bodies_mb=3) as running:
             yield running.url
 
 

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import numpy as np
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.ray
 def url(local_ray, home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDRAY_HOME", str(home))
-        with medray.deploy(port=free_port(), min_replicas=0, max_replicas=2, idle_s=3.0, refresh_s=0.1) as running:
+        from_zero: dict[str, Any] = {"min_replicas": 0, "max_replicas": 2, "idle_s": 3.0, "refresh_s": 0.1}
+        with medray.deploy(port=free_port(), insecure=True, **from_zero) as running:
             yield running.url
 
 

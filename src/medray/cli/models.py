@@ -162,14 +162,24 @@ def serve(
         list[str] | None, typer.Argument(help="name, name@alias or name/version, kept loaded; without any: the whole registry.")
     ] = None,
     port: Annotated[int, typer.Option(help="Of the HTTP endpoint.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to bind; there is no authentication yet.")] = "127.0.0.1",
-    cpus: Annotated[int, typer.Option(help="Cores of each replica.")] = 1,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    insecure: Annotated[bool, typer.Option("--insecure", help="Ask nobody who they are; on loopback only.")] = False,
+    token_for: Annotated[
+        str | None, typer.Option("--make-token", metavar="NAME", help="Print a token for somebody, and serve nothing.")
+    ] = None,
+    role: Annotated[str, typer.Option(help="Of the token: viewer, annotator, reviewer, operator or admin.")] = "viewer",
+    hours: Annotated[float, typer.Option(help="After which the token is void.")] = 12,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: other fields of ServeConfig.")] = None,
 ) -> None:
     """Serve models over HTTP until interrupted."""
+    if token_for is not None:
+        from medray.serving.auth import make_token
+
+        print(make_token(token_for, role, hours=hours))  # noqa: T201 - for a shell's variable
+        return
     from medray.serving.app import deploy
 
-    endpoint = deploy(models or [], port=port, host=host, cpus=cpus, **config.overrides(settings or ()))
+    endpoint = deploy(models or [], port=port, host=host, insecure=insecure, **config.overrides(settings or ()))
     what = ", ".join(models) if models else "every registered model"
     error_console.print(f"serving {what} at {endpoint.url}/v1/segment/… (docs at {endpoint.url}/docs); Ctrl-C stops")
     stop = threading.Event()

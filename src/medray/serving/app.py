@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Self, cast
 
 from pydantic import Field
@@ -15,7 +17,9 @@ from medray import config
 from medray.engine import join_ray, require_cpus
 from medray.errors import ConfigError
 from medray.registry.registry import Registry
-from medray.serving.gateway import Gateway, GatewayConfig
+from medray.serving.auth import signing_key
+from medray.serving.desk import Limits
+from medray.serving.gateway import Doors, Gateway
 from medray.serving.pool import Pool, PoolConfig
 
 __all__ = ["Endpoint", "ServeConfig", "build", "deploy"]
@@ -43,6 +47,15 @@ class ServeConfig:
         bodies_mb: Of all requests together; others are told to come again.
         timeout_s: Seconds that an answer may take.
         refresh_s: Seconds after which a moved alias is seen.
+        insecure: Anybody may ask for anything; on loopback only.
+        issuer: Of OpenID Connect tokens; without one, tokens are those of ``medray serve --make-token``.
+        audience: Of its tokens.
+        keys_url: Of its keys; asked of the issuer when empty.
+        roles_claim: Of its tokens, where roles are listed; dots nest, as in ``realm_access.roles``.
+        rate: Requests a second of each caller; 0 for any number.
+        origins: Web pages of other origins that may ask (CORS).
+        certificate: File of the server's TLS certificate, with those that vouch for it.
+        private_key: File of its key.
     """
 
     models: tuple[str, ...] = ()
@@ -59,6 +72,21 @@ class ServeConfig:
     bodies_mb: int = Field(default=1024, ge=1)
     timeout_s: float = Field(default=600, gt=0)
     refresh_s: float = Field(default=1, gt=0)
+    insecure: bool = False
+    issuer: str = ""
+    audience: str = "medray"
+    keys_url: str = ""
+    roles_claim: str = "roles"
+    rate: float = Field(default=0, ge=0)
+    origins: tuple[str, ...] = ()
+    certificate: str = ""
+    private_key: str = ""
+
+    def __post_init__(self) -> None:
+        if self.min_replicas > self.max_replicas:
+            raise ConfigError(f"min_replicas={self.min_replicas} is more than max_replicas={self.max_replicas}")
+        if bool(self.certificate) != bool(self.private_key):
+            raise ConfigError("TLS needs both certificate and private_key")
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -68,8 +96,6 @@ def build(args: dict[str, Any]) -> serve.Application:
         ConfigError: On an unknown key or a wrong value.
     """
     chosen = config.load(ServeConfig, args, what="serve arguments")
-    if chosen.min_replicas > chosen.max_replicas:
-        raise ConfigError(f"min_replicas={chosen.min_replicas} is more than max_replicas={chosen.max_replicas}")
     registry = chosen.registry or Registry().uri
     autoscaling = {
         "min_replicas": chosen.min_replicas,
@@ -83,8 +109,11 @@ def build(args: dict[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": chosen.cpus, "num_gpus": chosen.gpus}, autoscaling_config=autoscaling
     )
     bound = pool.bind(PoolConfig(registry, chosen.cpus, chosen.models_mb, chosen.work_mb, chosen.batch_voxels))
-    allowed = GatewayConfig(registry, chosen.models, chosen.max_body_mb, chosen.bodies_mb, chosen.timeout_s, chosen.refresh_s)
-    return _deployment(Gateway).options(ray_actor_options={"num_cpus": 0}).bind(bound, allowed)
+    limits = Limits(**{name: getattr(chosen, name) for name in Limits.__dataclass_fields__})
+    doors = Doors(
+        **{name: getattr(chosen, name) for name in Doors.__dataclass_fields__ if name != "tls"}, tls=bool(chosen.certificate)
+    )
+    return _deployment(Gateway).options(ray_actor_options={"num_cpus": 0}).bind(bound, registry, limits, doors)
 
 
 def _deployment(decorated: object) -> serve.Deployment:
@@ -116,7 +145,7 @@ class Endpoint:
 def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0.1", **settings: Any) -> Endpoint:
     """Serve models over HTTP and return when those that are named are loaded.
 
-    There is no authentication yet: bind to loopback, or put a gateway in front.
+    Who asks needs a token: see `medray.serving.auth.make_token`.
 
     Args:
         models: References to registered models that are kept loaded; any registered model may be asked for where there are
@@ -126,20 +155,25 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
         **settings: `ServeConfig`'s other fields.
 
     Raises:
-        ConfigError: On an unknown setting or a wrong value.
+        ConfigError: On an unknown setting or a wrong value, or if there is no key to check tokens with.
         NotFoundError: If a model isn't registered; checked before anything starts.
         ResourceError: If the cluster has too few free CPUs.
     """
     chosen = config.load(ServeConfig, {"models": list(models), **settings}, what="serve settings")
+    if chosen.insecure and not ip_address(socket.gethostbyname(host)).is_loopback:
+        raise ConfigError(f"without authentication only this machine may ask: host {host} isn't loopback")
+    if not chosen.insecure and not chosen.issuer:
+        signing_key()
     registry = Registry(chosen.registry or None)
     for reference in models:
         registry.resolve(reference)
     join_ray()
     require_cpus(chosen.min_replicas, each=chosen.cpus, what=f"serving with {chosen.min_replicas} replicas")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options={"host": host, "port": port})
+    tls = {"ssl_certfile": chosen.certificate, "ssl_keyfile": chosen.private_key} if chosen.certificate else {}
+    serve.start(http_options={"host": host, "port": port, **tls})
     application = build({**config.dump(chosen), "registry": registry.uri})
     handle = serve.run(application, name=APPLICATION, logging_config={"log_level": "WARNING", "enable_access_log": False})
     if chosen.min_replicas:
-        handle.readyz.remote().result()
-    return Endpoint(f"http://{host}:{port}")
+        handle.ready.remote().result()
+    return Endpoint(f"http{'s' if tls else ''}://{host}:{port}")

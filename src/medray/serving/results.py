@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from medray.errors import ImageError, MedrayError, NotFoundError, ResourceError
+from medray.errors import ImageError, MedrayError, NotFoundError, ResourceError, StorageError
 from medray.formats.nifti import write_nifti
 from medray.formats.nrrd import write_nrrd
 from medray.imaging.geometry import spacing_mm
@@ -105,6 +105,6 @@ def refusal(error: MedrayError) -> Reply:
         return problem(status, error.reason, error.detail)
     if isinstance(error, NotFoundError):
         return problem(HTTPStatus.NOT_FOUND, "not-found", str(error))
-    if isinstance(error, ResourceError):
+    if isinstance(error, ResourceError | StorageError):
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", str(error), {"Retry-After": "5"})
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "unusable", str(error))

@@ -1,0 +1,140 @@
+"""What every face of the endpoint asks for: a model's version, an answer of the pool, room for a body."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from medray.errors import ImageError, ResourceError
+from medray.registry.registry import Registry
+from medray.registry.version import ModelVersion
+from medray.serving.references import References
+from medray.serving.results import Reply, describe, problem
+from medray.serving.room import Room
+
+__all__ = ["Desk", "Limits"]
+
+ATTEMPTS = 3
+"""Predicting twice does no harm: a request whose replica died goes to another."""
+BUSY = {"Retry-After": "2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be asked for.
+
+    Attributes:
+        models: References that are kept loaded; their names are all that may be asked for, or any where there are none.
+        max_body_mb: Of one request.
+        bodies_mb: Of all requests that are being received or answered.
+        timeout_s: Seconds that an answer may take.
+        refresh_s: Seconds after which a moved alias is seen.
+    """
+
+    models: tuple[str, ...] = ()
+    max_body_mb: int = 512
+    bodies_mb: int = 1024
+    timeout_s: float = 600
+    refresh_s: float = 1
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the models that may be asked for."""
+        return frozenset(reference.split("@")[0].split("/")[0] for reference in self.models)
+
+
+class Desk:
+    """Takes requests to the pool.
+
+    Args:
+        pool: Who answers.
+        registry: Where models are.
+        limits: What may be asked for.
+    """
+
+    def __init__(self, pool: DeploymentHandle[Any], registry: Registry, limits: Limits) -> None:
+        self._pool = pool
+        self._registry = registry
+        self._limits = limits
+        self._references = References(registry, limits.names, limits.refresh_s, self.warm)
+        self._bodies = Room(limits.bodies_mb << 20, most_waiting=0)
+
+    async def resolve(self, reference: str) -> ModelVersion:
+        """Return the version that a reference means; see `References.resolve`."""
+        return await self._references.resolve(reference)
+
+    async def names(self) -> list[str]:
+        """Return the names of the models that may be asked for."""
+        return sorted(self._limits.names) or await asyncio.to_thread(self._registry.names)
+
+    async def describe(self, reference: str) -> dict[str, Any]:
+        """Say what a model is."""
+        version = await self.resolve(reference)
+        return describe(version, await asyncio.to_thread(self._registry.card, version))
+
+    async def warm(self, version: ModelVersion) -> None:
+        """Load a version somewhere.
+
+        Raises:
+            ResourceError: If that failed.
+        """
+        try:
+            await self._pool.options(multiplexed_model_id=str(version)).warm.remote(str(version))
+        except RayActorError:
+            raise ResourceError(f"{version} isn't loaded yet: try again") from None
+
+    async def ready(self) -> None:
+        """Wait until the models that are kept loaded are."""
+        for reference in self._limits.models:
+            await self.warm(await self.resolve(reference))
+
+    async def ask(self, version: ModelVersion, task: str, body: bytes, media_type: str) -> Reply:
+        """Have an image answered; see `Pool.answer`."""
+        handle = self._pool.options(multiplexed_model_id=str(version))
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                for _ in range(ATTEMPTS):
+                    try:
+                        reply: Reply = await handle.answer.remote(str(version), task, body, media_type)
+                    except (BackPressureError, DeploymentUnavailableError):
+                        break
+                    except RayActorError:
+                        continue
+                    return reply
+        except TimeoutError:
+            said = f"no answer within {self._limits.timeout_s:g} s: try again later, or send less"
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "time-out", said, BUSY)
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "all replicas are busy: try again", BUSY)
+
+    @asynccontextmanager
+    async def received(self, request: Request) -> AsyncIterator[bytes]:
+        """Receive a body, once there is room for what its header declares: as much as it may have where it declares nothing.
+
+        Raises:
+            ImageError: If it is empty or too large.
+            ResourceError: If too many are being received and answered.
+        """
+        most, header = self._limits.max_body_mb << 20, request.headers.get("content-length", "")
+        declared = int(header) if header.isdecimal() else most
+        too_large = ImageError("too-large", f"a body may have at most {self._limits.max_body_mb} MiB")
+        if declared > most:
+            raise too_large
+        async with self._bodies.hold(declared):
+            chunks, size = [], 0
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > declared:
+                    raise too_large
+                chunks.append(chunk)
+            if not size:
+                raise ImageError("empty-body", "the body is empty: send the image's bytes")
+            yield b"".join(chunks)

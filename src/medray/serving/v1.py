@@ -1,0 +1,88 @@
+"""medray's own routes: models, and predictions of each task."""
+
+import time
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from medray.serving.auth import Refusal, Role
+from medray.serving.desk import Desk
+from medray.serving.guard import Guard
+from medray.serving.results import JSON, NIFTI, NRRD, PROBLEM, Reply, accepted
+
+__all__ = ["respond", "v1"]
+
+FOREIGN = ("application/octet-stream", NIFTI, NRRD, "application/dicom", "application/zip")
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, as Accept says.", "content": {JSON: {}, NIFTI: {}, NRRD: {}}},
+    **{
+        status: {"description": what, "content": {PROBLEM: {}}}
+        for status, what in {
+            400: "The image can't be read.",
+            401: "No valid token.",
+            403: "Not this role.",
+            404: "No such model.",
+            406: "None of the types in Accept.",
+            413: "Too large.",
+            415: "No known format.",
+            422: "An image, but none for this model.",
+            429: "Too many requests; see Retry-After.",
+            503: "Busy; see Retry-After.",
+        }.items()
+    },
+}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+BODY = {"requestBody": {"required": True, "content": dict.fromkeys(FOREIGN, BINARY)}}
+
+
+def v1(desk: Desk, guard: Guard) -> APIRouter:
+    """Make the routes under ``/v1``."""
+    routes = APIRouter(prefix="/v1")
+    seeing, asking = (Depends(guard.needs(role)) for role in (Role.VIEWER, Role.ANNOTATOR))
+    refusals: dict[int | str, dict[str, Any]] = {status: ANSWERS[status] for status in (401, 403, 404, 429)}
+
+    @routes.get("/models", dependencies=[seeing], responses=refusals)
+    async def models() -> dict[str, list[dict[str, Any]]]:
+        """List what may be asked for."""
+        return {"models": [await desk.describe(name) for name in await desk.names()]}
+
+    @routes.get("/models/{model:path}", dependencies=[seeing], responses=refusals)
+    async def model(model: str) -> dict[str, Any]:
+        """Describe one model: name, name@alias or name/version."""
+        return await desk.describe(model)
+
+    async def predict(task: str, model: str, request: Request) -> Response:
+        started = time.perf_counter()
+        media_type = accepted(request.headers.get("accept", ""))
+        if media_type is None:
+            offered = f"Accept {JSON}, {NIFTI} or {NRRD}"
+            raise Refusal(HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", offered)
+        version = await desk.resolve(model)
+        async with desk.received(request) as body:
+            reply = await desk.ask(version, task, body, media_type)
+        total = f"total;dur={(time.perf_counter() - started) * 1000:.2f}"
+        timing = ", ".join(filter(None, [reply.headers.get("Server-Timing", ""), total]))
+        return respond(reply, **{"Server-Timing": timing})
+
+    @routes.post("/segment/{model:path}", dependencies=[asking], responses=ANSWERS, openapi_extra=BODY)
+    async def segment(model: str, request: Request) -> Response:
+        """Segment one image: NIfTI, NRRD, DICOM or a zip of DICOM in; JSON, or a NIfTI or NRRD mask out, as Accept says."""
+        return await predict("segmentation", model, request)
+
+    @routes.post("/diagnose/{model:path}", dependencies=[asking], responses=ANSWERS, openapi_extra=BODY)
+    async def diagnose(model: str, request: Request) -> Response:
+        """Say how probable findings are in one image; as an image: where each voxel speaks for them."""
+        return await predict("diagnosis", model, request)
+
+    @routes.post("/detect/{model:path}", dependencies=[asking], responses=ANSWERS, openapi_extra=BODY)
+    async def detect(model: str, request: Request) -> Response:
+        """Find things in one image: boxes with scores."""
+        return await predict("detection", model, request)
+
+    return routes
+
+
+def respond(reply: Reply, **headers: str) -> Response:
+    """Make the response; Serve itself adds ``X-Request-ID``: the client's own where it sent one."""
+    return Response(reply.body, reply.status, media_type=reply.media_type, headers={**reply.headers, **headers})
