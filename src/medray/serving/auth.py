@@ -34,6 +34,8 @@ LOCAL = "HS256"
 PUBLIC = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 """Signatures that an issuer's public key checks. Never those of shared secrets: a public key is no secret."""
 LEEWAY_S = 30
+KEYS_LAST_S, KEYS_REST_S = 300, 5
+"""How long an issuer's keys are taken to hold, and how long after they came an unknown one has them fetched again."""
 
 
 class Role(IntEnum):
@@ -120,7 +122,8 @@ class OidcTokens:
         self._issuer = issuer
         self._audience = audience
         self._roles = roles
-        self._keys = jwt.PyJWKClient(keys_url, cache_keys=True, lifespan=600, timeout=10)
+        # Without its cache of single keys, which would outlive a key's withdrawal.
+        self._keys = jwt.PyJWKClient(keys_url, lifespan=KEYS_LAST_S, timeout=10, cooldown_duration=KEYS_REST_S)
 
     async def check(self, token: str) -> Principal:
         """See `Tokens`."""
