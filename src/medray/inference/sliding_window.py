@@ -19,6 +19,8 @@ __all__ = ["slide", "slide_all", "window_of"]
 Run = Callable[[torch.Tensor], torch.Tensor]
 MAX_WINDOW_VOXELS = 4_500_000
 """Of a window: a head at 1.2 mm in one piece, and less than 4 GB of activations in any network of `medray.models`."""
+MAX_ANSWER_VALUES = 60_000_000
+"""Of what a network says of a window, all targets together: 240 MB, and as much again for its softmax."""
 
 
 def slide_all(
@@ -88,7 +90,8 @@ def window_of(shape: Shape, plan: Plan) -> Shape:
         max(patch, 1 if flat and axis == 2 else -(-side // divisor) * divisor)
         for axis, (side, patch) in enumerate(zip(shape, plan.patch, strict=True))
     ]
-    while np.prod(sides) > MAX_WINDOW_VOXELS:
+    most = min(MAX_WINDOW_VOXELS, MAX_ANSWER_VALUES // (len(plan.targets) + 1))
+    while np.prod(sides) > most:
         longest = max((axis for axis in range(3) if sides[axis] > plan.patch[axis]), key=lambda axis: sides[axis], default=None)
         if longest is None:
             break

@@ -6,6 +6,7 @@ cell whose corners agree is decided, and only in the others, along borders, are 
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import numpy as np
@@ -58,8 +59,8 @@ def argmax_resampled(channels: Array, shape: Shape) -> Mask:
 class Argmax:
     """Resamples each channel of a map linearly to ``shape`` over the same field of view; keeps the number of the largest one.
 
-    Blocks come in the order of `Blocks`. Of a map on the result's own grid none is kept; else those of the rows that aren't
-    complete yet. Ties go to the lower channel.
+    Blocks come in the order of `Blocks`. Of a map on the result's own grid none is kept; else of rows that aren't complete yet
+    what lies along borders. Ties go to the lower channel.
 
     Args:
         grid: The map's I, J, K.
@@ -77,7 +78,7 @@ class Argmax:
         self._grid = grid
         self._lines = [line_of(size, new_size) for size, new_size in zip(grid, shape, strict=True)]
         self._best = self.result if grid == shape else np.empty(grid, np.uint8)
-        self._rows: dict[int, _Rows] = {}
+        self._rows: dict[int, _Whole | _Bordering] = {}
         self._there = 0
         self._done = 0
 
@@ -87,12 +88,12 @@ class Argmax:
         self._best[span] = argmax(values, None if self.second is None else self.second[span])
         if self._best is self.result:
             return
-        if start[0] not in self._rows:
-            whole = values.shape[2:] == self._grid[1:]
-            self._rows[start[0]] = _Rows(values if whole else np.empty((*values.shape[:2], *self._grid[1:]), np.float32))
-        rows = self._rows[start[0]]
-        rows.fill(start, values)
-        if not rows.missing:
+        if values.shape[2:] == self._grid[1:]:
+            self._rows[start[0]] = _Whole(values)
+        else:
+            rows = self._rows.setdefault(start[0], _Bordering((values.shape[1], *self._grid[1:])))
+            rows.fill(start, values, self._best[span])
+        if not self._rows[start[0]].missing:
             self._resample()
 
     def next_best(self, where: NDArray[np.bool_]) -> Mask:
@@ -117,57 +118,94 @@ class Argmax:
             lowest, highest = extremes(self._best[low:high], lines)
             border = np.flatnonzero(lowest != highest)
             if len(border):
-                lowest.ravel()[border] = _decided(self._channels(low, high), lines, border)
+                lowest.ravel()[border] = self._decided(low, high, lines, border)
             self.result[start : start + len(lowest)] = lowest
         self._done = ready
         needed = int(along.first[ready]) if ready < len(along.first) else self._there
         self._rows = {first: rows for first, rows in self._rows.items() if first + rows.count > needed}
 
-    def _channels(self, low: int, high: int) -> Array:
-        """Return rows of the map, a view where they came in one piece."""
+    def _decided(self, low: int, high: int, lines: list[Line], border: NDArray[np.int64]) -> Mask:
+        """Return the largest channel at border voxels of the result, from the map's rows ``low`` to before ``high``."""
+        size = (high - low, *self._grid[1:])
+        corners, weights = _corners(size, lines, border)
+        used = np.zeros(size, np.bool_)
+        used.reshape(-1)[corners] = True
+        numbers = np.cumsum(used, dtype=np.int32) - 1
         parts = [
-            rows.values[:, max(0, low - first) : high - first]
+            rows.picked(max(0, low - first), used[max(0, first - low) : first + rows.count - low])
             for first, rows in sorted(self._rows.items())
             if first < high and low < first + rows.count
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        table = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        decided = np.empty(len(border), np.uint8)
+        step = max(1, AT_ONCE // table.shape[1])
+        for start in range(0, len(border), step):
+            which = torch.from_numpy(numbers[corners[start : start + step]])
+            shares = torch.from_numpy(weights[start : start + step])
+            values = embedding_bag(which, table, per_sample_weights=shares, mode="sum")
+            decided[start : start + step] = values.max(dim=1).indices.numpy()
+        return decided
 
 
-class _Rows:
-    """Some rows of a map, as far as they have come."""
+class _Whole:
+    """Rows of a map that came in one block, which is kept as it is."""
+
+    missing = 0
 
     def __init__(self, values: Array) -> None:
-        self.values = values
-        self.missing = values[0].size
+        self._values = values
+        self.count = values.shape[1]
 
-    @property
-    def count(self) -> int:
-        return len(self.values[0])
+    def picked(self, low: int, used: NDArray[np.bool_]) -> Array:
+        """Return the values ``(N, C)`` of the voxels that are used, of rows from ``low`` on."""
+        rows = self._values[:, low : low + len(used)]
+        return np.stack([channel[used] for channel in rows], axis=1)
 
-    def fill(self, start: Starts, values: Array) -> None:
-        """Put a block that starts in these rows' first into its place."""
-        if values is not self.values:
-            self.values[(slice(None), *span_of((0, start[1], start[2]), values))] = values
-        self.missing -= values[0].size
+    def fill(self, start: Starts, values: Array, best: Mask) -> None:
+        """There is nothing to be filled."""
 
 
-def _decided(channels: Array, lines: list[Line], border: NDArray[np.int64]) -> Mask:
-    """Return the largest channel at border voxels, numbered as in the slab's result."""
-    size = channels[0].size
-    corners, weights = _corners(channels.shape[1:], lines, border)
-    used = np.zeros(size, np.bool_)
-    used[corners] = True
-    numbers = np.cumsum(used, dtype=np.int32) - 1
-    table = torch.from_numpy(np.stack([channel.reshape(-1)[used] for channel in channels], axis=1))
-    corners = numbers[corners]
-    decided = np.empty(len(border), np.uint8)
-    step = max(1, AT_ONCE // len(channels))
-    for start in range(0, len(border), step):
-        which = torch.from_numpy(corners[start : start + step])
-        shares = torch.from_numpy(weights[start : start + step])
-        values = embedding_bag(which, table, per_sample_weights=shares, mode="sum")
-        decided[start : start + step] = values.max(dim=1).indices.numpy()
-    return decided
+class _Bordering:
+    """Rows of a map that come in several blocks, of which only voxels beside another label or another block are kept."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._places = np.full(shape, -1, np.int32)
+        self._tables: list[Array] = []
+        self._kept = 0
+        self.count = shape[0]
+        self.missing = math.prod(shape)
+
+    def fill(self, start: Starts, values: Array, best: Mask) -> None:
+        """Keep what is needed of a block that starts in these rows' first."""
+        bordering = _bordering(best)
+        table = np.stack([channel[bordering] for channel in values], axis=1)
+        self._places[span_of((0, start[1], start[2]), values)][bordering] = np.arange(self._kept, self._kept + len(table))
+        self._tables.append(table)
+        self._kept += len(table)
+        self.missing -= best.size
+
+    def picked(self, low: int, used: NDArray[np.bool_]) -> Array:
+        """See `_Whole.picked`."""
+        places = self._places[low : low + len(used)][used]
+        found, first = np.empty((len(places), self._tables[0].shape[1]), np.float32), 0
+        for table in self._tables:
+            mine = (places >= first) & (places < first + len(table))
+            found[mine] = table[places[mine] - first]
+            first += len(table)
+        return found
+
+
+def _bordering(best: Mask) -> NDArray[np.bool_]:
+    """Return which voxels of a block are a corner of a cell whose corners disagree, or lie at the block's faces."""
+    lowest = highest = best
+    for axis in range(3):
+        before, after = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
+        lowest, highest = np.minimum(lowest[before], lowest[after]), np.maximum(highest[before], highest[after])
+    cells = np.pad(lowest != highest, 1, constant_values=True)
+    for axis in range(3):
+        before, after = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
+        cells = cells[before] | cells[after]
+    return cells
 
 
 def _corners(size: Shape, lines: list[Line], border: NDArray[np.int64]) -> tuple[NDArray[np.int32], Array]:
