@@ -184,7 +184,10 @@ def _zipped(folder: Path) -> bytes:
 
 
 def _post(url: str, body: bytes, accept: str) -> bytes:
-    request = urllib.request.Request(url, data=body, headers={"Accept": accept}, method="POST")  # noqa: S310 - our own endpoint
+    from medray.serving.auth import make_token
+
+    headers = {"Accept": accept, "Authorization": f"Bearer {make_token('demo', 'annotator')}"}
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")  # noqa: S310 - our own endpoint
     with urllib.request.urlopen(request, timeout=120) as reply:  # noqa: S310
         return bytes(reply.read())
 
