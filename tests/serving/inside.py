@@ -37,10 +37,10 @@ class _Call:
 @contextmanager
 def endpoint(*, limits=None, doors=None, record=None, work_mb=1024):
     """Give a client of an endpoint whose home is what MEDRAY_HOME says."""
-    registry = medray.Registry()
+    registry, limits = medray.Registry(), limits or Limits()
     replica: Any = Pool.func_or_class  # type: ignore[attr-defined]
-    handle: Any = Inside(replica(PoolConfig(registry.uri, 2, 512, work_mb, 1_000_000)))
-    app = web(Desk(handle, registry, limits or Limits()), doors or Doors(insecure=True), Ledger(record))
+    handle: Any = Inside(replica(PoolConfig(registry.uri, 2, 512, work_mb, 1_000_000, limits.sources, limits.pacs)))
+    app = web(Desk(handle, registry, limits), doors or Doors(insecure=True), Ledger(record))
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

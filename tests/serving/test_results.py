@@ -3,7 +3,7 @@ import json
 import pytest
 
 from medray.errors import ConfigError, ImageError, NotFoundError, ResourceError
-from medray.serving.results import JSON, NIFTI, accepted, refusal
+from medray.serving.results import JSON, NIFTI, NRRD, REPORT, SEGMENTATION, accepted, refusal
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,9 @@ from medray.serving.results import JSON, NIFTI, accepted, refusal
         ("application/x-nifti", NIFTI),
         ("text/html, application/x-nifti;q=0.5", NIFTI),
         ("text/html", None),
+        ("application/dicom", SEGMENTATION),
+        ("text/html, application/dicom ;report", REPORT),
+        ("application/x-nrrd;q=0.9", NRRD),
     ],
 )
 def test_accept(header, media):

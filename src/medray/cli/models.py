@@ -147,7 +147,7 @@ def predict(
         Path, typer.Argument(metavar="INPUT", help="NIfTI, NRRD, MetaImage or DICOM file, zip or folder of DICOM.")
     ],
     output: Annotated[str, typer.Argument(help="The file to write: a path or a URI.")],
-    form: Annotated[str, typer.Option("--format", help="nifti, nrrd or json.")] = "nifti",
+    form: Annotated[str, typer.Option("--format", help="nifti, nrrd, json, dicom-seg or dicom-sr.")] = "nifti",
     as_json: Json = False,
 ) -> None:
     """Segment, diagnose or detect on one image."""

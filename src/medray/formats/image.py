@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
-from medray.errors import ImageError, NotFoundError
+from medray.errors import ImageError, InputError, NotFoundError
 from medray.formats.dicom import is_dicom, read_dicom_series
 from medray.formats.dicom_header import DicomHeader, read_dicom_file_header
 from medray.formats.metaimage import is_metaimage, read_metaimage
@@ -19,7 +19,19 @@ from medray.formats.nrrd import is_nrrd, nrrd_bytes, read_nrrd
 from medray.formats.picture import is_picture, read_picture
 from medray.imaging.volume import Volume
 
-__all__ = ["FILE_FORMATS", "Format", "declared_bytes", "read_file", "read_image", "read_image_path", "sniff", "unzip"]
+__all__ = [
+    "FILE_FORMATS",
+    "Format",
+    "declared_bytes",
+    "dicom_files",
+    "dicom_files_at",
+    "read_file",
+    "read_image",
+    "read_image_files",
+    "read_image_path",
+    "sniff",
+    "unzip",
+]
 
 Format = Literal["nifti", "nrrd", "metaimage", "picture", "dicom", "zip"]
 HEAD_BYTES = 65536
@@ -79,6 +91,26 @@ def read_image(data: bytes) -> Volume:
     return read_file(data)
 
 
+def dicom_files(data: bytes) -> list[bytes]:
+    """Return the DICOM files of an image's bytes.
+
+    Raises:
+        InputError: If it isn't DICOM.
+    """
+    kind = sniff(data)
+    found = [data] if kind == "dicom" else [item for item in unzip(data) if is_dicom(item)] if kind == "zip" else []
+    if not found:
+        raise InputError("a DICOM result refers to a DICOM series, and the image isn't one: ask for nifti, nrrd or json")
+    return found
+
+
+def dicom_files_at(path: Path) -> list[bytes]:
+    """Return the DICOM files of an image at a path, which may be a folder; raises what `dicom_files` does."""
+    if not path.is_dir():
+        return dicom_files(path.read_bytes())
+    return [data for file in sorted(path.rglob("*")) if file.is_file() and is_dicom(data := file.read_bytes())]
+
+
 def declared_bytes(data: bytes) -> int:
     """Return about how many bytes an image takes when it is read, as far as its headers tell; nothing is inflated.
 
@@ -90,6 +122,11 @@ def declared_bytes(data: bytes) -> int:
         with _opened(data) as archive:
             return sum(entry.file_size for entry in _entries(archive))
     return DECLARED[kind](data) if kind in DECLARED else len(data)
+
+
+def read_image_files(files: Sequence[bytes]) -> Volume:
+    """Read one image from its files: one of any format, or those of one DICOM series; raises what `read_image` does."""
+    return read_image(files[0]) if len(files) == 1 else _one_series(files)
 
 
 def read_image_path(path: Path) -> Volume:

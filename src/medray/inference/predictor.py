@@ -46,6 +46,7 @@ class Prediction:
         shape: The source grid's voxels along I, J, K.
         affine: The source grid's.
         volumes_ml: Of a segmentation: target to volume in millilitres.
+        values: Of a segmentation: target to its value in the mask, in the order of channels where there are several.
         latencies: Stage to seconds: ``preprocess``, ``network``, ``postprocess``.
     """
 
@@ -53,6 +54,7 @@ class Prediction:
     shape: Shape
     affine: Affine
     volumes_ml: Mapping[str, float]
+    values: Mapping[str, int]
     latencies: Mapping[str, float]
 
     @property
@@ -211,7 +213,7 @@ class Predictor:
         volumes_ml = self._volumes_ml(answer, volume.voxel_ml)
         rest = time.perf_counter() - started - watched.seconds
         latencies = {"network": watched.seconds, "postprocess": rest}
-        return Prediction(answer, volume.shape, volume.affine, volumes_ml, latencies)
+        return Prediction(answer, volume.shape, volume.affine, volumes_ml, self._values(), latencies)
 
     def probe(self) -> None:
         """Run the network on the smallest image that it takes.
@@ -264,6 +266,15 @@ class Predictor:
         corner = [span.start for span in frame]
         boxes = [box.shifted(corner).reoriented(back, upright) for box in answer.boxes]
         return replace(answer, mask=placed(answer.mask), saliency=placed(answer.saliency), boxes=boxes)
+
+    def _values(self) -> dict[str, int]:
+        if self.plan.task != "segmentation":
+            return {}
+        return (
+            dict.fromkeys(self.plan.targets, 1)
+            if self.plan.regions
+            else {name: self.plan.labels.names[name] for name in self.plan.targets}
+        )
 
     def _volumes_ml(self, answer: Answer, voxel_ml: float) -> dict[str, float]:
         if answer.mask is None:

@@ -7,6 +7,8 @@ cell whose corners agree is decided, and only in the others, along borders, are 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -36,7 +38,8 @@ def argmax(channels: Array, second: Mask | None = None) -> Mask:
         second: Filled with the number of the second largest, where it is given.
     """
     best = np.zeros(channels.shape[1:], np.uint8)
-    for row in range(channels.shape[1]):  # a row of every channel fits in a core's cache, a volume doesn't
+
+    def decide(row: int) -> None:  # a row of every channel fits in a core's cache, a volume doesn't
         top, where = channels[0, row].copy(), best[row]
         for number in range(1, len(channels)):
             channel = channels[number, row]
@@ -46,7 +49,16 @@ def argmax(channels: Array, second: Mask | None = None) -> Mask:
             rest = channels[:, row].copy()
             np.put_along_axis(rest, where[np.newaxis].astype(np.intp), -np.inf, axis=0)
             second[row] = rest.argmax(axis=0)
+
+    _each(decide, range(channels.shape[1]))
     return best
+
+
+def _each(work: Callable[[int], None], numbers: Iterable[int]) -> None:
+    """Do some work for each number, on as many cores as torch may use."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        for _ in threads.map(work, numbers):
+            pass
 
 
 def argmax_resampled(channels: Array, shape: Shape) -> Mask:
@@ -111,7 +123,8 @@ class Argmax:
         while self._there in self._rows and not self._rows[self._there].missing:
             self._there += self._rows[self._there].count
         ready = int(np.searchsorted(along.second, self._there))
-        for start in range(self._done, ready, ROWS):
+
+        def decide(start: int) -> None:
             part = along.part(start, min(start + ROWS, ready))
             low, high = int(part.first[0]), int(part.second[-1]) + 1
             lines = [part.shifted(low), *self._lines[1:]]
@@ -120,6 +133,8 @@ class Argmax:
             if len(border):
                 lowest.ravel()[border] = self._decided(low, high, lines, border)
             self.result[start : start + len(lowest)] = lowest
+
+        _each(decide, range(self._done, ready, ROWS))
         self._done = ready
         needed = int(along.first[ready]) if ready < len(along.first) else self._there
         self._rows = {first: rows for first, rows in self._rows.items() if first + rows.count > needed}

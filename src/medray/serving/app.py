@@ -47,6 +47,8 @@ class ServeConfig:
         bodies_mb: Of all requests together; others are told to come again.
         timeout_s: Seconds that an answer may take.
         refresh_s: Seconds after which a moved alias is seen.
+        sources: URIs below which images may be that a request refers to, such as ``s3://scans``.
+        pacs: A DICOMweb service (``dicomweb://host/path``) whose series a request may refer to.
         insecure: Anybody may ask for anything; on loopback only.
         issuer: Of OpenID Connect tokens; without one, tokens are those of ``medray serve --make-token``.
         audience: Of its tokens.
@@ -72,6 +74,8 @@ class ServeConfig:
     bodies_mb: int = Field(default=1024, ge=1)
     timeout_s: float = Field(default=600, gt=0)
     refresh_s: float = Field(default=1, gt=0)
+    sources: tuple[str, ...] = ()
+    pacs: str = ""
     insecure: bool = False
     issuer: str = ""
     audience: str = "medray"
@@ -108,7 +112,10 @@ def build(args: dict[str, Any]) -> serve.Application:
     pool = _deployment(Pool).options(
         ray_actor_options={"num_cpus": chosen.cpus, "num_gpus": chosen.gpus}, autoscaling_config=autoscaling
     )
-    bound = pool.bind(PoolConfig(registry, chosen.cpus, chosen.models_mb, chosen.work_mb, chosen.batch_voxels))
+    settings = PoolConfig(
+        registry, chosen.cpus, chosen.models_mb, chosen.work_mb, chosen.batch_voxels, chosen.sources, chosen.pacs
+    )
+    bound = pool.bind(settings)
     limits = Limits(**{name: getattr(chosen, name) for name in Limits.__dataclass_fields__})
     doors = Doors(
         **{name: getattr(chosen, name) for name in Doors.__dataclass_fields__ if name != "tls"}, tls=bool(chosen.certificate)

@@ -20,6 +20,7 @@ from medray.registry.version import ModelVersion
 from medray.serving.references import References
 from medray.serving.results import Reply, describe, problem
 from medray.serving.room import Room
+from medray.serving.sources import Reference, Sources
 
 __all__ = ["Desk", "Limits"]
 
@@ -38,6 +39,8 @@ class Limits:
         bodies_mb: Of all requests that are being received or answered.
         timeout_s: Seconds that an answer may take.
         refresh_s: Seconds after which a moved alias is seen.
+        sources: URIs below which references may be read.
+        pacs: A DICOMweb service for references.
     """
 
     models: tuple[str, ...] = ()
@@ -45,6 +48,8 @@ class Limits:
     bodies_mb: int = 1024
     timeout_s: float = 600
     refresh_s: float = 1
+    sources: tuple[str, ...] = ()
+    pacs: str = ""
 
     @property
     def names(self) -> frozenset[str]:
@@ -66,6 +71,7 @@ class Desk:
         self._registry = registry
         self._limits = limits
         self._references = References(registry, limits.names, limits.refresh_s, self.warm)
+        self.sources = Sources(limits.sources, limits.pacs)
         self._bodies = Room(limits.bodies_mb << 20, most_waiting=0)
 
     async def resolve(self, reference: str) -> ModelVersion:
@@ -97,14 +103,14 @@ class Desk:
         for reference in self._limits.models:
             await self.warm(await self.resolve(reference))
 
-    async def ask(self, version: ModelVersion, task: str, body: bytes, media_type: str) -> Reply:
+    async def ask(self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str) -> Reply:
         """Have an image answered; see `Pool.answer`."""
         handle = self._pool.options(multiplexed_model_id=str(version))
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 for _ in range(ATTEMPTS):
                     try:
-                        reply: Reply = await handle.answer.remote(str(version), task, body, media_type)
+                        reply: Reply = await handle.answer.remote(str(version), task, image, media_type)
                     except (BackPressureError, DeploymentUnavailableError):
                         break
                     except RayActorError:

@@ -14,14 +14,16 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from medray.errors import MedrayError, ResourceError
-from medray.formats.image import declared_bytes, read_image
+from medray.formats.image import declared_bytes, read_image_files
 from medray.inference.predictor import Predictor
 from medray.registry.registry import Registry
+from medray.serving.auth import Refusal
 from medray.serving.batcher import Batcher
 from medray.serving.results import Reply, answer, problem, refusal
 from medray.serving.room import Room
 from medray.serving.router import WarmFirst
 from medray.serving.shelf import Shelf
+from medray.serving.sources import Reference, Sources
 
 __all__ = ["Pool", "PoolConfig"]
 
@@ -41,6 +43,8 @@ class PoolConfig:
         models_mb: Memory for loaded models.
         work_mb: Memory for images in work.
         batch_voxels: Images of several callers go through a network together up to so many voxels.
+        sources: URIs below which references may be read.
+        pacs: A DICOMweb service for references.
         most_waiting: Requests that may wait for memory.
     """
 
@@ -49,6 +53,8 @@ class PoolConfig:
     models_mb: int
     work_mb: int
     batch_voxels: int
+    sources: tuple[str, ...] = ()
+    pacs: str = ""
     most_waiting: int = 64
 
 
@@ -69,6 +75,8 @@ class Pool:
         self._shelf = Shelf(Registry(settings.registry).fetch, Predictor.load, settings.models_mb << 20)
         self._batcher = Batcher(settings.batch_voxels)
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
+        self._work_bytes = settings.work_mb << 20
+        self._sources = Sources(settings.sources, settings.pacs)
         self._answered = 0.0
         self._last: str | None = None
 
@@ -96,26 +104,30 @@ class Pool:
             self._last = version
             return version
 
-    async def answer(self, version: str, task: str, body: bytes, media_type: str) -> Reply:
-        """Read an image, predict, and encode what was asked for; never raises for what is in the body.
+    async def answer(self, version: str, task: str, image: bytes | Reference, media_type: str) -> Reply:
+        """Read an image, predict, and encode what was asked for; never raises for what is in the image.
 
         Args:
             version: ``name/version``.
             task: What is asked for: ``segmentation``, ``diagnosis`` or ``detection``.
-            body: The image's file.
+            image: The image's file, or where it is.
             media_type: Of the answer.
         """
         try:
-            return await self._answer(version, task, body, media_type)
+            return await self._answer(version, task, image, media_type)
         except MedrayError as error:
             return refusal(error)
+        except Refusal as error:
+            return problem(error.status, error.title, error.detail, error.headers)
         except Exception as error:  # noqa: BLE001 - a strange file must get an answer; its kind is told, nothing of its content
             return problem(HTTPStatus.BAD_REQUEST, "unreadable", f"the image can't be read ({type(error).__name__})")
 
-    async def _answer(self, version: str, task: str, body: bytes, media_type: str) -> Reply:
+    async def _answer(self, version: str, task: str, image: bytes | Reference, media_type: str) -> Reply:
         stages = _Stages()
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._room.hold(COPIES * await asyncio.to_thread(declared_bytes, body)))
+            files = [image] if isinstance(image, bytes) else await self._fetched(image, stages)
+            needed = COPIES * await asyncio.to_thread(lambda: sum(map(declared_bytes, files)))
+            await stack.enter_async_context(self._room.hold(needed))
             stages.end("wait")
             predictor = await stack.enter_async_context(self._shelf.lend(version))
             stages.end("load")
@@ -123,7 +135,7 @@ class Pool:
                 return problem(
                     HTTPStatus.UNPROCESSABLE_ENTITY, "other-task", f"{version} is for {predictor.plan.task}, not {task}"
                 )
-            volume = await asyncio.to_thread(read_image, body)
+            volume = await asyncio.to_thread(read_image_files, files)
             stages.end("decode")
             prepared = await asyncio.to_thread(predictor.prepare, volume)
             stages.end("preprocess")
@@ -134,7 +146,12 @@ class Pool:
             stages["network"] += prediction.latencies["network"]  # the network went on while the first blocks were decoded
             stages["postprocess"] -= prediction.latencies["network"]
             self._last, self._answered = version, time.monotonic()
-            return await asyncio.to_thread(answer, prediction, version, media_type, stages)
+            return await asyncio.to_thread(answer, prediction, version, media_type, stages, files)
+
+    async def _fetched(self, reference: Reference, stages: _Stages) -> list[bytes]:
+        files = await asyncio.to_thread(self._sources.fetch, reference, self._work_bytes // COPIES)
+        stages.end("fetch")
+        return files
 
 
 class _Stages(dict[str, float]):

@@ -4,79 +4,109 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from medray.errors import ImageError, MedrayError, NotFoundError, ResourceError, StorageError
-from medray.formats.nifti import write_nifti
-from medray.formats.nrrd import write_nrrd
+from medray.formats.image import dicom_files
 from medray.imaging.geometry import spacing_mm
-from medray.imaging.volume import Volume
 from medray.registry.card import ModelCard
 from medray.registry.version import ModelVersion
 
 if TYPE_CHECKING:  # the gateway knows no network
     from medray.inference.predictor import Prediction
+    from medray.inference.written import Format
 
-__all__ = ["JSON", "NIFTI", "NRRD", "PROBLEM", "Reply", "accepted", "answer", "describe", "problem", "refusal"]
+__all__ = [
+    "JSON",
+    "NIFTI",
+    "NRRD",
+    "PROBLEM",
+    "REPORT",
+    "SEGMENTATION",
+    "Reply",
+    "accepted",
+    "answer",
+    "describe",
+    "problem",
+    "refusal",
+]
 
 JSON = "application/json"
 NIFTI = "application/x-nifti"
 NRRD = "application/x-nrrd"
+SEGMENTATION = "application/dicom"
+REPORT = "application/dicom; report"
 PROBLEM = "application/problem+json"
-WRITERS: dict[str, Callable[[Volume], bytes]] = {NIFTI: write_nifti, NRRD: write_nrrd}
+FORMATS: dict[str, Format] = {NIFTI: "nifti", NRRD: "nrrd", SEGMENTATION: "dicom-seg", REPORT: "dicom-sr"}
 STATUS_OF_REASON = {"unknown-format": HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What goes back over HTTP."""
+    """What goes back over HTTP.
+
+    Attributes:
+        status: HTTP's.
+        media_type: Of the body.
+        body: Its bytes.
+        headers: Beside the usual ones.
+        timing: Stage to milliseconds, in turn.
+    """
 
     status: int
     media_type: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    timing: Mapping[str, float] = field(default_factory=dict)
 
 
 def accepted(header: str) -> str | None:
     """Choose the first media type of an Accept header that medray can give; None when there is none."""
-    wanted = [part.split(";")[0].strip().lower() for part in header.split(",") if part.strip()] or ["*/*"]
-    names = {JSON: JSON, "*/*": JSON, "application/*": JSON, NIFTI: NIFTI, "application/gzip": NIFTI, NRRD: NRRD}
-    return next((names[media] for media in wanted if media in names), None)
+    names = {"*/*": JSON, "application/*": JSON, "application/gzip": NIFTI, **{kind: kind for kind in (JSON, *FORMATS)}}
+    for part in header.lower().split(",") if header.strip() else ["*/*"]:
+        media, *parameters = (word.strip() for word in part.split(";"))
+        wanted = REPORT if media == SEGMENTATION and "report" in parameters else media
+        if wanted in names:
+            return names[wanted]
+    return None
 
 
-def answer(prediction: Prediction, model: str, media_type: str, latencies: Mapping[str, float]) -> Reply:
+def answer(
+    prediction: Prediction, model: str, media_type: str, latencies: Mapping[str, float], files: Sequence[bytes]
+) -> Reply:
     """Encode a prediction.
 
     Args:
         prediction: What the model said.
         model: ``name/version``.
-        media_type: `JSON`, `NIFTI` or `NRRD`.
-        latencies: Stage to seconds; ``encode`` is added where an image is written.
+        media_type: `JSON`, `NIFTI`, `NRRD`, `SEGMENTATION` or `REPORT`.
+        latencies: Stage to seconds; ``encode`` is added where a file is written.
+        files: The image's, which DICOM results refer to.
 
     Raises:
-        InputError: If an image is asked for and the model gives none.
+        InputError: If the model gives no such thing, or a DICOM result is asked for and the image isn't DICOM.
     """
+    from medray.inference.written import written  # noqa: PLC0415 - the gateway, which only refuses, knows no network
+
     started = time.perf_counter()
-    written = WRITERS[media_type](prediction.image) if media_type in WRITERS else b""
-    encoded = {"encode": time.perf_counter() - started} if written else {}
+    form = FORMATS.get(media_type)
+    file = written(prediction, form, model, lambda: [found for file in files for found in dicom_files(file)]) if form else b""
+    encoded = {"encode": time.perf_counter() - started} if form else {}
     timing = {stage: round(seconds * 1000, 2) for stage, seconds in {**latencies, **encoded}.items()}
-    headers = {
-        "X-Medray-Model": model,
-        "Server-Timing": ", ".join(f"{stage};dur={value}" for stage, value in timing.items()),
-    }
-    if written:
-        return Reply(HTTPStatus.OK, media_type, written, headers)
-    body: dict[str, Any] = {
+    headers = {"X-Medray-Model": model}
+    if form:
+        return Reply(HTTPStatus.OK, media_type.partition(";")[0], file, headers, timing)
+    said: dict[str, Any] = {
         "model": model,
         **prediction.plain(),
         "shape": list(prediction.shape),
         "spacing_mm": list(spacing_mm(prediction.affine)),
         "latencies": timing,
     }
-    return Reply(HTTPStatus.OK, JSON, json.dumps(body).encode(), headers)
+    return Reply(HTTPStatus.OK, JSON, json.dumps(said).encode(), headers, timing)
 
 
 def describe(version: ModelVersion, card: ModelCard) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from medray.serving.auth import Refusal, Role
 from medray.serving.desk import Desk
 from medray.serving.guard import Guard
-from medray.serving.results import JSON, NIFTI, NRRD, PROBLEM, Reply, accepted
+from medray.serving.results import JSON, NIFTI, NRRD, PROBLEM, REPORT, SEGMENTATION, Reply, accepted
+from medray.serving.sources import Reference, parse_reference
 
 __all__ = ["respond", "v1"]
 
 FOREIGN = ("application/octet-stream", NIFTI, NRRD, "application/dicom", "application/zip")
 ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The answer, as Accept says.", "content": {JSON: {}, NIFTI: {}, NRRD: {}}},
+    200: {"description": "The answer, as Accept says.", "content": {JSON: {}, NIFTI: {}, NRRD: {}, SEGMENTATION: {}}},
     **{
         status: {"description": what, "content": {PROBLEM: {}}}
         for status, what in {
@@ -33,7 +34,14 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     },
 }
 BINARY = {"schema": {"type": "string", "format": "binary"}}
-BODY = {"requestBody": {"required": True, "content": dict.fromkeys(FOREIGN, BINARY)}}
+TEXT = {"type": "string", "minLength": 1}
+REFERENCE = {
+    "oneOf": [
+        {"type": "object", "properties": dict.fromkeys(names, TEXT), "required": names, "additionalProperties": False}
+        for names in (["uri"], ["study", "series"])
+    ]
+}
+BODY = {"requestBody": {"required": True, "content": {**dict.fromkeys(FOREIGN, BINARY), JSON: {"schema": REFERENCE}}}}
 
 
 def v1(desk: Desk, guard: Guard) -> APIRouter:
@@ -56,14 +64,17 @@ def v1(desk: Desk, guard: Guard) -> APIRouter:
         started = time.perf_counter()
         media_type = accepted(request.headers.get("accept", ""))
         if media_type is None:
-            offered = f"Accept {JSON}, {NIFTI} or {NRRD}"
+            offered = f"Accept {JSON}, {NIFTI}, {NRRD}, {SEGMENTATION} or {REPORT}"
             raise Refusal(HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", offered)
         version = await desk.resolve(model)
         async with desk.received(request) as body:
-            reply = await desk.ask(version, task, body, media_type)
-        total = f"total;dur={(time.perf_counter() - started) * 1000:.2f}"
-        timing = ", ".join(filter(None, [reply.headers.get("Server-Timing", ""), total]))
-        return respond(reply, **{"Server-Timing": timing})
+            received = time.perf_counter()
+            reply = await desk.ask(version, task, _image(desk, request, body), media_type)
+        done = time.perf_counter()
+        known = {"receive": (received - started) * 1000, **reply.timing}
+        total = (done - started) * 1000
+        timing = {**known, "hop": total - sum(known.values()), "total": total}
+        return respond(reply, **{"Server-Timing": ", ".join(f"{stage};dur={value:.2f}" for stage, value in timing.items())})
 
     @routes.post("/segment/{model:path}", dependencies=[asking], responses=ANSWERS, openapi_extra=BODY)
     async def segment(model: str, request: Request) -> Response:
@@ -81,6 +92,15 @@ def v1(desk: Desk, guard: Guard) -> APIRouter:
         return await predict("detection", model, request)
 
     return routes
+
+
+def _image(desk: Desk, request: Request, body: bytes) -> bytes | Reference:
+    """Return the image, or what a JSON body refers to."""
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != JSON:
+        return body
+    reference = parse_reference(body)
+    desk.sources.check(reference)
+    return reference
 
 
 def respond(reply: Reply, **headers: str) -> Response:

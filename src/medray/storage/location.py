@@ -70,6 +70,11 @@ class Location:
         with self._told_plainly("look at"):
             return bool(self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound)
 
+    def is_folder(self) -> bool:
+        """Tell whether there is a folder."""
+        with self._told_plainly("look at"):
+            return bool(self.filesystem.get_file_info(self.path).type == fs.FileType.Directory)
+
     def modified_ns(self) -> int:
         """Return when a file was last written, by the store's own clock; 0 when there is none."""
         with self._told_plainly("look at"):

@@ -1,0 +1,138 @@
+"""What does an endpoint add to a model? One warm segmentation of a head at a time, and the first of all from zero replicas.
+
+The same weights (a U-Net as a plan makes it, untrained: what was learned makes no time) and the same volume, on two cores:
+
+* bare: read the file, `Predictor.predict`, write the mask, in a process of its own;
+* server: the same over HTTP, as the server's own clock has it (``Server-Timing``) and as the client's has it.
+
+Rounds of both alternate. Then the stages' sum against the total, and the first answer of an endpoint that has no replica yet.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from report import bars, save
+from safetensors.torch import save_file
+
+import medray
+from medray import config
+from medray.formats.image import read_image
+from medray.formats.nifti import write_nifti
+from medray.inference.predictor import Predictor
+from medray.models.networks import build_model
+from medray.registry.card import ModelCard
+from medray.samples.brain import write_brain_cohort
+from medray.storage.location import locate
+from medray.tasks.task import task_of
+
+ROUNDS, CORES, PORT = 15, 2, 18431
+
+
+def main() -> None:
+    """Measure, and save the figures."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        os.environ["MEDRAY_HOME"] = str(folder / "home")
+        scan = make_model(folder)
+        body = scan.read_bytes()
+        bare = subprocess.Popen(
+            [sys.executable, __file__, "bare", str(folder / "model"), str(scan)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with medray.deploy(["head"], port=PORT, insecure=True, cpus=CORES) as endpoint:
+            rounds = [one_round(bare, endpoint.url, body) for _ in range(ROUNDS)]
+        bare.kill()
+        with medray.deploy(port=PORT, insecure=True, cpus=CORES, min_replicas=0) as endpoint:
+            started = time.perf_counter()
+            ask(endpoint.url, body)
+            cold = time.perf_counter() - started
+    warm = rounds[2:]
+    middle = {name: statistics.median(found[name] for found in warm) for name in warm[0]}
+    off = [abs(found["stages_s"] / found["server_s"] - 1) for found in warm]
+    result: dict[str, Any] = {
+        "rounds": len(warm),
+        "bytes": len(body),
+        **middle,
+        "server_to_bare": middle["server_s"] / middle["bare_s"],
+        "client_to_bare": middle["client_s"] / middle["bare_s"],
+        "stages_off_total": {"median": statistics.median(off), "largest": max(off)},
+        "cold_s": cold,
+    }
+    save("serve_latency", result)
+    values = {
+        "bare Predictor": middle["bare_s"],
+        "medray, server's clock": middle["server_s"],
+        "medray, client's clock": middle["client_s"],
+        "medray, first answer from zero replicas": cold,
+    }
+    bars("serve_latency", "one segmentation of a head, two cores", values, "seconds, median")
+
+
+def make_model(folder: Path) -> Path:
+    """Register an untrained model, and return a scan."""
+    write_brain_cohort(folder / "source", subjects=8, formats=("nifti",))
+    cohort = medray.ingest(folder / "source", folder / "cohort", labels="*_dseg.nii.gz")
+    plan = medray.plan(cohort)
+    torch.manual_seed(0)
+    task = task_of(plan)
+    model = build_model(plan.network, task.inputs, task.channels, plan.patch)
+    (folder / "model").mkdir()
+    save_file(model.state_dict(), folder / "model" / "weights.safetensors")
+    (folder / "model" / "plan.json").write_text(json.dumps(config.dump(plan)))
+    card = ModelCard(name="head", created="2026-01-01", plan=plan, scores={}, subjects={})
+    medray.Registry().register(card, locate(folder / "model"))
+    return next((folder / "source").rglob("*_T1w.nii.gz"))
+
+
+def one_round(bare: subprocess.Popen[bytes], url: str, body: bytes) -> dict[str, float]:
+    """Time each side once."""
+    assert bare.stdin is not None and bare.stdout is not None  # noqa: PT018 - for the type checker
+    bare.stdin.write(b"go\n")
+    bare.stdin.flush()
+    alone = float(bare.stdout.readline())
+    started = time.perf_counter()
+    reply = ask(url, body)
+    client = time.perf_counter() - started
+    timing = {
+        name: float(value.removeprefix("dur=")) / 1000
+        for name, value in (part.strip().split(";") for part in reply.headers["server-timing"].split(","))
+    }
+    total = timing.pop("total")
+    return {"bare_s": alone, "server_s": total, "client_s": client, "stages_s": sum(timing.values()), **timing}
+
+
+def ask(url: str, body: bytes) -> httpx.Response:
+    """Have the scan segmented."""
+    headers = {"accept": "application/x-nifti"}
+    return httpx.post(f"{url}/v1/segment/head", content=body, headers=headers, timeout=300).raise_for_status()
+
+
+def serve_bare(model: Path, scan: Path) -> None:
+    """Predict once for each line that comes in, and print the seconds."""
+    torch.set_num_threads(CORES)
+    predictor, body = Predictor.load(model), scan.read_bytes()
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        write_nifti(predictor.predict(read_image(body)).image)
+        print(time.perf_counter() - started, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["bare"]:
+        serve_bare(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main()
