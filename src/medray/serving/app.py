@@ -25,6 +25,8 @@ from medray.serving.pool import Pool, PoolConfig
 __all__ = ["Endpoint", "ServeConfig", "build", "deploy"]
 
 APPLICATION = "medray"
+LOOK_BACK_S = 10.5
+"""Over which Serve averages queues: it has a report of each every 10 s."""
 
 
 @strict_dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -107,7 +109,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         "target_ongoing_requests": 2,
         "upscale_delay_s": min(5.0, chosen.idle_s),
         "downscale_delay_s": chosen.idle_s,
-        "look_back_period_s": min(10.0, chosen.idle_s),
+        "look_back_period_s": LOOK_BACK_S,
     }
     pool = _deployment(Pool).options(
         ray_actor_options={"num_cpus": chosen.cpus, "num_gpus": chosen.gpus}, autoscaling_config=autoscaling
