@@ -12,23 +12,19 @@ import getpass
 import hashlib
 import hmac
 import json
-import os
 import platform
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from medray import config
-from medray.errors import ConfigError, StorageError
+from medray.database import open_database, told_plainly
 
 __all__ = ["Event", "Recorded", "Trail", "Verdict", "open_trail"]
 
-DATABASE = "medray.db"
 GENESIS = "0" * 64
 VERIFIED_AT_ONCE = 10_000
 
@@ -124,12 +120,12 @@ class Trail:
         new = list(events)
         if not new:
             return
-        with _told_plainly("written"), self._engine.begin() as connection:
+        with told_plainly("the audit trail", "written"), self._engine.begin() as connection:
             self._append(connection, new)
 
     def head(self) -> str:
         """Return number and digest of the last event, ``0:…`` for an empty trail."""
-        with _told_plainly("read"), self._engine.begin() as connection:
+        with told_plainly("the audit trail", "read"), self._engine.begin() as connection:
             row = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest)).first()
         return f"{row.number}:{row.digest}" if row else f"0:{GENESIS}"
 
@@ -139,7 +135,7 @@ class Trail:
         query = sa.select(*(EVENTS.c[name] for name in names)).order_by(EVENTS.c.number)
         if action:
             query = query.where(EVENTS.c.action == action)
-        with _told_plainly("read"), self._engine.connect() as connection:
+        with told_plainly("the audit trail", "read"), self._engine.connect() as connection:
             for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
                 yield Recorded(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
 
@@ -151,7 +147,7 @@ class Trail:
         """
         problems: list[str] = []
         previous, expected, keyed, anchored = GENESIS, 1, 0, not anchor or anchor.startswith("0:")
-        with _told_plainly("read"), self._engine.connect() as connection:
+        with told_plainly("the audit trail", "read"), self._engine.connect() as connection:
             query = sa.select(EVENTS).order_by(EVENTS.c.number)
             for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
                 fields = dict(row._mapping)  # noqa: SLF001
@@ -205,44 +201,7 @@ def open_trail() -> Trail:
     Raises:
         ConfigError: If ``MEDRAY_DATABASE_URL`` can't be used.
     """
-    url = os.environ.get("MEDRAY_DATABASE_URL") or f"sqlite:///{config.home() / DATABASE}"
-    return Trail(_engine(url), config.derived_key("audit"))
-
-
-@lru_cache(maxsize=8)
-def _engine(url: str) -> sa.Engine:
-    try:
-        parsed = sa.make_url(url)
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        lite = parsed.get_backend_name() == "sqlite"
-        if lite:
-            config.home().mkdir(parents=True, exist_ok=True)
-            if url.endswith(str(config.home() / DATABASE)):
-                (config.home() / DATABASE).touch(mode=0o600)
-        engine = sa.create_engine(parsed, connect_args={"timeout": 60, "isolation_level": None} if lite else {})
-        if lite:
-            sa.event.listen(engine, "begin", _begin_immediate)
-        with engine.begin() as connection:
-            _tables.create_all(connection)
-    except (sa.exc.SQLAlchemyError, ImportError) as error:
-        raise ConfigError(
-            f"MEDRAY_DATABASE_URL can't be used ({type(error).__name__}): check its form, server and driver"
-        ) from None
-    return engine
-
-
-@contextmanager
-def _told_plainly(done: str) -> Iterator[None]:
-    try:
-        yield
-    except sa.exc.SQLAlchemyError as error:
-        raise StorageError(f"the audit trail can't be {done} ({type(error).__name__}): check MEDRAY_DATABASE_URL") from None
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    """Take SQLite's write lock at once, so that two processes can't chain to the same event."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    return Trail(open_database(_tables), config.derived_key("audit"))
 
 
 def _me() -> str:

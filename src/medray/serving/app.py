@@ -51,6 +51,8 @@ class ServeConfig:
         refresh_s: Seconds after which a moved alias is seen.
         sources: URIs below which images may be that a request refers to, such as ``s3://scans``.
         pacs: A DICOMweb service (``dicomweb://host/path``) whose series a request may refer to.
+        jobs: Folder, a path or a URI, for inputs and answers of what is answered later; below ``MEDRAY_HOME`` when empty.
+        keep_answers_s: Seconds after which such an answer is deleted.
         insecure: Anybody may ask for anything; on loopback only.
         issuer: Of OpenID Connect tokens; without one, tokens are those of ``medray serve --make-token``.
         audience: Of its tokens.
@@ -78,6 +80,8 @@ class ServeConfig:
     refresh_s: float = Field(default=1, gt=0)
     sources: tuple[str, ...] = ()
     pacs: str = ""
+    jobs: str = ""
+    keep_answers_s: float = Field(default=86_400, gt=0)
     insecure: bool = False
     issuer: str = ""
     audience: str = "medray"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -41,6 +41,8 @@ class Limits:
         refresh_s: Seconds after which a moved alias is seen.
         sources: URIs below which references may be read.
         pacs: A DICOMweb service for references.
+        jobs: Folder for what is answered later; below ``MEDRAY_HOME`` where it is empty.
+        keep_answers_s: Seconds after which an answer that was waited for is deleted.
     """
 
     models: tuple[str, ...] = ()
@@ -50,6 +52,8 @@ class Limits:
     refresh_s: float = 1
     sources: tuple[str, ...] = ()
     pacs: str = ""
+    jobs: str = ""
+    keep_answers_s: float = 86_400
 
     @property
     def names(self) -> frozenset[str]:
@@ -60,6 +64,10 @@ class Limits:
 class Desk:
     """Takes requests to the pool.
 
+    Attributes:
+        limits: What may be asked for.
+        sources: What may be referred to.
+
     Args:
         pool: Who answers.
         registry: Where models are.
@@ -69,7 +77,7 @@ class Desk:
     def __init__(self, pool: DeploymentHandle[Any], registry: Registry, limits: Limits) -> None:
         self._pool = pool
         self._registry = registry
-        self._limits = limits
+        self.limits = limits
         self._references = References(registry, limits.names, limits.refresh_s, self.warm)
         self.sources = Sources(limits.sources, limits.pacs)
         self._bodies = Room(limits.bodies_mb << 20, most_waiting=0)
@@ -80,7 +88,7 @@ class Desk:
 
     async def names(self) -> list[str]:
         """Return the names of the models that may be asked for."""
-        return sorted(self._limits.names) or await asyncio.to_thread(self._registry.names)
+        return sorted(self.limits.names) or await asyncio.to_thread(self._registry.names)
 
     async def describe(self, reference: str) -> dict[str, Any]:
         """Say what a model is."""
@@ -100,14 +108,14 @@ class Desk:
 
     async def ready(self) -> None:
         """Wait until the models that are kept loaded are."""
-        for reference in self._limits.models:
+        for reference in self.limits.models:
             await self.warm(await self.resolve(reference))
 
     async def ask(self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str) -> Reply:
         """Have an image answered; see `Pool.answer`."""
         handle = self._pool.options(multiplexed_model_id=str(version))
         try:
-            async with asyncio.timeout(self._limits.timeout_s):
+            async with asyncio.timeout(self.limits.timeout_s):
                 for _ in range(ATTEMPTS):
                     try:
                         reply: Reply = await handle.answer.remote(str(version), task, image, media_type)
@@ -117,9 +125,39 @@ class Desk:
                         continue
                     return reply
         except TimeoutError:
-            said = f"no answer within {self._limits.timeout_s:g} s: try again later, or send less"
+            said = f"no answer within {self.limits.timeout_s:g} s: try again later, or send less"
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "time-out", said, BUSY)
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "all replicas are busy: try again", BUSY)
+
+    async def follow(
+        self,
+        version: ModelVersion,
+        task: str,
+        image: bytes | Reference,
+        media_type: str,
+        tell: Callable[[float], None],
+    ) -> Reply:
+        """Have an image answered, however long that takes; waits while all are busy.
+
+        Args:
+            version: Of the model.
+            task: What is asked for.
+            image: Its file, or where it is.
+            media_type: Of the answer.
+            tell: Called with how far it is, 0 to 1.
+        """
+        handle = self._pool.options(multiplexed_model_id=str(version), stream=True)
+        for attempt in range(ATTEMPTS):
+            try:
+                async for said in handle.answer_slowly.remote(str(version), task, image, media_type):
+                    if isinstance(said, Reply):
+                        return said
+                    tell(said)
+            except (BackPressureError, DeploymentUnavailableError):
+                await asyncio.sleep(2.0**attempt)
+            except RayActorError:
+                continue
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "all replicas are busy, or died over it: try again", BUSY)
 
     @asynccontextmanager
     async def received(self, request: Request) -> AsyncIterator[bytes]:
@@ -129,9 +167,9 @@ class Desk:
             ImageError: If it is empty or too large.
             ResourceError: If too many are being received and answered.
         """
-        most, header = self._limits.max_body_mb << 20, request.headers.get("content-length", "")
+        most, header = self.limits.max_body_mb << 20, request.headers.get("content-length", "")
         declared = int(header) if header.isdecimal() else most
-        too_large = ImageError("too-large", f"a body may have at most {self._limits.max_body_mb} MiB")
+        too_large = ImageError("too-large", f"a body may have at most {self.limits.max_body_mb} MiB")
         if declared > most:
             raise too_large
         async with self._bodies.hold(declared):

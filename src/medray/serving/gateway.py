@@ -1,5 +1,8 @@
 """The gateway: the one HTTP endpoint. No image is decoded here, and no network known."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -15,10 +18,12 @@ from medray import __version__
 from medray.errors import MedrayError, StorageError
 from medray.registry.registry import Registry
 from medray.serving.auth import LocalTokens, OidcTokens, Refusal, Tokens, keys_url_of, signing_key
+from medray.serving.clerk import Clerk
 from medray.serving.desk import Desk, Limits
 from medray.serving.guard import Guard, Ledger, Rate, Watched
+from medray.serving.jobs import Docket
 from medray.serving.results import problem, refusal
-from medray.serving.v1 import respond, v1
+from medray.serving.v1 import jobs, respond, v1
 
 __all__ = ["Doors", "Gateway", "web"]
 
@@ -62,9 +67,21 @@ class Doors:
 
 def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     """Make the web application."""
-    app = FastAPI(title="medray", version=__version__, description="Medical image analysis. Research use only.", redoc_url=None)
+    docket = Docket(desk.limits.jobs)
+    clerk = Clerk(docket, desk, desk.limits.keep_answers_s)
+
+    @asynccontextmanager
+    async def working(app: FastAPI) -> AsyncIterator[None]:
+        work = asyncio.create_task(clerk.run())
+        yield
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+    about = "Medical image analysis. Research use only."
+    app = FastAPI(title="medray", version=__version__, description=about, redoc_url=None, lifespan=working)
     guard = Guard(doors.tokens(), Rate(doors.rate))
-    app.include_router(v1(desk, guard))
+    app.include_router(v1(desk, guard, docket, clerk))
+    app.include_router(jobs(docket, guard))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -76,6 +93,19 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
         """Say that the models which are kept loaded are; waits for those that aren't."""
         await desk.ready()
         return {"status": "ready"}
+
+    _say_problems(app)
+    unrecorded = respond(refusal(StorageError("the audit trail can't be written, and nothing is answered without it")))
+    app.add_middleware(Watched, ledger=ledger, unrecorded=unrecorded, tls=doors.tls)
+    if doors.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(doors.origins), allow_methods=["*"], allow_headers=["*"], allow_credentials=True
+        )
+    return app
+
+
+def _say_problems(app: FastAPI) -> None:
+    """Have every refusal said as a problem."""
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
@@ -93,14 +123,6 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     @app.exception_handler(MedrayError)
     async def on_error(request: Request, error: MedrayError) -> Response:
         return respond(refusal(error))
-
-    unrecorded = respond(refusal(StorageError("the audit trail can't be written, and nothing is answered without it")))
-    app.add_middleware(Watched, ledger=ledger, unrecorded=unrecorded, tls=doors.tls)
-    if doors.origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(doors.origins), allow_methods=["*"], allow_headers=["*"], allow_credentials=True
-        )
-    return app
 
 
 @serve.deployment(max_ongoing_requests=1024)

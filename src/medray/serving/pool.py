@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,6 +18,7 @@ from ray.serve.config import RequestRouterConfig
 from medray.errors import MedrayError, ResourceError
 from medray.formats.image import declared_bytes, read_image_files
 from medray.inference.predictor import Predictor
+from medray.preprocessing.blocks import Block, Blocks
 from medray.registry.registry import Registry
 from medray.serving.auth import Refusal
 from medray.serving.batcher import Batcher
@@ -27,6 +30,8 @@ from medray.serving.sources import Reference, Sources
 
 __all__ = ["Pool", "PoolConfig"]
 
+TELL_S = 0.5
+"""How often progress is told."""
 STUCK_S = 600.0
 """A batch that runs longer than this has its process replaced."""
 COPIES = 4
@@ -104,7 +109,9 @@ class Pool:
             self._last = version
             return version
 
-    async def answer(self, version: str, task: str, image: bytes | Reference, media_type: str) -> Reply:
+    async def answer(
+        self, version: str, task: str, image: bytes | Reference, media_type: str, progress: _Progress | None = None
+    ) -> Reply:
         """Read an image, predict, and encode what was asked for; never raises for what is in the image.
 
         Args:
@@ -112,9 +119,10 @@ class Pool:
             task: What is asked for: ``segmentation``, ``diagnosis`` or ``detection``.
             image: The image's file, or where it is.
             media_type: Of the answer.
+            progress: Told how far it is.
         """
         try:
-            return await self._answer(version, task, image, media_type)
+            return await self._answer(version, task, image, media_type, progress or _Progress())
         except MedrayError as error:
             return refusal(error)
         except Refusal as error:
@@ -122,7 +130,21 @@ class Pool:
         except Exception as error:  # noqa: BLE001 - a strange file must get an answer; its kind is told, nothing of its content
             return problem(HTTPStatus.BAD_REQUEST, "unreadable", f"the image can't be read ({type(error).__name__})")
 
-    async def _answer(self, version: str, task: str, image: bytes | Reference, media_type: str) -> Reply:
+    async def answer_slowly(
+        self, version: str, task: str, image: bytes | Reference, media_type: str
+    ) -> AsyncIterator[float | Reply]:
+        """Do what `answer` does; yields how far it is, 0 to 1, every now and then, and the reply last."""
+        progress = _Progress()
+        answering = asyncio.create_task(self.answer(version, task, image, media_type, progress))
+        try:
+            while not answering.done():
+                await asyncio.wait([answering], timeout=TELL_S)
+                yield progress.share
+            yield answering.result()
+        finally:
+            answering.cancel()
+
+    async def _answer(self, version: str, task: str, image: bytes | Reference, media_type: str, progress: _Progress) -> Reply:
         stages = _Stages()
         async with AsyncExitStack() as stack:
             files = [image] if isinstance(image, bytes) else await self._fetched(image, stages)
@@ -141,7 +163,7 @@ class Pool:
             stages.end("preprocess")
             blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
             stages.end("network")
-            prediction = await asyncio.to_thread(predictor.finish, blocks, volume)
+            prediction = await asyncio.to_thread(predictor.finish, progress.watched(blocks), volume)
             stages.end("postprocess")
             stages["network"] += prediction.latencies["network"]  # the network went on while the first blocks were decoded
             stages["postprocess"] -= prediction.latencies["network"]
@@ -152,6 +174,24 @@ class Pool:
         files = await asyncio.to_thread(self._sources.fetch, reference, self._work_bytes // COPIES)
         stages.end("fetch")
         return files
+
+
+class _Progress:
+    """How much of a map is there."""
+
+    share = 0.0
+
+    def watched(self, blocks: Blocks) -> Blocks:
+        """Return the same blocks; `share` rises as they come."""
+
+        def parts() -> Iterator[Block]:
+            done, whole = 0, math.prod(blocks.grid)
+            for start, values in blocks.parts:
+                yield start, values
+                done += values[0].size
+                self.share = done / whole
+
+        return Blocks(blocks.grid, parts())
 
 
 class _Stages(dict[str, float]):

@@ -1,21 +1,26 @@
-"""medray's own routes: models, and predictions of each task."""
+"""medray's own routes: models, predictions of each task, and those that are answered later."""
 
+import asyncio
+import json
 import time
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from medray.serving.auth import Refusal, Role
+from medray.serving.auth import Principal, Refusal, Role
+from medray.serving.clerk import Clerk
 from medray.serving.desk import Desk
 from medray.serving.guard import Guard
+from medray.serving.jobs import OVER, Docket
 from medray.serving.results import JSON, NIFTI, NRRD, PROBLEM, REPORT, SEGMENTATION, Reply, accepted
 from medray.serving.sources import Reference, parse_reference
 
-__all__ = ["respond", "v1"]
+__all__ = ["jobs", "respond", "v1"]
 
 FOREIGN = ("application/octet-stream", NIFTI, NRRD, "application/dicom", "application/zip")
 ANSWERS: dict[int | str, dict[str, Any]] = {
+    202: {"description": "A job, where `Prefer: respond-async` asked for one; Location says where."},
     200: {"description": "The answer, as Accept says.", "content": {JSON: {}, NIFTI: {}, NRRD: {}, SEGMENTATION: {}}},
     **{
         status: {"description": what, "content": {PROBLEM: {}}}
@@ -25,6 +30,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
             403: "Not this role.",
             404: "No such model.",
             406: "None of the types in Accept.",
+            409: "Not in this state.",
             413: "Too large.",
             415: "No known format.",
             422: "An image, but none for this model.",
@@ -44,7 +50,7 @@ REFERENCE = {
 BODY = {"requestBody": {"required": True, "content": {**dict.fromkeys(FOREIGN, BINARY), JSON: {"schema": REFERENCE}}}}
 
 
-def v1(desk: Desk, guard: Guard) -> APIRouter:
+def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
     """Make the routes under ``/v1``."""
     routes = APIRouter(prefix="/v1")
     seeing, asking = (Depends(guard.needs(role)) for role in (Role.VIEWER, Role.ANNOTATOR))
@@ -68,6 +74,12 @@ def v1(desk: Desk, guard: Guard) -> APIRouter:
             raise Refusal(HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", offered)
         version = await desk.resolve(model)
         async with desk.received(request) as body:
+            if "respond-async" in request.headers.get("prefer", ""):
+                _image(desk, request, body)  # a reference that may not be is refused now, not later
+                words = (request.state.principal.name, str(version), task, media_type, body)
+                job = await asyncio.to_thread(docket.add, *words, referred=_refers(request))
+                clerk.call()
+                return respond(_told(HTTPStatus.ACCEPTED, job.plain()), Location=f"/v1/jobs/{job.id}")
             received = time.perf_counter()
             reply = await desk.ask(version, task, _image(desk, request, body), media_type)
         done = time.perf_counter()
@@ -94,9 +106,54 @@ def v1(desk: Desk, guard: Guard) -> APIRouter:
     return routes
 
 
+def jobs(docket: Docket, guard: Guard) -> APIRouter:
+    """Make the routes of what is answered later: predictions that were asked for with ``Prefer: respond-async`` (RFC 7240)."""
+    routes = APIRouter(prefix="/v1/jobs")
+    seeing = Depends(guard.needs(Role.VIEWER))
+    refusals: dict[int | str, dict[str, Any]] = {status: ANSWERS[status] for status in (401, 403, 404, 429)}
+
+    @routes.get("", responses=refusals)
+    async def listed(principal: Annotated[Principal, seeing]) -> dict[str, list[dict[str, Any]]]:
+        """List jobs, the newest first: one's own, or everybody's for an operator."""
+        found = await asyncio.to_thread(docket.of, principal)
+        return {"jobs": [job.plain() for job in found]}
+
+    @routes.get("/{job}", responses=refusals)
+    async def shown(job: str, principal: Annotated[Principal, seeing]) -> dict[str, Any]:
+        """Say how far a job is."""
+        return (await asyncio.to_thread(docket.get, job, principal)).plain()
+
+    @routes.get("/{job}/result", responses={**refusals, 409: ANSWERS[409]})
+    async def result(job: str, principal: Annotated[Principal, seeing]) -> Response:
+        """Give a job's answer: what the request would have got."""
+        found = await asyncio.to_thread(docket.get, job, principal)
+        if not found.status:
+            why = f"the job is {found.state}, and there is no answer"
+            raise Refusal(HTTPStatus.CONFLICT, "no-answer", why, {"Retry-After": "2"} if found.state not in OVER else {})
+        body = await asyncio.to_thread(docket.answer, job)
+        return respond(Reply(found.status, found.media_type, body, {"X-Medray-Model": found.model}))
+
+    @routes.delete("/{job}", responses=refusals)
+    async def cancel(job: str, principal: Annotated[Principal, seeing]) -> dict[str, Any]:
+        """End a job."""
+        await asyncio.to_thread(docket.get, job, principal)
+        await asyncio.to_thread(docket.cancel, job)
+        return (await asyncio.to_thread(docket.get, job, principal)).plain()
+
+    return routes
+
+
+def _told(status: int, said: Any) -> Reply:
+    return Reply(status, JSON, json.dumps(said).encode())
+
+
+def _refers(request: Request) -> bool:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower() == JSON
+
+
 def _image(desk: Desk, request: Request, body: bytes) -> bytes | Reference:
     """Return the image, or what a JSON body refers to."""
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != JSON:
+    if not _refers(request):
         return body
     reference = parse_reference(body)
     desk.sources.check(reference)

@@ -1,0 +1,65 @@
+"""The one database: SQLite in `MEDRAY_HOME` by default, any that SQLAlchemy knows by ``MEDRAY_DATABASE_URL``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import sqlalchemy as sa
+
+from medray import config
+from medray.errors import ConfigError, StorageError
+
+__all__ = ["open_database", "told_plainly"]
+
+DATABASE = "medray.db"
+
+
+def open_database(tables: sa.MetaData) -> sa.Engine:
+    """Open the database that the environment names, and make tables that aren't there.
+
+    Of SQLite a transaction takes the write lock when it begins, so that two processes can't decide on the same state.
+
+    Raises:
+        ConfigError: If ``MEDRAY_DATABASE_URL`` can't be used.
+    """
+    url = os.environ.get("MEDRAY_DATABASE_URL") or f"sqlite:///{config.home() / DATABASE}"
+    return _engine(url, tables)
+
+
+@lru_cache(maxsize=16)
+def _engine(url: str, tables: sa.MetaData) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        lite = parsed.get_backend_name() == "sqlite"
+        if lite:
+            config.home().mkdir(parents=True, exist_ok=True)
+            if url.endswith(str(config.home() / DATABASE)):
+                (config.home() / DATABASE).touch(mode=0o600)
+        engine = sa.create_engine(parsed, connect_args={"timeout": 60, "isolation_level": None} if lite else {})
+        if lite:
+            sa.event.listen(engine, "begin", _begin_immediate)
+        with engine.begin() as connection:
+            tables.create_all(connection)
+    except (sa.exc.SQLAlchemyError, ImportError) as error:
+        raise ConfigError(
+            f"MEDRAY_DATABASE_URL can't be used ({type(error).__name__}): check its form, server and driver"
+        ) from None
+    return engine
+
+
+@contextmanager
+def told_plainly(what: str, done: str) -> Iterator[None]:
+    """Turn the database's errors into one line: ``what`` can't be ``done``."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        raise StorageError(f"{what} can't be {done} ({type(error).__name__}): check MEDRAY_DATABASE_URL") from None
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
