@@ -7,8 +7,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Depends
+from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,6 +32,8 @@ HEADERS = {
 }
 POLICY = b"default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 DOCS_POLICY = b"default-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net https://fastapi.tiangolo.com data:"
+BEARER = HTTPBearer(auto_error=False, description="From `medray serve --make-token`, or of the OpenID Connect issuer.")
+"""Says in the OpenAPI page what is asked for; whether it is there is looked at here."""
 TLS_HEADER = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -77,10 +81,10 @@ class Guard:
         self._tokens = tokens
         self._rate = rate
 
-    def needs(self, role: Role) -> Callable[[HTTPConnection], Awaitable[Principal]]:
+    def needs(self, role: Role) -> Callable[..., Awaitable[Principal]]:
         """Return a FastAPI dependency that lets those with at least this role pass."""
 
-        async def check(connection: HTTPConnection) -> Principal:
+        async def check(connection: HTTPConnection, _: Annotated[object, Depends(BEARER)]) -> Principal:
             principal = await self._principal(connection)
             connection.state.principal = principal
             self._rate.spend(principal.name)
