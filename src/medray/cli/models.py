@@ -144,13 +144,24 @@ def evaluate(
 def predict(
     model: Model,
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="NIfTI, NRRD, MetaImage or DICOM file, zip or folder of DICOM.")
+        str, typer.Argument(metavar="INPUT", help="NIfTI, NRRD, MetaImage or DICOM file, zip or folder of DICOM.")
     ],
     output: Annotated[str, typer.Argument(help="The file to write: a path or a URI.")],
     form: Annotated[str, typer.Option("--format", help="nifti, nrrd, json, dicom-seg or dicom-sr.")] = "nifti",
+    everything: Annotated[
+        bool, typer.Option("--all", help="On every image below INPUT: a cohort, folder or bucket; OUTPUT is a folder.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Segment, diagnose or detect on one image."""
+    """Segment, diagnose or detect on one image or, with --all, on many; a run that was killed goes on where it was."""
+    if everything:
+        from medray.inference.batch import predict_all
+
+        with progress() as on_progress:
+            batch = predict_all(model, source, output, form=form, on_progress=on_progress)  # type: ignore[arg-type]
+        facts = {"output": output, "model": batch.model, "predicted": batch.predicted, "resumed": batch.resumed}
+        show({**facts, "failed": dict(batch.failed)}, as_json=as_json)
+        return
     from medray.inference.predict import predict as run
 
     found = run(model, source, output, form=form)  # type: ignore[arg-type]

@@ -1,0 +1,242 @@
+"""A model on every image of a cohort, a folder or a bucket: plain functions that Ray Data maps, resumable, failures as records.
+
+::
+
+    OUTPUT/images/NAME.nii.gz     what the model said, one file an image
+    OUTPUT/records/NAME.json      what became of it, written after the file: an image that has one isn't looked at again
+    OUTPUT/predictions.json       all records, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from medray.audit import Event, open_trail
+from medray.cohort.cohort import open_cohort
+from medray.cohort.manifest import SeriesRow
+from medray.engine import stream
+from medray.errors import ImageError, InputError, MedrayError, NotFoundError, StorageError
+from medray.formats.dicom import is_dicom
+from medray.formats.dicom_header import read_dicom_file_header, read_dicom_header
+from medray.formats.image import FILE_FORMATS, dicom_files, read_image_files, sniff
+from medray.imaging.volume import Volume
+from medray.inference.predictor import Predictor
+from medray.inference.written import Format, written
+from medray.registry.registry import Registry
+from medray.registry.version import ModelVersion
+from medray.storage.location import Location, locate
+
+__all__ = ["Batch", "predict_all"]
+
+SUFFIXES: dict[Format, str] = {
+    "nifti": ".nii.gz",
+    "nrrd": ".nrrd",
+    "json": ".json",
+    "dicom-seg": ".dcm",
+    "dicom-sr": ".dcm",
+}
+HEAD_BYTES = 65536
+CRASHED = "reading or predicting it ended its process each time: it is damaged, or too large for a worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a run left.
+
+    Attributes:
+        model: ``name/version``.
+        predicted: Images with an answer, those of earlier runs included.
+        failed: Reason to number of images.
+        resumed: Images that an earlier run had done.
+    """
+
+    model: str
+    predicted: int
+    failed: Mapping[str, int]
+    resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One image.
+
+    Attributes:
+        name: Of its answer.
+        stamp: Changes when the image, the model or the format does.
+        files: Relative to the source; none of a series of a cohort.
+        row: Of a cohort.
+    """
+
+    name: str
+    stamp: str
+    files: tuple[str, ...] = ()
+    row: SeriesRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a worker needs to know."""
+
+    registry: str
+    version: ModelVersion
+    source: Location
+    output: Location
+    form: Format
+
+    def record_at(self, item: _Item) -> Location:
+        """Return where it stands what became of an image."""
+        return self.output.join("records", f"{item.name}.json")
+
+
+def predict_all(
+    model: str,
+    source: str | Path,
+    output: str | Path,
+    *,
+    form: Format = "nifti",
+    registry: Registry | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Batch:
+    """Predict on every image below a place; call it again to go on where a run was killed.
+
+    Args:
+        model: ``name``, ``name@alias`` or ``name/version``.
+        source: A cohort, or a folder or bucket of images: files that keep one each, and DICOM files, put together by series.
+        output: A folder, a path or a URI.
+        form: See `medray.inference.written.written`.
+        registry: The default one when None.
+        on_progress: Called with ``("look", done, total)`` and ``("predict", done, total)``.
+
+    Raises:
+        NotFoundError: If there is no such model, or nothing at the source.
+        InputError: If DICOM results are asked for of a cohort, whose series are DICOM no more.
+        StorageError: If the source or the output can't be reached.
+    """
+    store = registry or Registry()
+    version, place = store.resolve(model), locate(source)
+    work = _Work(store.uri, version, place, locate(output), form)
+    if place.join("cohort.json").exists():
+        if form.startswith("dicom"):
+            raise InputError("a cohort's series are DICOM no more: ask for nifti, nrrd or json")
+        items = [_Item(row.series, _stamp(version, form, row.volume), row=row) for row in open_cohort(place).rows]
+    else:
+        items = _found(work, on_progress)
+    left = [item for item in items if not _known(work, item)]
+    resumed = counted = len(items) - len(left)
+    on_progress("predict", counted, len(items))
+    for _ in stream(left, lambda item: _predict(work, item), on_crash=lambda item: _note(work, item, "crashed", CRASHED)):
+        counted += 1
+        on_progress("predict", counted, len(items))
+    return _summary(work, items, resumed=resumed)
+
+
+def _summary(work: _Work, items: Sequence[_Item], *, resumed: int) -> Batch:
+    records = [json.loads(work.record_at(item).read()) for item in items]
+    work.output.join("predictions.json").write(json.dumps(records, indent=1).encode())
+    failed: dict[str, int] = defaultdict(int)
+    for record in records:
+        if record["outcome"] != "ok":
+            failed[record["outcome"]] += 1
+    predicted = len(records) - sum(failed.values())
+    open_trail().record([Event("model.predict", str(work.version), detail=f"{predicted} of {len(records)} images")])
+    return Batch(str(work.version), predicted, dict(failed), resumed)
+
+
+def _found(work: _Work, on_progress: Callable[[str, int, int], None]) -> list[_Item]:
+    """Look at every file's head: files that keep an image are one each, DICOM files go together by series."""
+    entries = work.source.entries() if work.source.exists() else []
+    if not entries:
+        raise NotFoundError("there is nothing at the source to predict on")
+    series: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    facts = {entry.name: f"{entry.name}:{entry.size}:{entry.modified_ns}" for entry in entries}
+    for seen, (name, key) in enumerate(stream([entry.name for entry in entries], lambda name: _look(work, name)), start=1):
+        if key:
+            series[key].append((name, facts[name]))
+        on_progress("look", seen, len(entries))
+    groups = [sorted(files) for files in series.values()]
+    return sorted(
+        (
+            _Item(
+                _named(files), _stamp(work.version, work.form, *(fact for _, fact in files)), tuple(name for name, _ in files)
+            )
+            for files in groups
+        ),
+        key=lambda item: item.name,
+    )
+
+
+def _look(work: _Work, name: str) -> tuple[str, str]:
+    """Return a file's name, and what images its voxels belong to: the series, the file itself, or nothing."""
+    place = work.source.join(name)
+    try:
+        head = place.read(HEAD_BYTES)
+        if is_dicom(head):
+            return name, f"series {(read_dicom_header(head) or read_dicom_file_header(place.read())).series}"
+    except (ImageError, StorageError):
+        return name, f"file {name}"  # whoever reads it will say what is wrong with it
+    return name, f"file {name}" if sniff(head) in FILE_FORMATS else ""
+
+
+def _named(files: Sequence[tuple[str, str]]) -> str:
+    """Return the name of an image's answer: its file's path in one word, made unique by a hash; it may hold what paths hold."""
+    first = files[0][0]
+    word = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in first.split(".")[0])[-80:]
+    return f"{word}-{hashlib.sha256(first.encode()).hexdigest()[:8]}"
+
+
+def _stamp(version: ModelVersion, form: str, *facts: str) -> str:
+    return hashlib.sha256("\n".join([str(version), form, *facts]).encode()).hexdigest()[:32]
+
+
+def _known(work: _Work, item: _Item) -> bool:
+    try:
+        return bool(json.loads(work.record_at(item).read()).get("stamp") == item.stamp)
+    except (NotFoundError, ValueError):
+        return False
+
+
+def _predict(work: _Work, item: _Item) -> str:
+    """Predict on one image and note what became of it. Never raises for what is in the image."""
+    try:
+        predictor = _predictor(work.registry, work.version)
+        files, volume = _opened(work, item)
+        prediction = predictor.predict(volume)
+        form, model = work.form, str(work.version)
+        data = written(prediction, form, model, lambda: [found for file in files for found in dicom_files(file)])
+    except StorageError:
+        raise
+    except ImageError as error:
+        return _note(work, item, error.reason, error.detail)
+    except MedrayError as error:
+        return _note(work, item, "unusable", str(error))
+    except Exception as error:  # noqa: BLE001 - one image must not stop a run of ten million; its kind is recorded
+        return _note(work, item, "unreadable", f"the image can't be read ({type(error).__name__})")
+    file = f"images/{item.name}{SUFFIXES[work.form]}"
+    work.output.join(file).write(data)
+    return _note(work, item, "ok", "", file=file, **prediction.plain())
+
+
+def _note(work: _Work, item: _Item, outcome: str, detail: str, **facts: Any) -> str:
+    record = {"name": item.name, "model": str(work.version), "outcome": outcome, "detail": detail, "stamp": item.stamp, **facts}
+    work.record_at(item).write(json.dumps(record).encode())
+    return item.name
+
+
+def _opened(work: _Work, item: _Item) -> tuple[list[bytes], Volume]:
+    if item.row is not None:
+        return [], open_cohort(work.source).volume(item.row)
+    files = [work.source.join(name).read() for name in item.files]
+    return files, read_image_files(files)
+
+
+@lru_cache(maxsize=1)
+def _predictor(registry: str, version: ModelVersion) -> Predictor:
+    """Load a model once a process."""
+    return Predictor.load(Registry(registry).fetch(version))
