@@ -10,11 +10,11 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peak import forget_peak, peak
 
 ROUNDS = 3
 CORES = 2
@@ -42,18 +42,6 @@ def main() -> None:
         return
     np.save(out, np.asarray(labels, np.uint8))
     print(json.dumps({"seconds": seconds, "peak_mib": peak() - before}))
-
-
-def forget_peak() -> float:
-    """Set the process's high-water mark back to what it has now, and return that in MiB (proc(5), clear_refs)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak()
-
-
-def peak() -> float:
-    """Return the process's high-water mark in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def medray(size: int) -> Export:

@@ -130,6 +130,12 @@ def test_it_binds_loopback_alone(endpoint):
     assert bound == {"127.0.0.1"}
 
 
+def test_a_second_endpoint_at_another_port_is_refused(endpoint, home, monkeypatch):
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    with pytest.raises(ConfigError, match=f"listens at port {endpoint.rsplit(':', 1)[1]} of this cluster already"):
+        medray.deploy(["ball"], port=free_port(), insecure=True, cpus=1, min_replicas=0)
+
+
 def test_unregistered_models_are_refused_before_anything_starts():
     with pytest.raises(NotFoundError, match="no model none"):
         medray.deploy(["none"])

@@ -137,6 +137,8 @@ def test_one_caller_s_haste_is_nobody_else_s(home, monkeypatch):
         assert slowed
         assert all(int(reply.headers["retry-after"]) >= 1 for reply in slowed)
         assert client.get("/v1/models", headers=lee).status_code == 200
+        guesses = [client.get("/v1/models", headers=bearer(f"guess-{number}")).status_code for number in range(12)]
+        assert {401, 429} == set(guesses)
 
 
 def test_other_origins_by_list_alone(home, monkeypatch):

@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 from pydantic import Field
 from pydantic.dataclasses import dataclass as strict_dataclass
 from ray import serve
+from ray.serve.context import _get_global_client  # there is no public way to ask for the port
 
 from medray import config
 from medray.engine import join_ray, require_cpus
@@ -134,6 +135,19 @@ def _deployment(decorated: object) -> serve.Deployment:
     return cast("serve.Deployment", decorated)
 
 
+def _require_port(port: int) -> None:
+    """Say so where Serve runs already and listens elsewhere: it would go on there in silence.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    running = _get_global_client(raise_if_no_controller_running=False)
+    if running is not None and running.http_config.port != port:
+        raise ConfigError(
+            f"Serve listens at port {running.http_config.port} of this cluster already: use that, or stop it first"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A running application; a context manager that stops it.
@@ -168,7 +182,8 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
         **settings: `ServeConfig`'s other fields.
 
     Raises:
-        ConfigError: On an unknown setting or a wrong value, or if there is no key to check tokens with.
+        ConfigError: On an unknown setting or a wrong value, if there is no key to check tokens with, or if Serve runs already,
+            at another port.
         NotFoundError: If a model isn't registered; checked before anything starts.
         ResourceError: If the cluster has too few free CPUs.
     """
@@ -182,6 +197,7 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
         registry.resolve(reference)
     join_ray()
     require_cpus(chosen.min_replicas, each=chosen.cpus, what=f"serving with {chosen.min_replicas} replicas")
+    _require_port(port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     tls = {"ssl_certfile": chosen.certificate, "ssl_keyfile": chosen.private_key} if chosen.certificate else {}
     serve.start(http_options={"host": host, "port": port, **tls})

@@ -99,11 +99,14 @@ class Guard:
         if self._tokens is None:
             return ANYBODY
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            self._rate.spend(connection.client.host if connection.client else "")
-            why = "send a bearer token: Authorization: Bearer …"
-            raise Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", why, {"WWW-Authenticate": "Bearer"})
-        return await self._tokens.check(token.strip())
+        try:
+            if scheme.lower() != "bearer" or not token.strip():
+                why = "send a bearer token: Authorization: Bearer …"
+                raise Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", why, {"WWW-Authenticate": "Bearer"})
+            return await self._tokens.check(token.strip())
+        except Refusal:
+            self._rate.spend(connection.client.host if connection.client else "")  # who guesses has no name yet
+            raise
 
 
 class Ledger:
