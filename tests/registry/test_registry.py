@@ -1,6 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from medray.errors import ConfigError, NotFoundError
+from medray.registry.version import ModelVersion
 
 
 def test_versions_aliases_and_references(stored):
@@ -27,6 +30,24 @@ def test_what_was_registered_is_what_is_fetched(stored):
     folder.join("calibration.json").write(b"{}")
     store.register(card, folder)
     assert (store.fetch("ball/2") / "calibration.json").read_bytes() == b"{}"
+
+
+def test_a_version_elsewhere_is_fetched_once_a_node(stored, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDRAY_HOME", str(tmp_path / "node"))
+    store, card, folder = stored
+    there = store.fetch(store.register(card, folder))
+    elsewhere = ModelVersion("ball", 1, (), f"file://localhost{there}")  # MLflow's to fetch, as s3:// is
+    with ThreadPoolExecutor(4) as processes:
+        places = list(processes.map(lambda _: store.fetch(elsewhere), range(8)))
+    assert set(places) == {places[0]}
+    assert places[0].is_relative_to(tmp_path / "node")
+    assert {file.name: file.read_bytes() for file in places[0].iterdir()} == {
+        file.name: file.read_bytes() for file in there.iterdir()
+    }
+    assert [found.name for found in places[0].parent.iterdir()] == [places[0].name], "nothing half is left"
+    marked = places[0] / "plan.json"
+    marked.write_text("kept")
+    assert (store.fetch(elsewhere) / "plan.json").read_text() == "kept"
 
 
 def test_a_fit_is_followed_in_the_run_that_its_model_ends_in(stored):

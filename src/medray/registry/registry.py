@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -158,7 +159,7 @@ class Registry:
         return self.resolve(f"{found.name}/{found.version}")
 
     def fetch(self, model: str | ModelVersion) -> Path:
-        """Return a local folder with a version's files; downloads them where the store is remote.
+        """Return a local folder with a version's files; downloads them where the store is remote, once for all of a node.
 
         Args:
             model: A reference, or what one meant when it was resolved: its alias may have moved since.
@@ -167,10 +168,24 @@ class Registry:
         local = Path(url2pathname(urlsplit(source).path))
         if source.startswith("file:///") and local.is_dir():
             return local
+        kept = config.home() / "fetched" / hashlib.sha256(f"{self.uri}\n{source}".encode()).hexdigest()[:32]
+        if not kept.is_dir():
+            self._download(source, kept)
+        return kept
+
+    def _download(self, source: str, target: Path) -> None:
+        """Download a version's files. Versions never change, so that whoever comes first has done it for all."""
         with without(UNUSED):
             from mlflow.artifacts import download_artifacts  # noqa: PLC0415
 
-        return Path(download_artifacts(artifact_uri=source, tracking_uri=self.uri))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".arriving-") as place:
+            arrived = download_artifacts(artifact_uri=source, tracking_uri=self.uri, dst_path=place)
+            try:
+                Path(arrived).rename(target)
+            except OSError:  # another process of this node was first
+                if not target.is_dir():
+                    raise
 
     def card(self, model: str | ModelVersion) -> ModelCard:
         """Return a version's card; takes what `fetch` does."""
