@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve.context import _get_global_client  # there is no public way to ask for the port
 
 from medray import config
-from medray.engine import join_ray, require_cpus
+from medray.engine import cpus_each, join_ray, require_cpus
 from medray.errors import ConfigError
 from medray.registry.registry import Registry
 from medray.serving.auth import signing_key
@@ -38,7 +38,7 @@ class ServeConfig:
         models: References that are kept loaded: ``name``, ``name@alias`` or ``name/version``. Their names may be asked for,
             with any version or alias; all of the registry where there are none.
         registry: MLflow tracking URI; the default registry when empty.
-        cpus: Cores of a replica.
+        cpus: Cores of a replica; 0: `deploy` shares those that are free out over ``max_replicas``, and `build` takes one.
         gpus: GPUs of a replica; a part of one, such as 0.5, lets replicas share it.
         min_replicas: That run without requests; at 0 the first one waits for a replica to start.
         max_replicas: Serve adds them while requests queue.
@@ -67,7 +67,7 @@ class ServeConfig:
 
     models: tuple[str, ...] = ()
     registry: str = ""
-    cpus: int = Field(default=1, ge=1)
+    cpus: int = Field(default=0, ge=0)
     gpus: float = Field(default=0, ge=0)
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, ge=1)
@@ -107,7 +107,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         ConfigError: On an unknown key or a wrong value.
     """
     chosen = config.load(ServeConfig, args, what="serve arguments")
-    registry = chosen.registry or Registry().uri
+    registry, cpus = chosen.registry or Registry().uri, max(1, chosen.cpus)
     autoscaling = {
         "min_replicas": chosen.min_replicas,
         "max_replicas": chosen.max_replicas,
@@ -117,11 +117,9 @@ def build(args: dict[str, Any]) -> serve.Application:
         "look_back_period_s": LOOK_BACK_S,
     }
     pool = _deployment(Pool).options(
-        ray_actor_options={"num_cpus": chosen.cpus, "num_gpus": chosen.gpus}, autoscaling_config=autoscaling
+        ray_actor_options={"num_cpus": cpus, "num_gpus": chosen.gpus}, autoscaling_config=autoscaling
     )
-    settings = PoolConfig(
-        registry, chosen.cpus, chosen.models_mb, chosen.work_mb, chosen.batch_voxels, chosen.sources, chosen.pacs
-    )
+    settings = PoolConfig(registry, cpus, chosen.models_mb, chosen.work_mb, chosen.batch_voxels, chosen.sources, chosen.pacs)
     bound = pool.bind(settings)
     limits = Limits(**{name: getattr(chosen, name) for name in Limits.__dataclass_fields__})
     doors = Doors(
@@ -196,12 +194,13 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
     for reference in models:
         registry.resolve(reference)
     join_ray()
-    require_cpus(chosen.min_replicas, each=chosen.cpus, what=f"serving with {chosen.min_replicas} replicas")
+    free = require_cpus(chosen.min_replicas, each=max(1, chosen.cpus), what=f"serving with {chosen.min_replicas} replicas")
+    cpus = chosen.cpus or cpus_each(free, chosen.max_replicas)
     _require_port(port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     tls = {"ssl_certfile": chosen.certificate, "ssl_keyfile": chosen.private_key} if chosen.certificate else {}
     serve.start(http_options={"host": host, "port": port, **tls})
-    application = build({**config.dump(chosen), "registry": registry.uri})
+    application = build({**config.dump(chosen), "registry": registry.uri, "cpus": cpus})
     handle = serve.run(application, name=APPLICATION, logging_config={"log_level": "WARNING", "enable_access_log": False})
     if chosen.min_replicas:
         handle.ready.remote().result()
