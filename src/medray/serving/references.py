@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
+from contextvars import Context
 from dataclasses import dataclass
 
 from medray.errors import MedrayError, NotFoundError
@@ -65,7 +66,8 @@ class References:
             version = await asyncio.to_thread(self._registry.resolve, reference)
             known = self._known.setdefault(reference, _Known(version, time.monotonic()))
         elif time.monotonic() - known.at > self._refresh_s and (known.check is None or known.check.done()):
-            known.check = asyncio.create_task(self._look_again(reference, known))
+            # In a context of its own: what it asks of the pool is no part of the request that happens to start it.
+            known.check = asyncio.create_task(self._look_again(reference, known), context=Context())
         return known.version
 
     async def _look_again(self, reference: str, known: _Known) -> None:

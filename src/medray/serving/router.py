@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import FIFOMixin, MultiplexMixin, PendingRequest, RequestRouter, RunningReplica
 
 __all__ = ["Candidate", "WarmFirst", "ranked"]
 
@@ -46,8 +46,12 @@ def ranked(candidates: Mapping[Key, Candidate]) -> list[list[Key]]:
     return [[key] for key in ([*cold[:1], *warm, *cold[1:]] if crowded else [*warm, *cold])]
 
 
-class WarmFirst(RequestRouter):  # type: ignore[misc]
-    """Routes by what replicas say they have loaded (``record_routing_stats``) and by what they were asked for just now."""
+class WarmFirst(FIFOMixin, MultiplexMixin, RequestRouter):  # type: ignore[misc]
+    """Routes by what replicas say they have loaded (``record_routing_stats``) and by what they were asked for just now.
+
+    The mixins hand a replica that was found to the oldest request for the same model. Without them Serve goes by the id of the
+    HTTP request, which two calls that follow from one share: one of them would wait for ever.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
