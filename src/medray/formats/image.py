@@ -21,6 +21,7 @@ from medray.imaging.volume import Volume
 
 __all__ = [
     "FILE_FORMATS",
+    "HEAD_BYTES",
     "Format",
     "declared_bytes",
     "dicom_files",
@@ -91,12 +92,16 @@ def read_image(data: bytes) -> Volume:
     return read_file(data)
 
 
-def dicom_files(data: bytes) -> list[bytes]:
-    """Return the DICOM files of an image's bytes.
+def dicom_files(files: Iterable[bytes]) -> list[bytes]:
+    """Return the DICOM files of an image, zips unpacked.
 
     Raises:
-        InputError: If it isn't DICOM.
+        InputError: If a file is neither DICOM nor a zip of it.
     """
+    return [found for data in files for found in _dicom_in(data)]
+
+
+def _dicom_in(data: bytes) -> list[bytes]:
     kind = sniff(data)
     found = [data] if kind == "dicom" else [item for item in unzip(data) if is_dicom(item)] if kind == "zip" else []
     if not found:
@@ -107,7 +112,7 @@ def dicom_files(data: bytes) -> list[bytes]:
 def dicom_files_at(path: Path) -> list[bytes]:
     """Return the DICOM files of an image at a path, which may be a folder; raises what `dicom_files` does."""
     if not path.is_dir():
-        return dicom_files(path.read_bytes())
+        return dicom_files([path.read_bytes()])
     return [data for file in sorted(path.rglob("*")) if file.is_file() and is_dicom(data := file.read_bytes())]
 
 

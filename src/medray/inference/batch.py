@@ -25,24 +25,16 @@ from medray.engine import stream
 from medray.errors import ImageError, InputError, MedrayError, NotFoundError, StorageError
 from medray.formats.dicom import is_dicom
 from medray.formats.dicom_header import read_dicom_file_header, read_dicom_header
-from medray.formats.image import FILE_FORMATS, dicom_files, read_image_files, sniff
+from medray.formats.image import FILE_FORMATS, HEAD_BYTES, dicom_files, read_image_files, sniff
 from medray.imaging.volume import Volume
 from medray.inference.predictor import Predictor
-from medray.inference.written import Format, written
+from medray.inference.written import SUFFIXES, Format, checked, written
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
 
 __all__ = ["Batch", "predict_all"]
 
-SUFFIXES: dict[Format, str] = {
-    "nifti": ".nii.gz",
-    "nrrd": ".nrrd",
-    "json": ".json",
-    "dicom-seg": ".dcm",
-    "dicom-sr": ".dcm",
-}
-HEAD_BYTES = 65536
 CRASHED = "reading or predicting it ended its process each time: it is damaged, or too large for a worker"
 
 
@@ -116,29 +108,29 @@ def predict_all(
 
     Raises:
         NotFoundError: If there is no such model, or nothing at the source.
+        ConfigError: If the format is unknown.
         InputError: If DICOM results are asked for of a cohort, whose series are DICOM no more.
         StorageError: If the source or the output can't be reached.
     """
     store = registry or Registry()
     version, place = store.resolve(model), locate(source)
-    work = _Work(store.uri, version, place, locate(output), form)
+    work = _Work(store.uri, version, place, locate(output), checked(form))
     if place.join("cohort.json").exists():
         if form.startswith("dicom"):
             raise InputError("a cohort's series are DICOM no more: ask for nifti, nrrd or json")
         items = [_Item(row.series, _stamp(version, form, row.volume), row=row) for row in open_cohort(place).rows]
     else:
         items = _found(work, on_progress)
-    left = [item for item in items if not _known(work, item)]
-    resumed = counted = len(items) - len(left)
+    known = {item.name: record for item in items if (record := _record(work, item)).get("stamp") == item.stamp}
+    left, counted = [item for item in items if item.name not in known], len(known)
     on_progress("predict", counted, len(items))
     for _ in stream(left, lambda item: _predict(work, item), on_crash=lambda item: _note(work, item, "crashed", CRASHED)):
         counted += 1
         on_progress("predict", counted, len(items))
-    return _summary(work, items, resumed=resumed)
+    return _summary(work, [known.get(item.name) or _record(work, item) for item in items], resumed=len(known))
 
 
-def _summary(work: _Work, items: Sequence[_Item], *, resumed: int) -> Batch:
-    records = [json.loads(work.record_at(item).read()) for item in items]
+def _summary(work: _Work, records: Sequence[Mapping[str, Any]], *, resumed: int) -> Batch:
     work.output.join("predictions.json").write(json.dumps(records, indent=1).encode())
     failed: dict[str, int] = defaultdict(int)
     for record in records:
@@ -195,11 +187,13 @@ def _stamp(version: ModelVersion, form: str, *facts: str) -> str:
     return hashlib.sha256("\n".join([str(version), form, *facts]).encode()).hexdigest()[:32]
 
 
-def _known(work: _Work, item: _Item) -> bool:
+def _record(work: _Work, item: _Item) -> dict[str, Any]:
+    """Return what stands of an image; nothing where nobody has looked at it, or was killed over it."""
     try:
-        return bool(json.loads(work.record_at(item).read()).get("stamp") == item.stamp)
+        record: dict[str, Any] = json.loads(work.record_at(item).read())
     except (NotFoundError, ValueError):
-        return False
+        return {}
+    return record
 
 
 def _predict(work: _Work, item: _Item) -> str:
@@ -208,8 +202,7 @@ def _predict(work: _Work, item: _Item) -> str:
         predictor = _predictor(work.registry, work.version)
         files, volume = _opened(work, item)
         prediction = predictor.predict(volume)
-        form, model = work.form, str(work.version)
-        data = written(prediction, form, model, lambda: [found for file in files for found in dicom_files(file)])
+        data = written(prediction, work.form, str(work.version), lambda: dicom_files(files))
     except StorageError:
         raise
     except ImageError as error:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 from medray.audit import Event, open_trail
-from medray.errors import ConfigError
 from medray.formats.image import dicom_files_at, read_image_path
 from medray.inference.predictor import Prediction, Predictor
-from medray.inference.written import Format, written
+from medray.inference.written import Format, checked, written
 from medray.registry.registry import Registry
 from medray.storage.location import locate
 
@@ -34,8 +32,7 @@ def predict(
         ConfigError: If the format is unknown.
         InputError: If the model gives no such thing, or a DICOM result is asked for of a source that isn't DICOM.
     """
-    if form not in get_args(Format):
-        raise ConfigError(f"format {form!r} is unknown: use one of {', '.join(get_args(Format))}")
+    checked(form)
     store = registry or Registry()
     version = store.resolve(model)
     volume = read_image_path(Path(source))

@@ -228,11 +228,6 @@ class Predictor:
         if not bool(torch.isfinite(said).all()):
             raise ResourceError("the network's answer to an empty image is no number: restart the process")
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights."""
-        return sum(tensor.nbytes for tensor in self._model.state_dict().values())
-
     def answer(self, given: NDArray[np.float32]) -> Answer:
         """Answer what the task gives the network, ``(inputs, I, J, K)`` on the plan's own grid; for validation."""
         [(_, blocks)] = self.activate([given])

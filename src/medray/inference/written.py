@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from medray.errors import ConfigError
 from medray.formats.nifti import write_nifti
 from medray.formats.nrrd import write_nrrd
 from medray.inference.predictor import Prediction
@@ -15,11 +16,23 @@ from medray.inference.predictor import Prediction
 if TYPE_CHECKING:
     from medray.formats.dicom_results import Finding
 
-__all__ = ["FORMATS", "Format", "written"]
+__all__ = ["FORMATS", "SUFFIXES", "Format", "checked", "written"]
 
 Format = Literal["nifti", "nrrd", "json", "dicom-seg", "dicom-sr"]
 Files = Callable[[], Sequence[bytes]]
 Writer = Callable[[Prediction, str, Files], bytes]
+
+
+def checked(form: str) -> Format:
+    """Return a format's name.
+
+    Raises:
+        ConfigError: If it is unknown.
+    """
+    found = next((known for known in FORMATS if known == form), None)
+    if found is None:
+        raise ConfigError(f"format {form!r} is unknown: use one of {', '.join(FORMATS)}")
+    return found
 
 
 def written(prediction: Prediction, form: Format, model: str, files: Files) -> bytes:
@@ -85,4 +98,11 @@ FORMATS: dict[Format, Writer] = {
     "json": _json,
     "dicom-seg": _segmentation,
     "dicom-sr": _report,
+}
+SUFFIXES: dict[Format, str] = {
+    "nifti": ".nii.gz",
+    "nrrd": ".nrrd",
+    "json": ".json",
+    "dicom-seg": ".dcm",
+    "dicom-sr": ".dcm",
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch.nn.functional import embedding_bag
 
 from medray.preprocessing.blocks import span_of
 from medray.preprocessing.patches import Starts
-from medray.preprocessing.resample_labels import Line, extremes, line_of
+from medray.preprocessing.resample_labels import Line, corners_of, extremes, line_of
 from medray.types import Mask, Shape
 
 __all__ = ["Argmax", "argmax", "argmax_resampled"]
@@ -100,12 +99,12 @@ class Argmax:
         self._best[span] = argmax(values, None if self.second is None else self.second[span])
         if self._best is self.result:
             return
-        if values.shape[2:] == self._grid[1:]:
-            self._rows[start[0]] = _Whole(values)
-        else:
-            rows = self._rows.setdefault(start[0], _Bordering((values.shape[1], *self._grid[1:])))
-            rows.fill(start, values, self._best[span])
-        if not self._rows[start[0]].missing:
+        if start[0] not in self._rows:
+            whole = values.shape[2:] == self._grid[1:]
+            self._rows[start[0]] = _Whole(values) if whole else _Bordering((values.shape[1], *self._grid[1:]))
+        rows = self._rows[start[0]]
+        rows.fill(start, values, self._best[span])
+        if not rows.missing:
             self._resample()
 
     def next_best(self, where: NDArray[np.bool_]) -> Mask:
@@ -142,7 +141,7 @@ class Argmax:
     def _decided(self, low: int, high: int, lines: list[Line], border: NDArray[np.int64]) -> Mask:
         """Return the largest channel at border voxels of the result, from the map's rows ``low`` to before ``high``."""
         size = (high - low, *self._grid[1:])
-        corners, weights = _corners(size, lines, border)
+        corners, weights = (np.ascontiguousarray(of_each.T) for of_each in corners_of(size, lines, border))
         used = np.zeros(size, np.bool_)
         used.reshape(-1)[corners] = True
         numbers = np.cumsum(used, dtype=np.int32) - 1
@@ -177,7 +176,7 @@ class _Whole:
         return np.stack([channel[used] for channel in rows], axis=1)
 
     def fill(self, start: Starts, values: Array, best: Mask) -> None:
-        """There is nothing to be filled."""
+        """The one block is there already."""
 
 
 class _Bordering:
@@ -213,26 +212,11 @@ class _Bordering:
 def _bordering(best: Mask) -> NDArray[np.bool_]:
     """Return which voxels of a block are a corner of a cell whose corners disagree, or lie at the block's faces."""
     lowest = highest = best
-    for axis in range(3):
-        before, after = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
+    whole = slice(None)
+    sides = [((*lead, slice(None, -1)), (*lead, slice(1, None))) for lead in ((whole,) * axis for axis in range(3))]
+    for before, after in sides:
         lowest, highest = np.minimum(lowest[before], lowest[after]), np.maximum(highest[before], highest[after])
     cells = np.pad(lowest != highest, 1, constant_values=True)
-    for axis in range(3):
-        before, after = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
+    for before, after in sides:
         cells = cells[before] | cells[after]
     return cells
-
-
-def _corners(size: Shape, lines: list[Line], border: NDArray[np.int64]) -> tuple[NDArray[np.int32], Array]:
-    """Return the places ``(N, 8)`` of the corners around border voxels in a flat slab, and their weights."""
-    places = np.unravel_index(border, [len(line.first) for line in lines])
-    strides = (size[1] * size[2], size[2], 1)
-    pairs = []
-    for line, stride, place in zip(lines, strides, places, strict=True):
-        second = line.weight[place]
-        pairs.append((((line.first * stride)[place], 1 - second), ((line.second * stride)[place], second)))
-    corners, weights = np.empty((len(border), 8), np.int32), np.empty((len(border), 8), np.float32)
-    for turn, ((i, wi), (j, wj), (k, wk)) in enumerate(product(*pairs)):
-        corners[:, turn] = i + j + k
-        weights[:, turn] = wi * wj * wk
-    return corners, weights

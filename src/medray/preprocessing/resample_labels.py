@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medray.preprocessing.resample import resample
 from medray.types import Mask, Shape
 
-__all__ = ["Line", "extremes", "line_of", "resample_labels"]
+__all__ = ["Line", "corners_of", "extremes", "line_of", "resample_labels"]
 
 TIE = 1e-6
 """Shares nearer to each other than this are equal, and the lower label wins."""
@@ -85,7 +85,8 @@ def extremes(packed: Mask, lines: list[Line]) -> tuple[Mask, Mask]:
 
 def _decided(packed: Mask, lines: list[Line], border: Indices, lowest: Mask, highest: Mask) -> Mask:
     """Return the winning label of each border voxel."""
-    neighbours, weights = _neighbours(packed, lines, border)
+    places, weights = corners_of(packed.shape, lines, border)
+    neighbours = packed.ravel()[places]
     share = np.zeros(len(border), np.float32)
     several = np.zeros(len(border), np.bool_)
     for label, weight in zip(neighbours, weights, strict=True):
@@ -99,21 +100,24 @@ def _decided(packed: Mask, lines: list[Line], border: Indices, lowest: Mask, hig
     return winner
 
 
-def _neighbours(packed: Mask, lines: list[Line], border: Indices) -> tuple[Mask, Weights]:
-    """Return labels and weights ``(8, N)`` of the border voxels' neighbours."""
-    new_shape = [len(line.first) for line in lines]
-    strides = (packed.shape[1] * packed.shape[2], packed.shape[2], 1)
-    numbers = np.unravel_index(border, new_shape)
+def corners_of(size: tuple[int, ...], lines: list[Line], border: Indices) -> tuple[Indices, Weights]:
+    """Return the places ``(8, N)`` of new voxels' neighbours in a flat array of ``size``, and their weights.
+
+    Args:
+        size: I, J, K of what is resampled.
+        lines: Its axes.
+        border: The new voxels, numbered as in a flat result.
+    """
+    numbers = np.unravel_index(border, [len(line.first) for line in lines])
     pairs = []
-    for line, stride, number in zip(lines, strides, numbers, strict=True):
+    for line, stride, number in zip(lines, (size[1] * size[2], size[2], 1), numbers, strict=True):
         weight = line.weight[number]
         pairs.append((((line.first * stride)[number], 1 - weight), ((line.second * stride)[number], weight)))
-    flat = packed.ravel()
-    labels, weights = np.empty((8, len(border)), np.uint8), np.empty((8, len(border)), np.float32)
+    places, weights = np.empty((8, len(border)), np.int64), np.empty((8, len(border)), np.float32)
     for turn, ((i, wi), (j, wj), (k, wk)) in enumerate(product(*pairs)):
-        labels[turn] = flat[i + j + k]
+        places[turn] = i + j + k
         weights[turn] = wi * wj * wk
-    return labels, weights
+    return places, weights
 
 
 def _largest(labels: Mask, weights: Weights) -> Mask:

@@ -13,7 +13,7 @@ from medray.registry.version import ModelVersion
 from medray.serving.auth import Refusal
 from medray.serving.desk import Desk
 from medray.serving.jobs import Docket, Job
-from medray.serving.results import Reply, problem, refusal
+from medray.serving.results import Reply, refusal
 from medray.serving.sources import parse_reference
 
 __all__ = ["Clerk"]
@@ -107,7 +107,5 @@ class Clerk:
             body = await asyncio.to_thread(self._docket.input, job.id)
             image = parse_reference(body) if job.referred else body
             return await self._desk.follow(ModelVersion(name, int(version), (), ""), job.task, image, job.accept, tell)
-        except MedrayError as error:
+        except (MedrayError, Refusal) as error:
             return refusal(error)
-        except Refusal as error:
-            return problem(error.status, error.title, error.detail, error.headers)

@@ -117,11 +117,8 @@ def _say_problems(app: FastAPI) -> None:
         return respond(problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-field", f"these fields aren't understood: {fields[:200]}"))
 
     @app.exception_handler(Refusal)
-    async def on_refusal(request: Request, error: Refusal) -> Response:
-        return respond(problem(error.status, error.title, error.detail, error.headers))
-
     @app.exception_handler(MedrayError)
-    async def on_error(request: Request, error: MedrayError) -> Response:
+    async def on_refusal(request: Request, error: MedrayError | Refusal) -> Response:
         return respond(refusal(error))
 
 

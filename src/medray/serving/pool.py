@@ -123,10 +123,8 @@ class Pool:
         """
         try:
             return await self._answer(version, task, image, media_type, progress or _Progress())
-        except MedrayError as error:
+        except (MedrayError, Refusal) as error:
             return refusal(error)
-        except Refusal as error:
-            return problem(error.status, error.title, error.detail, error.headers)
         except Exception as error:  # noqa: BLE001 - a strange file must get an answer; its kind is told, nothing of its content
             return problem(HTTPStatus.BAD_REQUEST, "unreadable", f"the image can't be read ({type(error).__name__})")
 

@@ -14,6 +14,7 @@ from medray.formats.image import dicom_files
 from medray.imaging.geometry import spacing_mm
 from medray.registry.card import ModelCard
 from medray.registry.version import ModelVersion
+from medray.serving.auth import Refusal
 
 if TYPE_CHECKING:  # the gateway knows no network
     from medray.inference.predictor import Prediction
@@ -93,7 +94,7 @@ def answer(
 
     started = time.perf_counter()
     form = FORMATS.get(media_type)
-    file = written(prediction, form, model, lambda: [found for file in files for found in dicom_files(file)]) if form else b""
+    file = written(prediction, form, model, lambda: dicom_files(files)) if form else b""
     encoded = {"encode": time.perf_counter() - started} if form else {}
     timing = {stage: round(seconds * 1000, 2) for stage, seconds in {**latencies, **encoded}.items()}
     headers = {"X-Medray-Model": model}
@@ -128,8 +129,10 @@ def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | N
     return Reply(status, PROBLEM, json.dumps(body).encode(), headers or {})
 
 
-def refusal(error: MedrayError) -> Reply:
-    """Turn one of medray's errors into a problem."""
+def refusal(error: MedrayError | Refusal) -> Reply:
+    """Turn a refusal, or one of medray's errors, into a problem."""
+    if isinstance(error, Refusal):
+        return problem(error.status, error.title, error.detail, error.headers)
     if isinstance(error, ImageError):
         status = STATUS_OF_REASON.get(error.reason, HTTPStatus.BAD_REQUEST)
         return problem(status, error.reason, error.detail)

@@ -39,6 +39,8 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         }.items()
     },
 }
+REFUSALS: dict[int | str, dict[str, Any]] = {status: ANSWERS[status] for status in (401, 403, 404, 429)}
+"""Of what has no body."""
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 TEXT = {"type": "string", "minLength": 1}
 REFERENCE = {
@@ -54,14 +56,13 @@ def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
     """Make the routes under ``/v1``."""
     routes = APIRouter(prefix="/v1")
     seeing, asking = (Depends(guard.needs(role)) for role in (Role.VIEWER, Role.ANNOTATOR))
-    refusals: dict[int | str, dict[str, Any]] = {status: ANSWERS[status] for status in (401, 403, 404, 429)}
 
-    @routes.get("/models", dependencies=[seeing], responses=refusals)
+    @routes.get("/models", dependencies=[seeing], responses=REFUSALS)
     async def models() -> dict[str, list[dict[str, Any]]]:
         """List what may be asked for."""
         return {"models": [await desk.describe(name) for name in await desk.names()]}
 
-    @routes.get("/models/{model:path}", dependencies=[seeing], responses=refusals)
+    @routes.get("/models/{model:path}", dependencies=[seeing], responses=REFUSALS)
     async def model(model: str) -> dict[str, Any]:
         """Describe one model: name, name@alias or name/version."""
         return await desk.describe(model)
@@ -110,20 +111,19 @@ def jobs(docket: Docket, guard: Guard) -> APIRouter:
     """Make the routes of what is answered later: predictions that were asked for with ``Prefer: respond-async`` (RFC 7240)."""
     routes = APIRouter(prefix="/v1/jobs")
     seeing = Depends(guard.needs(Role.VIEWER))
-    refusals: dict[int | str, dict[str, Any]] = {status: ANSWERS[status] for status in (401, 403, 404, 429)}
 
-    @routes.get("", responses=refusals)
+    @routes.get("", responses=REFUSALS)
     async def listed(principal: Annotated[Principal, seeing]) -> dict[str, list[dict[str, Any]]]:
         """List jobs, the newest first: one's own, or everybody's for an operator."""
         found = await asyncio.to_thread(docket.of, principal)
         return {"jobs": [job.plain() for job in found]}
 
-    @routes.get("/{job}", responses=refusals)
+    @routes.get("/{job}", responses=REFUSALS)
     async def shown(job: str, principal: Annotated[Principal, seeing]) -> dict[str, Any]:
         """Say how far a job is."""
         return (await asyncio.to_thread(docket.get, job, principal)).plain()
 
-    @routes.get("/{job}/result", responses={**refusals, 409: ANSWERS[409]})
+    @routes.get("/{job}/result", responses={**REFUSALS, 409: ANSWERS[409]})
     async def result(job: str, principal: Annotated[Principal, seeing]) -> Response:
         """Give a job's answer: what the request would have got."""
         found = await asyncio.to_thread(docket.get, job, principal)
@@ -133,7 +133,7 @@ def jobs(docket: Docket, guard: Guard) -> APIRouter:
         body = await asyncio.to_thread(docket.answer, job)
         return respond(Reply(found.status, found.media_type, body, {"X-Medray-Model": found.model}))
 
-    @routes.delete("/{job}", responses=refusals)
+    @routes.delete("/{job}", responses=REFUSALS)
     async def cancel(job: str, principal: Annotated[Principal, seeing]) -> dict[str, Any]:
         """End a job."""
         await asyncio.to_thread(docket.get, job, principal)
