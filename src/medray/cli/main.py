@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from medray.cli import audit, data, demo, models, receive, synthesis
+from medray.cli import annotate, audit, data, demo, models, receive, synthesis
 from medray.cli.output import error_console
 from medray.errors import MedrayError
 
@@ -38,6 +38,7 @@ app.command()(models.evaluate)
 app.command()(models.predict)
 app.command()(models.serve)
 app.add_typer(models.models_app, name="models")
+app.add_typer(annotate.annotate_app, name="annotate")
 app.add_typer(audit.audit_app, name="audit")
 
 

@@ -6,6 +6,7 @@ Spatial axes are those with a direction; one other axis, wherever it stands, is 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,10 +84,14 @@ def nrrd_bytes(data: bytes) -> int:
     return byte_size(dtype, shape)
 
 
-def write_nrrd(volume: Volume, *, level: int = 1) -> bytes:
-    """Write a volume as one gzip NRRD, axes I, J, K, then channels if there are several."""
-    from isal import igzip  # noqa: PLC0415 - only writing needs it
+def write_nrrd(volume: Volume, *, level: int | None = 1, facts: Mapping[str, str] | None = None) -> bytes:
+    """Write a volume as one NRRD, axes I, J, K, then channels if there are several.
 
+    Args:
+        volume: What to write.
+        level: Of gzip, 0 to 3; None writes raw voxels.
+        facts: Key/value pairs of the header.
+    """
     voxels = volume.voxels if volume.voxels.shape[0] > 1 else volume.voxels[0]
     ordered = np.moveaxis(voxels, 0, -1) if voxels.ndim == 4 else voxels
     vectors = ["({:.17g},{:.17g},{:.17g})".format(*column) for column in volume.affine[:3, :3].T]
@@ -99,11 +104,18 @@ def write_nrrd(volume: Volume, *, level: int = 1) -> bytes:
         f"sizes: {' '.join(map(str, ordered.shape))}",
         f"space directions: {' '.join([*vectors, *(['none'] if ordered.ndim == 4 else [])])}",
         "endian: little",
-        "encoding: gzip",
+        f"encoding: {'raw' if level is None else 'gzip'}",
         "space origin: ({:.17g},{:.17g},{:.17g})".format(*volume.affine[:3, 3]),
+        *(f"{key}:={value}" for key, value in (facts or {}).items()),
     ]
     body = np.asfortranarray(ordered, dtype=ordered.dtype.newbyteorder("<")).tobytes(order="F")
-    return "\n".join(lines).encode() + b"\n\n" + bytes(igzip.compress(body, compresslevel=level, mtime=0))
+    return "\n".join(lines).encode() + b"\n\n" + (body if level is None else _deflated(body, level))
+
+
+def _deflated(body: bytes, level: int) -> bytes:
+    from isal import igzip  # noqa: PLC0415 - only writing needs it
+
+    return bytes(igzip.compress(body, compresslevel=level, mtime=0))
 
 
 def _header(data: bytes) -> tuple[dict[str, str], int]:

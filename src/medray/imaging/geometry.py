@@ -21,6 +21,7 @@ __all__ = [
     "axis_codes",
     "checked_affine",
     "closest_lps",
+    "directions",
     "resampled_affine",
     "resampled_shape",
     "same_grid",
@@ -93,6 +94,12 @@ def spacing_mm(affine: Affine) -> Triple:
     """Return the distance between voxel centres along I, J, K in mm."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     return float(lengths[0]), float(lengths[1]), float(lengths[2])
+
+
+def directions(affine: Affine) -> NDArray[np.float64]:
+    """Return the unit vectors, ``(3, 3)``, along which I, J, K run in LPS: a row each."""
+    along: NDArray[np.float64] = (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)).T
+    return along
 
 
 def to_world(affine: Affine, indices: ArrayLike) -> NDArray[np.float64]:

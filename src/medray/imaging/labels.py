@@ -9,9 +9,11 @@ from pydantic.dataclasses import dataclass
 
 from medray.config import STRICT
 from medray.errors import ConfigError, LabelError
+from medray.imaging.geometry import closest_lps, same_grid
+from medray.imaging.volume import Volume
 from medray.types import Mask, Voxels
 
-__all__ = ["LabelSchema"]
+__all__ = ["LabelSchema", "onto"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -69,3 +71,17 @@ class LabelSchema:
         table = np.zeros(256, dtype=np.uint8)
         table[list(pairs)] = list(pairs.values())
         return table
+
+
+def onto(image: Volume, label: Volume) -> Volume:
+    """Reorder a label map's axes to its image's.
+
+    Raises:
+        LabelError: If no reordering makes the grids one.
+    """
+    moved = label.reoriented()
+    back = closest_lps(image.affine).inverse
+    voxels, affine = back.apply(moved.voxels), back.apply_affine(moved.affine, moved.shape)
+    if voxels.shape[1:] != image.shape or not same_grid(affine, image.affine, image.shape):
+        raise LabelError("label-grid", "the label map and its image lie on different grids: resample one onto the other")
+    return Volume(voxels, image.affine)

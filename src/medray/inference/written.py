@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "SUFFIXES", "Format", "checked", "written"]
 
-Format = Literal["nifti", "nrrd", "json", "dicom-seg", "dicom-sr"]
+Format = Literal["nifti", "nrrd", "seg-nrrd", "json", "dicom-seg", "dicom-sr"]
 Files = Callable[[], Sequence[bytes]]
 Writer = Callable[[Prediction, str, Files], bytes]
 
@@ -41,8 +41,9 @@ def written(prediction: Prediction, form: Format, model: str, files: Files) -> b
     Args:
         prediction: What the model said.
         form: ``"nifti"`` or ``"nrrd"``: the mask of a segmentation or the saliency of a diagnosis on the source grid, gzip;
-            ``"json"``: volumes in ml, probabilities or boxes; ``"dicom-seg"``: the mask as a DICOM Segmentation of the source
-            series; ``"dicom-sr"``: volumes, probabilities or boxes' diameters as a DICOM Structured Report, TID 1500.
+            ``"seg-nrrd"``: the mask as 3D Slicer's own segmentation, one channel, not compressed; ``"json"``: volumes in ml,
+            probabilities or boxes; ``"dicom-seg"``: the mask as a DICOM Segmentation of the source series; ``"dicom-sr"``:
+            volumes, probabilities or boxes' diameters as a DICOM Structured Report, TID 1500.
         model: ``name/version``.
         files: Gives the source's DICOM files, for DICOM results.
 
@@ -54,6 +55,21 @@ def written(prediction: Prediction, form: Format, model: str, files: Files) -> b
 
 def _json(prediction: Prediction, model: str, files: Files) -> bytes:
     return json.dumps({"model": model, **prediction.plain()}).encode()
+
+
+def _segments(prediction: Prediction, model: str, files: Files) -> bytes:
+    """Write a .seg.nrrd (Slicer's "Segmentations" developer guide); of regions that overlap, a later one lies on top."""
+    mask = prediction.mask
+    flat = mask.voxels[:1].copy()
+    values = dict(zip(prediction.values, range(1, 256), strict=False)) if len(mask.voxels) > 1 else prediction.values
+    for channel, value in zip(mask.voxels if len(mask.voxels) > 1 else (), values.values(), strict=False):
+        flat[0][channel > 0] = value
+    facts = {
+        f"Segment{number}_{key}": str(said)
+        for number, (name, value) in enumerate(values.items())
+        for key, said in {"ID": name, "Name": name, "LabelValue": value, "Layer": 0}.items()
+    }
+    return write_nrrd(mask.with_voxels(flat), level=None, facts=facts)
 
 
 def _segmentation(prediction: Prediction, model: str, files: Files) -> bytes:
@@ -95,6 +111,7 @@ def _findings(prediction: Prediction) -> list[Finding]:
 FORMATS: dict[Format, Writer] = {
     "nifti": lambda prediction, model, files: write_nifti(prediction.image),
     "nrrd": lambda prediction, model, files: write_nrrd(prediction.image),
+    "seg-nrrd": _segments,
     "json": _json,
     "dicom-seg": _segmentation,
     "dicom-sr": _report,
@@ -102,6 +119,7 @@ FORMATS: dict[Format, Writer] = {
 SUFFIXES: dict[Format, str] = {
     "nifti": ".nii.gz",
     "nrrd": ".nrrd",
+    "seg-nrrd": ".seg.nrrd",
     "json": ".json",
     "dicom-seg": ".dcm",
     "dicom-sr": ".dcm",

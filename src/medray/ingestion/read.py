@@ -19,7 +19,7 @@ from medray.formats.dicom_header import header_of
 from medray.formats.dicom_labels import read_dicom_labels
 from medray.formats.dicom_suv import suv_factor
 from medray.formats.image import read_file, sniff
-from medray.imaging.geometry import closest_lps, same_grid
+from medray.imaging.labels import onto
 from medray.imaging.volume import Volume
 from medray.ingestion.assemble import Problem, SeriesSource
 from medray.ingestion.intake import Intake
@@ -229,18 +229,4 @@ def _label(intake: Intake, path: str, volume: Volume) -> Mask:
     label = read_file(data)
     if label.voxels.shape[0] != 1:
         raise LabelError("label-channels", "a label map has one channel: one value a voxel")
-    return intake.labels.checked(_onto(volume, label).voxels[0])
-
-
-def _onto(image: Volume, label: Volume) -> Volume:
-    """Reorder the label map's axes to the image's.
-
-    Raises:
-        LabelError: If no reordering makes the grids one.
-    """
-    moved = label.reoriented()
-    back = closest_lps(image.affine).inverse
-    voxels, affine = back.apply(moved.voxels), back.apply_affine(moved.affine, moved.shape)
-    if voxels.shape[1:] != image.shape or not same_grid(affine, image.affine, image.shape):
-        raise LabelError("label-grid", "the label map and its image lie on different grids: resample one onto the other")
-    return Volume(voxels, image.affine)
+    return intake.labels.checked(onto(volume, label).voxels[0])

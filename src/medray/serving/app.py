@@ -15,6 +15,7 @@ from ray import serve
 from ray.serve.context import _get_global_client  # there is no public way to ask for the port
 
 from medray import config
+from medray.cohort.cohort import open_cohort
 from medray.engine import cpus_each, join_ray, require_cpus
 from medray.errors import ConfigError
 from medray.registry.registry import Registry
@@ -52,6 +53,7 @@ class ServeConfig:
         refresh_s: Seconds after which a moved alias is seen.
         sources: URIs below which images may be that a request refers to, such as ``s3://scans``.
         pacs: A DICOMweb service (``dicomweb://host/path``) whose series a request may refer to.
+        cohort: A cohort whose images viewers list, open and label.
         jobs: Folder, a path or a URI, for inputs and answers of what is answered later; below ``MEDRAY_HOME`` when empty.
         keep_answers_s: Seconds after which such an answer is deleted.
         insecure: Anybody may ask for anything; on loopback only.
@@ -81,6 +83,7 @@ class ServeConfig:
     refresh_s: float = Field(default=1, gt=0)
     sources: tuple[str, ...] = ()
     pacs: str = ""
+    cohort: str = ""
     jobs: str = ""
     keep_answers_s: float = Field(default=86_400, gt=0)
     insecure: bool = False
@@ -119,9 +122,10 @@ def build(args: dict[str, Any]) -> serve.Application:
     pool = _deployment(Pool).options(
         ray_actor_options={"num_cpus": cpus, "num_gpus": chosen.gpus}, autoscaling_config=autoscaling
     )
-    settings = PoolConfig(registry, cpus, chosen.models_mb, chosen.work_mb, chosen.batch_voxels, chosen.sources, chosen.pacs)
-    bound = pool.bind(settings)
     limits = Limits(**{name: getattr(chosen, name) for name in Limits.__dataclass_fields__})
+    memory = (chosen.models_mb, chosen.work_mb, chosen.batch_voxels)
+    settings = PoolConfig(registry, cpus, *memory, chosen.sources, chosen.pacs, chosen.cohort)
+    bound = pool.bind(settings)
     doors = Doors(
         **{name: getattr(chosen, name) for name in Doors.__dataclass_fields__ if name != "tls"}, tls=bool(chosen.certificate)
     )
@@ -182,7 +186,7 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
     Raises:
         ConfigError: On an unknown setting or a wrong value, if there is no key to check tokens with, or if Serve runs already,
             at another port.
-        NotFoundError: If a model isn't registered; checked before anything starts.
+        NotFoundError: If a model isn't registered or the cohort isn't there; checked before anything starts.
         ResourceError: If the cluster has too few free CPUs.
     """
     chosen = config.load(ServeConfig, {"models": list(models), **settings}, what="serve settings")
@@ -190,6 +194,8 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
         raise ConfigError(f"without authentication only this machine may ask: host {host} isn't loopback")
     if not chosen.insecure and not chosen.issuer:
         signing_key()
+    if chosen.cohort:
+        open_cohort(chosen.cohort)
     registry = Registry(chosen.registry or None)
     for reference in models:
         registry.resolve(reference)

@@ -41,6 +41,7 @@ class Limits:
         refresh_s: Seconds after which a moved alias is seen.
         sources: URIs below which references may be read.
         pacs: A DICOMweb service for references.
+        cohort: The cohort that viewers are shown; none where it is empty.
         jobs: Folder for what is answered later; below ``MEDRAY_HOME`` where it is empty.
         keep_answers_s: Seconds after which an answer that was waited for is deleted.
     """
@@ -52,6 +53,7 @@ class Limits:
     refresh_s: float = 1
     sources: tuple[str, ...] = ()
     pacs: str = ""
+    cohort: str = ""
     jobs: str = ""
     keep_answers_s: float = 86_400
 
@@ -65,6 +67,7 @@ class Desk:
     """Takes requests to the pool.
 
     Attributes:
+        registry: Where models are.
         limits: What may be asked for.
         sources: What may be referred to.
 
@@ -76,10 +79,10 @@ class Desk:
 
     def __init__(self, pool: DeploymentHandle[Any], registry: Registry, limits: Limits) -> None:
         self._pool = pool
-        self._registry = registry
+        self.registry = registry
         self.limits = limits
         self._references = References(registry, limits.names, limits.refresh_s, self.warm)
-        self.sources = Sources(limits.sources, limits.pacs)
+        self.sources = Sources(limits.sources, limits.pacs, limits.cohort)
         self._bodies = Room(limits.bodies_mb << 20, most_waiting=0)
 
     async def resolve(self, reference: str) -> ModelVersion:
@@ -88,12 +91,12 @@ class Desk:
 
     async def names(self) -> list[str]:
         """Return the names of the models that may be asked for."""
-        return sorted(self.limits.names) or await asyncio.to_thread(self._registry.names)
+        return sorted(self.limits.names) or await asyncio.to_thread(self.registry.names)
 
     async def describe(self, reference: str) -> dict[str, Any]:
         """Say what a model is."""
         version = await self.resolve(reference)
-        return describe(version, await asyncio.to_thread(self._registry.card, version))
+        return describe(version, await asyncio.to_thread(self.registry.card, version))
 
     async def warm(self, version: ModelVersion) -> None:
         """Load a version somewhere.
@@ -160,15 +163,20 @@ class Desk:
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "all replicas are busy, or died over it: try again", BUSY)
 
     @asynccontextmanager
-    async def received(self, request: Request) -> AsyncIterator[bytes]:
+    async def received(self, request: Request, *, empty: bool = False) -> AsyncIterator[bytes]:
         """Receive a body, once there is room for what its header declares: as much as it may have where it declares nothing.
+
+        Args:
+            request: Whose body.
+            empty: Whether it may have none.
 
         Raises:
             ImageError: If it is empty or too large.
             ResourceError: If too many are being received and answered.
         """
         most, header = self.limits.max_body_mb << 20, request.headers.get("content-length", "")
-        declared = int(header) if header.isdecimal() else most
+        sends = header.isdecimal() or "transfer-encoding" in request.headers
+        declared = (int(header) if header.isdecimal() else most) if sends else 0
         too_large = ImageError("too-large", f"a body may have at most {self.limits.max_body_mb} MiB")
         if declared > most:
             raise too_large
@@ -179,6 +187,6 @@ class Desk:
                 if size > declared:
                     raise too_large
                 chunks.append(chunk)
-            if not size:
+            if not size and not empty:
                 raise ImageError("empty-body", "the body is empty: send the image's bytes")
             yield b"".join(chunks)

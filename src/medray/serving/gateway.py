@@ -20,10 +20,13 @@ from medray.registry.registry import Registry
 from medray.serving.auth import LocalTokens, OidcTokens, Refusal, Tokens, keys_url_of, signing_key
 from medray.serving.clerk import Clerk
 from medray.serving.desk import Desk, Limits
+from medray.serving.errands import Errands
 from medray.serving.guard import Guard, Ledger, Rate, Watched
 from medray.serving.jobs import Docket
+from medray.serving.monailabel import monailabel
 from medray.serving.results import problem, refusal
 from medray.serving.v1 import jobs, respond, v1
+from medray.serving.worklist import Worklist
 
 __all__ = ["Doors", "Gateway", "web"]
 
@@ -67,13 +70,15 @@ class Doors:
 
 def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     """Make the web application."""
-    docket = Docket(desk.limits.jobs)
+    docket, errands = Docket(desk.limits.jobs), Errands()
+    shown = Worklist(desk.limits.cohort) if desk.limits.cohort else None
     clerk = Clerk(docket, desk, desk.limits.keep_answers_s)
 
     @asynccontextmanager
     async def working(app: FastAPI) -> AsyncIterator[None]:
         work = asyncio.create_task(clerk.run())
         yield
+        await errands.close()
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 
@@ -82,6 +87,7 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     guard = Guard(doors.tokens(), Rate(doors.rate))
     app.include_router(v1(desk, guard, docket, clerk))
     app.include_router(jobs(docket, guard))
+    app.include_router(monailabel(desk, guard, errands, shown))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -21,7 +21,7 @@ from medray.serving.auth import ANYBODY, Principal, Refusal, Role, Tokens
 __all__ = ["Guard", "Ledger", "Rate", "Watched"]
 
 CALLERS = 10_000
-UNSEEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+UNSEEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/monailabel/", "/monailabel/auth/"})
 """Paths of which the trail says nothing: probes, and what says nothing of anybody."""
 HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -81,6 +81,28 @@ class Guard:
         self._tokens = tokens
         self._rate = rate
 
+    @property
+    def asks(self) -> bool:
+        """Whether a token is needed."""
+        return self._tokens is not None
+
+    async def check(self, token: str, connection: HTTPConnection) -> Principal:
+        """Return whose token it is; wrong ones count against the address that they come from.
+
+        Raises:
+            Refusal: 401 or 429.
+        """
+        if self._tokens is None:
+            return ANYBODY
+        try:
+            if not token:
+                why = "send a bearer token: Authorization: Bearer …"
+                raise Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", why, {"WWW-Authenticate": "Bearer"})
+            return await self._tokens.check(token)
+        except Refusal:
+            self._rate.spend(connection.client.host if connection.client else "")  # who guesses has no name yet
+            raise
+
     def needs(self, role: Role) -> Callable[..., Awaitable[Principal]]:
         """Return a FastAPI dependency that lets those with at least this role pass."""
 
@@ -96,17 +118,8 @@ class Guard:
         return check
 
     async def _principal(self, connection: HTTPConnection) -> Principal:
-        if self._tokens is None:
-            return ANYBODY
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-        try:
-            if scheme.lower() != "bearer" or not token.strip():
-                why = "send a bearer token: Authorization: Bearer …"
-                raise Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", why, {"WWW-Authenticate": "Bearer"})
-            return await self._tokens.check(token.strip())
-        except Refusal:
-            self._rate.spend(connection.client.host if connection.client else "")  # who guesses has no name yet
-            raise
+        return await self.check(token.strip() if scheme.lower() == "bearer" else "", connection)
 
 
 class Ledger:

@@ -50,6 +50,7 @@ class PoolConfig:
         batch_voxels: Images of several callers go through a network together up to so many voxels.
         sources: URIs below which references may be read.
         pacs: A DICOMweb service for references.
+        cohort: The cohort that is shown.
         most_waiting: Requests that may wait for memory.
     """
 
@@ -60,6 +61,7 @@ class PoolConfig:
     batch_voxels: int
     sources: tuple[str, ...] = ()
     pacs: str = ""
+    cohort: str = ""
     most_waiting: int = 64
 
 
@@ -81,7 +83,7 @@ class Pool:
         self._batcher = Batcher(settings.batch_voxels)
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
         self._work_bytes = settings.work_mb << 20
-        self._sources = Sources(settings.sources, settings.pacs)
+        self._sources = Sources(settings.sources, settings.pacs, settings.cohort)
         self._answered = 0.0
         self._last: str | None = None
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from medray.errors import ImageError, MedrayError, NotFoundError, ResourceError, StorageError
 from medray.formats.image import dicom_files
-from medray.imaging.geometry import spacing_mm
+from medray.imaging.geometry import directions, spacing_mm
+from medray.preprocessing.plan import Plan
 from medray.registry.card import ModelCard
 from medray.registry.version import ModelVersion
 from medray.serving.auth import Refusal
@@ -27,6 +28,7 @@ __all__ = [
     "PROBLEM",
     "REPORT",
     "SEGMENTATION",
+    "SEGMENTS",
     "Reply",
     "accepted",
     "answer",
@@ -38,10 +40,17 @@ __all__ = [
 JSON = "application/json"
 NIFTI = "application/x-nifti"
 NRRD = "application/x-nrrd"
+SEGMENTS = "application/x-nrrd; segments"
 SEGMENTATION = "application/dicom"
 REPORT = "application/dicom; report"
 PROBLEM = "application/problem+json"
-FORMATS: dict[str, Format] = {NIFTI: "nifti", NRRD: "nrrd", SEGMENTATION: "dicom-seg", REPORT: "dicom-sr"}
+FORMATS: dict[str, Format] = {
+    NIFTI: "nifti",
+    NRRD: "nrrd",
+    SEGMENTS: "seg-nrrd",
+    SEGMENTATION: "dicom-seg",
+    REPORT: "dicom-sr",
+}
 STATUS_OF_REASON = {"unknown-format": HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 
@@ -69,7 +78,7 @@ def accepted(header: str) -> str | None:
     names = {"*/*": JSON, "application/*": JSON, "application/gzip": NIFTI, **{kind: kind for kind in (JSON, *FORMATS)}}
     for part in header.lower().split(",") if header.strip() else ["*/*"]:
         media, *parameters = (word.strip() for word in part.split(";"))
-        wanted = REPORT if media == SEGMENTATION and "report" in parameters else media
+        wanted = next((kind for kind in (SEGMENTS, REPORT) if kind in {f"{media}; {word}" for word in parameters}), media)
         if wanted in names:
             return names[wanted]
     return None
@@ -83,7 +92,7 @@ def answer(
     Args:
         prediction: What the model said.
         model: ``name/version``.
-        media_type: `JSON`, `NIFTI`, `NRRD`, `SEGMENTATION` or `REPORT`.
+        media_type: `JSON` or one of `FORMATS`.
         latencies: Stage to seconds; ``encode`` is added where a file is written.
         files: The image's, which DICOM results refer to.
 
@@ -105,6 +114,7 @@ def answer(
         **prediction.plain(),
         "shape": list(prediction.shape),
         "spacing_mm": list(spacing_mm(prediction.affine)),
+        "directions": directions(prediction.affine).round(6).tolist(),
         "latencies": timing,
     }
     return Reply(HTTPStatus.OK, JSON, json.dumps(said).encode(), headers, timing)
@@ -117,10 +127,18 @@ def describe(version: ModelVersion, card: ModelCard) -> dict[str, Any]:
         "aliases": list(version.aliases),
         "task": card.plan.task,
         "labels": dict(card.plan.labels.names),
+        "targets": _segments_of(card.plan),
+        "dimension": 2 if 1 in card.plan.patch else 3,
         "modalities": list(card.plan.modalities),
         "intended_use": card.intended_use,
         "scores": {split: dict(scores) for split, scores in card.scores.items()},
     }
+
+
+def _segments_of(plan: Plan) -> dict[str, int]:
+    """Return what a model tells apart, with the values that stand for it in `SEGMENTS`."""
+    named = plan.task == "segmentation" and not plan.regions
+    return {name: plan.labels.names[name] if named else number for number, name in enumerate(plan.targets, start=1)}
 
 
 def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> Reply:

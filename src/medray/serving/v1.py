@@ -8,17 +8,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from medray.errors import ImageError
 from medray.serving.auth import Principal, Refusal, Role
 from medray.serving.clerk import Clerk
 from medray.serving.desk import Desk
+from medray.serving.form import FORM, RELATED, media_type_of, parts_of, zip_of
 from medray.serving.guard import Guard
 from medray.serving.jobs import OVER, Docket
-from medray.serving.results import JSON, NIFTI, NRRD, PROBLEM, REPORT, SEGMENTATION, Reply, accepted
+from medray.serving.results import JSON, NIFTI, NRRD, PROBLEM, REPORT, SEGMENTATION, SEGMENTS, Reply, accepted
 from medray.serving.sources import Reference, parse_reference
 
 __all__ = ["jobs", "respond", "v1"]
 
-FOREIGN = ("application/octet-stream", NIFTI, NRRD, "application/dicom", "application/zip")
+FOREIGN = ("application/octet-stream", NIFTI, NRRD, "application/dicom", "application/zip", *FORM)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "A job, where `Prefer: respond-async` asked for one; Location says where."},
     200: {"description": "The answer, as Accept says.", "content": {JSON: {}, NIFTI: {}, NRRD: {}, SEGMENTATION: {}}},
@@ -46,7 +48,7 @@ TEXT = {"type": "string", "minLength": 1}
 REFERENCE = {
     "oneOf": [
         {"type": "object", "properties": dict.fromkeys(names, TEXT), "required": names, "additionalProperties": False}
-        for names in (["uri"], ["study", "series"])
+        for names in (["uri"], ["study", "series"], ["image"])
     ]
 }
 BODY = {"requestBody": {"required": True, "content": {**dict.fromkeys(FOREIGN, BINARY), JSON: {"schema": REFERENCE}}}}
@@ -71,10 +73,11 @@ def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
         started = time.perf_counter()
         media_type = accepted(request.headers.get("accept", ""))
         if media_type is None:
-            offered = f"Accept {JSON}, {NIFTI}, {NRRD}, {SEGMENTATION} or {REPORT}"
+            offered = f"Accept {JSON}, {NIFTI}, {NRRD}, {SEGMENTS}, {SEGMENTATION} or {REPORT}"
             raise Refusal(HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", offered)
         version = await desk.resolve(model)
-        async with desk.received(request) as body:
+        async with desk.received(request) as sent:
+            body = await asyncio.to_thread(_unwrapped, request, sent)
             if "respond-async" in request.headers.get("prefer", ""):
                 _image(desk, request, body)  # a reference that may not be is refused now, not later
                 words = (request.state.principal.name, str(version), task, media_type, body)
@@ -147,8 +150,20 @@ def _told(status: int, said: Any) -> Reply:
     return Reply(status, JSON, json.dumps(said).encode())
 
 
+def _unwrapped(request: Request, body: bytes) -> bytes:
+    """Return the image of a body that may be multipart: its files, one or those of a DICOM series."""
+    content_type = request.headers.get("content-type", "")
+    if media_type_of(content_type) not in FORM:
+        return body
+    parts = parts_of(body, content_type)
+    files = [part.data for part in parts if part.filename or media_type_of(content_type) == RELATED]
+    if not any(files):
+        raise ImageError("empty-body", "the body has no part with an image: send it as a file")
+    return zip_of(files)
+
+
 def _refers(request: Request) -> bool:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower() == JSON
+    return media_type_of(request.headers.get("content-type", "")) == JSON
 
 
 def _image(desk: Desk, request: Request, body: bytes) -> bytes | Reference:

@@ -1,0 +1,1 @@
+"""Labels by many people: added, never overwritten."""
