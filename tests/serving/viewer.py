@@ -1,7 +1,7 @@
 """A client of MONAI Label's protocol that behaves as 3D Slicer's plug-in does.
 
-One plain connection a request, ``/auth/`` before each, no redirects, multipart written by hand and read from the socket as far as
-Content-Length says.
+One plain connection a request, ``/auth/`` before each, no redirects, multipart written by hand and read from the socket as far
+as Content-Length says.
 """
 
 import http.client

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -117,11 +117,19 @@ class Desk:
     async def ask(self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str) -> Reply:
         """Have an image answered; see `Pool.answer`."""
         handle = self._pool.options(multiplexed_model_id=str(version))
+        return await self._once(lambda: handle.answer.remote(str(version), task, image, media_type))
+
+    async def view(self, image: bytes | Reference) -> Reply:
+        """Have an image read; see `Pool.view`."""
+        return await self._once(lambda: self._pool.view.remote(image))
+
+    async def _once(self, call: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Have something answered while its caller waits."""
         try:
             async with asyncio.timeout(self.limits.timeout_s):
                 for _ in range(ATTEMPTS):
                     try:
-                        reply: Reply = await handle.answer.remote(str(version), task, image, media_type)
+                        reply = await call()
                     except (BackPressureError, DeploymentUnavailableError):
                         break
                     except RayActorError:

@@ -22,8 +22,10 @@ from medray.serving.clerk import Clerk
 from medray.serving.desk import Desk, Limits
 from medray.serving.errands import Errands
 from medray.serving.guard import Guard, Ledger, Rate, Watched
+from medray.serving.images import images
 from medray.serving.jobs import Docket
 from medray.serving.monailabel import monailabel
+from medray.serving.reading_room import reading_room
 from medray.serving.results import problem, refusal
 from medray.serving.v1 import jobs, respond, v1
 from medray.serving.worklist import Worklist
@@ -83,9 +85,11 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
         await asyncio.gather(work, return_exceptions=True)
 
     about = "Medical image analysis. Research use only."
-    app = FastAPI(title="medray", version=__version__, description=about, redoc_url=None, lifespan=working)
+    app = FastAPI(title="medray", version=__version__, description=about, docs_url=None, redoc_url=None, lifespan=working)
     guard = Guard(doors.tokens(), Rate(doors.rate))
+    app.include_router(reading_room())
     app.include_router(v1(desk, guard, docket, clerk))
+    app.include_router(images(desk, guard, shown))
     app.include_router(jobs(docket, guard))
     app.include_router(monailabel(desk, guard, errands, shown))
 

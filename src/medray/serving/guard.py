@@ -21,7 +21,7 @@ from medray.serving.auth import ANYBODY, Principal, Refusal, Role, Tokens
 __all__ = ["Guard", "Ledger", "Rate", "Watched"]
 
 CALLERS = 10_000
-UNSEEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/monailabel/", "/monailabel/auth/"})
+UNSEEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/", "/monailabel/", "/monailabel/auth/"})
 """Paths of which the trail says nothing: probes, and what says nothing of anybody."""
 HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -30,8 +30,15 @@ HEADERS = {
     b"cache-control": b"no-store",
     b"cross-origin-opener-policy": b"same-origin",
 }
-POLICY = b"default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
-DOCS_POLICY = b"default-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net https://fastapi.tiangolo.com data:"
+PAGES = "/pages/"
+"""Below it lie scripts and styles: the same for everybody, unseen by the trail, too."""
+POLICY = (
+    b"default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+    b"worker-src 'self' blob:; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; object-src 'none'; "
+    b"frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+DOCS_POLICY = POLICY.replace(b"script-src 'self'", b"script-src 'self' 'unsafe-inline'")
+"""Swagger UI's page starts itself by a script within it."""
 BEARER = HTTPBearer(auto_error=False, description="From `medray serve --make-token`, or of the OpenID Connect issuer.")
 """Says in the OpenAPI page what is asked for; whether it is there is looked at here."""
 TLS_HEADER = (b"strict-transport-security", b"max-age=31536000")
@@ -183,7 +190,7 @@ class Watched:
 
         async def watched(message: Message) -> None:
             nonlocal lost
-            if message["type"] == "http.response.start" and scope["path"] not in UNSEEN:
+            if message["type"] == "http.response.start" and not _unseen(scope["path"]):
                 lost = not await self._recorded(scope, message)
                 if lost:
                     await self._unrecorded(scope, receive, send)
@@ -204,6 +211,10 @@ class Watched:
     def _headers(self, path: str) -> list[tuple[bytes, bytes]]:
         policy = DOCS_POLICY if path == "/docs" else POLICY
         return [*HEADERS.items(), (b"content-security-policy", policy), *([TLS_HEADER] if self._tls else [])]
+
+
+def _unseen(path: str) -> bool:
+    return path in UNSEEN or path.startswith(PAGES)
 
 
 def _event(scope: Scope, message: Message) -> Event:

@@ -141,7 +141,7 @@ def _who(request: Request) -> Principal:
 
 def _media_type(task: str, params: Mapping[str, Any], output: str) -> str:
     """Return what the pool shall answer with."""
-    if task != "segmentation" or output == "json":
+    if output == "json" or (output != "dicom_seg" and task != "segmentation"):
         return JSON
     if output == "dicom_seg":
         return SEGMENTATION

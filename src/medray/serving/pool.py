@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,12 +17,13 @@ from ray.serve.config import RequestRouterConfig
 
 from medray.errors import MedrayError, ResourceError
 from medray.formats.image import declared_bytes, read_image_files
+from medray.formats.nrrd import write_nrrd
 from medray.inference.predictor import Predictor
 from medray.preprocessing.blocks import Block, Blocks
 from medray.registry.registry import Registry
 from medray.serving.auth import Refusal
 from medray.serving.batcher import Batcher
-from medray.serving.results import Reply, answer, problem, refusal
+from medray.serving.results import NRRD, Reply, answer, problem, refusal
 from medray.serving.room import Room
 from medray.serving.router import WarmFirst
 from medray.serving.shelf import Shelf
@@ -123,12 +124,11 @@ class Pool:
             media_type: Of the answer.
             progress: Told how far it is.
         """
-        try:
-            return await self._answer(version, task, image, media_type, progress or _Progress())
-        except (MedrayError, Refusal) as error:
-            return refusal(error)
-        except Exception as error:  # noqa: BLE001 - a strange file must get an answer; its kind is told, nothing of its content
-            return problem(HTTPStatus.BAD_REQUEST, "unreadable", f"the image can't be read ({type(error).__name__})")
+        return await _told(self._answer(version, task, image, media_type, progress or _Progress()))
+
+    async def view(self, image: bytes | Reference) -> Reply:
+        """Read an image and give it as NRRD; raises as little as `answer` does."""
+        return await _told(self._view(image))
 
     async def answer_slowly(
         self, version: str, task: str, image: bytes | Reference, media_type: str
@@ -144,13 +144,17 @@ class Pool:
         finally:
             answering.cancel()
 
+    async def _view(self, image: bytes | Reference) -> Reply:
+        stages = _Stages()
+        async with AsyncExitStack() as stack:
+            files = await self._files(image, stages, stack)
+            volume = await asyncio.to_thread(read_image_files, files)
+            return Reply(HTTPStatus.OK, NRRD, await asyncio.to_thread(write_nrrd, volume))
+
     async def _answer(self, version: str, task: str, image: bytes | Reference, media_type: str, progress: _Progress) -> Reply:
         stages = _Stages()
         async with AsyncExitStack() as stack:
-            files = [image] if isinstance(image, bytes) else await self._fetched(image, stages)
-            needed = COPIES * await asyncio.to_thread(lambda: sum(map(declared_bytes, files)))
-            await stack.enter_async_context(self._room.hold(needed))
-            stages.end("wait")
+            files = await self._files(image, stages, stack)
             predictor = await stack.enter_async_context(self._shelf.lend(version))
             stages.end("load")
             if predictor.plan.task != task:
@@ -170,10 +174,27 @@ class Pool:
             self._last, self._answered = version, time.monotonic()
             return await asyncio.to_thread(answer, prediction, version, media_type, stages, files)
 
-    async def _fetched(self, reference: Reference, stages: _Stages) -> list[bytes]:
-        files = await asyncio.to_thread(self._sources.fetch, reference, self._work_bytes // COPIES)
-        stages.end("fetch")
+    async def _files(self, image: bytes | Reference, stages: _Stages, stack: AsyncExitStack) -> list[bytes]:
+        """Return an image's files, once there is room for working on them until the stack ends."""
+        if isinstance(image, bytes):
+            files = [image]
+        else:
+            files = await asyncio.to_thread(self._sources.fetch, image, self._work_bytes // COPIES)
+            stages.end("fetch")
+        needed = COPIES * await asyncio.to_thread(lambda: sum(map(declared_bytes, files)))
+        await stack.enter_async_context(self._room.hold(needed))
+        stages.end("wait")
         return files
+
+
+async def _told(answering: Awaitable[Reply]) -> Reply:
+    """Wait for an answer; what is wrong with an image is one, too."""
+    try:
+        return await answering
+    except (MedrayError, Refusal) as error:
+        return refusal(error)
+    except Exception as error:  # noqa: BLE001 - a strange file must get an answer; its kind is told, nothing of its content
+        return problem(HTTPStatus.BAD_REQUEST, "unreadable", f"the image can't be read ({type(error).__name__})")
 
 
 class _Progress:

@@ -16,12 +16,14 @@ from medray.preprocessing.plan import Plan
 from medray.registry.card import ModelCard
 from medray.registry.version import ModelVersion
 from medray.serving.auth import Refusal
+from medray.serving.form import Part, compose
 
 if TYPE_CHECKING:  # the gateway knows no network
     from medray.inference.predictor import Prediction
     from medray.inference.written import Format
 
 __all__ = [
+    "BOTH",
     "JSON",
     "NIFTI",
     "NRRD",
@@ -43,6 +45,8 @@ NRRD = "application/x-nrrd"
 SEGMENTS = "application/x-nrrd; segments"
 SEGMENTATION = "application/dicom"
 REPORT = "application/dicom; report"
+BOTH = "multipart/form-data"
+"""What is said in JSON and, where there is one, the image that goes with it, as fields ``result`` and ``image`` of a form."""
 PROBLEM = "application/problem+json"
 FORMATS: dict[str, Format] = {
     NIFTI: "nifti",
@@ -75,7 +79,7 @@ class Reply:
 
 def accepted(header: str) -> str | None:
     """Choose the first media type of an Accept header that medray can give; None when there is none."""
-    names = {"*/*": JSON, "application/*": JSON, "application/gzip": NIFTI, **{kind: kind for kind in (JSON, *FORMATS)}}
+    names = {"*/*": JSON, "application/*": JSON, "application/gzip": NIFTI, **{kind: kind for kind in (JSON, BOTH, *FORMATS)}}
     for part in header.lower().split(",") if header.strip() else ["*/*"]:
         media, *parameters = (word.strip() for word in part.split(";"))
         wanted = next((kind for kind in (SEGMENTS, REPORT) if kind in {f"{media}; {word}" for word in parameters}), media)
@@ -92,7 +96,7 @@ def answer(
     Args:
         prediction: What the model said.
         model: ``name/version``.
-        media_type: `JSON` or one of `FORMATS`.
+        media_type: `JSON`, `BOTH` or one of `FORMATS`.
         latencies: Stage to seconds; ``encode`` is added where a file is written.
         files: The image's, which DICOM results refer to.
 
@@ -102,12 +106,12 @@ def answer(
     from medray.inference.written import written  # noqa: PLC0415 - the gateway, which only refuses, knows no network
 
     started = time.perf_counter()
-    form = FORMATS.get(media_type)
+    form = FORMATS.get(media_type) or (_image_of(prediction) if media_type == BOTH else None)
     file = written(prediction, form, model, lambda: dicom_files(files)) if form else b""
     encoded = {"encode": time.perf_counter() - started} if form else {}
     timing = {stage: round(seconds * 1000, 2) for stage, seconds in {**latencies, **encoded}.items()}
     headers = {"X-Medray-Model": model}
-    if form:
+    if form and media_type != BOTH:
         return Reply(HTTPStatus.OK, media_type.partition(";")[0], file, headers, timing)
     said: dict[str, Any] = {
         "model": model,
@@ -117,7 +121,11 @@ def answer(
         "directions": directions(prediction.affine).round(6).tolist(),
         "latencies": timing,
     }
-    return Reply(HTTPStatus.OK, JSON, json.dumps(said).encode(), headers, timing)
+    if media_type != BOTH:
+        return Reply(HTTPStatus.OK, JSON, json.dumps(said).encode(), headers, timing)
+    parts = [Part("result", json.dumps(said).encode(), media_type=JSON)]
+    body, composed = compose([*parts, *([Part("image", file, "result.nrrd", NRRD)] if form else [])])
+    return Reply(HTTPStatus.OK, composed, body, headers, timing)
 
 
 def describe(version: ModelVersion, card: ModelCard) -> dict[str, Any]:
@@ -133,6 +141,13 @@ def describe(version: ModelVersion, card: ModelCard) -> dict[str, Any]:
         "intended_use": card.intended_use,
         "scores": {split: dict(scores) for split, scores in card.scores.items()},
     }
+
+
+def _image_of(prediction: Prediction) -> Format | None:
+    """Return the form of the image that goes with what is said."""
+    if prediction.answer.mask is not None:
+        return "seg-nrrd"
+    return "nrrd" if prediction.answer.saliency is not None else None
 
 
 def _segments_of(plan: Plan) -> dict[str, int]:

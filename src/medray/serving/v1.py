@@ -15,15 +15,15 @@ from medray.serving.desk import Desk
 from medray.serving.form import FORM, RELATED, media_type_of, parts_of, zip_of
 from medray.serving.guard import Guard
 from medray.serving.jobs import OVER, Docket
-from medray.serving.results import JSON, NIFTI, NRRD, PROBLEM, REPORT, SEGMENTATION, SEGMENTS, Reply, accepted
+from medray.serving.results import BOTH, FORMATS, JSON, NIFTI, NRRD, PROBLEM, Reply, accepted
 from medray.serving.sources import Reference, parse_reference
 
-__all__ = ["jobs", "respond", "v1"]
+__all__ = ["BODY", "image_in", "jobs", "respond", "unwrapped", "v1"]
 
 FOREIGN = ("application/octet-stream", NIFTI, NRRD, "application/dicom", "application/zip", *FORM)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "A job, where `Prefer: respond-async` asked for one; Location says where."},
-    200: {"description": "The answer, as Accept says.", "content": {JSON: {}, NIFTI: {}, NRRD: {}, SEGMENTATION: {}}},
+    200: {"description": "The answer, as Accept says.", "content": {kind: {} for kind in (JSON, BOTH, *FORMATS)}},
     **{
         status: {"description": what, "content": {PROBLEM: {}}}
         for status, what in {
@@ -73,19 +73,19 @@ def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
         started = time.perf_counter()
         media_type = accepted(request.headers.get("accept", ""))
         if media_type is None:
-            offered = f"Accept {JSON}, {NIFTI}, {NRRD}, {SEGMENTS}, {SEGMENTATION} or {REPORT}"
-            raise Refusal(HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", offered)
+            offered = ", ".join((JSON, BOTH, *FORMATS))
+            raise Refusal(HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", f"Accept one of {offered}")
         version = await desk.resolve(model)
         async with desk.received(request) as sent:
-            body = await asyncio.to_thread(_unwrapped, request, sent)
+            body = await asyncio.to_thread(unwrapped, request, sent)
             if "respond-async" in request.headers.get("prefer", ""):
-                _image(desk, request, body)  # a reference that may not be is refused now, not later
+                image_in(desk, request, body)  # a reference that may not be is refused now, not later
                 words = (request.state.principal.name, str(version), task, media_type, body)
                 job = await asyncio.to_thread(docket.add, *words, referred=_refers(request))
                 clerk.call()
                 return respond(_told(HTTPStatus.ACCEPTED, job.plain()), Location=f"/v1/jobs/{job.id}")
             received = time.perf_counter()
-            reply = await desk.ask(version, task, _image(desk, request, body), media_type)
+            reply = await desk.ask(version, task, image_in(desk, request, body), media_type)
         done = time.perf_counter()
         known = {"receive": (received - started) * 1000, **reply.timing}
         total = (done - started) * 1000
@@ -150,7 +150,7 @@ def _told(status: int, said: Any) -> Reply:
     return Reply(status, JSON, json.dumps(said).encode())
 
 
-def _unwrapped(request: Request, body: bytes) -> bytes:
+def unwrapped(request: Request, body: bytes) -> bytes:
     """Return the image of a body that may be multipart: its files, one or those of a DICOM series."""
     content_type = request.headers.get("content-type", "")
     if media_type_of(content_type) not in FORM:
@@ -166,7 +166,7 @@ def _refers(request: Request) -> bool:
     return media_type_of(request.headers.get("content-type", "")) == JSON
 
 
-def _image(desk: Desk, request: Request, body: bytes) -> bytes | Reference:
+def image_in(desk: Desk, request: Request, body: bytes) -> bytes | Reference:
     """Return the image, or what a JSON body refers to."""
     if not _refers(request):
         return body
