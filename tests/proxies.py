@@ -58,6 +58,42 @@ def throttling_proxy(target, *, refusals):
         listener.close()
 
 
+@contextlib.contextmanager
+def losing_proxy(target, *, losses, begins=b"POST"):
+    """Pass everything on, but lose the replies to the first ``losses`` requests that begin so: the server has done its work."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    proxy = Proxy(listener.getsockname()[1], losses)
+
+    def serve():
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=handle, args=(client,), daemon=True).start()
+
+    def handle(client):
+        server = socket.create_connection(("127.0.0.1", target))
+        first = client.recv(65536)
+        server.sendall(first)
+        threading.Thread(target=pump, args=(client, server), daemon=True).start()
+        with proxy.lock:
+            lose = first.startswith(begins) and proxy.refused < proxy.refusals
+            proxy.refused += lose
+        if lose:
+            server.recv(65536)
+            client.shutdown(socket.SHUT_RDWR)
+            client.close()
+        else:
+            pump(server, client)
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        listener.close()
+
+
 def pump(source, sink):
     with contextlib.suppress(OSError):
         while data := source.recv(65536):

@@ -11,7 +11,15 @@ from medray.errors import ImageError
 from medray.formats.dicom_elements import Elements, walk
 from medray.formats.dicom_file import parse, reading
 
-__all__ = ["DicomHeader", "ObjectKind", "header_of", "read_dicom_file_header", "read_dicom_header"]
+__all__ = [
+    "DicomHeader",
+    "ObjectKind",
+    "SeriesFacts",
+    "header_of",
+    "read_dicom_file_header",
+    "read_dicom_header",
+    "series_facts",
+]
 
 ObjectKind = Literal["image", "segmentation", "structures", "other"]
 
@@ -32,6 +40,8 @@ MODALITIES = frozenset(
     """.split()  # noqa: SIM905
 )
 """PS3.16 CID 29; what else a device put there may be a name."""
+BODY_PART = 0x00180015
+DESCRIPTIONS = (0x0008103E, 0x00181030, 0x00081030)
 SEGMENTATION, STRUCTURES = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3"
 
 
@@ -125,6 +135,32 @@ def read_dicom_file_header(data: bytes) -> DicomHeader:
 def header_of(dataset: Dataset) -> DicomHeader:
     """Return the header of a data set that was parsed already; its references are left out."""
     return _header(_Parsed(dataset), ())
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFacts:
+    """What tells what a series shows, in its makers' words. Free text: may name a patient.
+
+    Attributes:
+        modality: Modality.
+        body_part: BodyPartExamined.
+        description: SeriesDescription, ProtocolName and StudyDescription, a line each.
+    """
+
+    modality: str
+    body_part: str
+    description: str
+
+
+@reading()
+def series_facts(data: bytes) -> SeriesFacts:
+    """Read what a file says of its series.
+
+    Raises:
+        ImageError: If it isn't DICOM.
+    """
+    item = _Parsed(parse(data, stop_before_pixels=True, specific_tags=[MODALITY, BODY_PART, *DESCRIPTIONS]))
+    return SeriesFacts(item.text(MODALITY), item.text(BODY_PART), "\n".join(item.text(tag) for tag in DESCRIPTIONS))
 
 
 def _plain_identity(item: Elements) -> bool:

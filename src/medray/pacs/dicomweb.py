@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ ATTEMPTS, PAUSE_MS = 5, 1000
 """Of one request that finds the service busy or away: pauses double, half a minute in all."""
 CHUNK_BYTES = 1 << 18
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+DICOM_JSON = "application/dicom+json"
+CONFLICT, DUPLICATE = 409, 0x0111
+"""The status when objects were refused, and the reason for those that are there already (PS3.4 Table B.2-1)."""
 STUDY, SERIES, COUNT = "0020000D", "0020000E", "00201209"
 
 
@@ -89,6 +92,38 @@ class DicomwebPacs:
             raise self._error(error) from None
         return arrived
 
+    def store(self, body: bytes, content_type: str) -> None:
+        """Store objects (STOW-RS, PS3.18 10.5); those that the service has already count as stored.
+
+        Args:
+            body: ``multipart/related`` of DICOM objects.
+            content_type: Its Content-Type, with the boundary.
+
+        Raises:
+            StorageError: If the service fails, or refuses an object.
+        """
+        headers = {"Content-Type": content_type, "Accept": DICOM_JSON}
+        try:
+            reply = self._session.post(f"{self._url}/studies", data=body, headers=headers, timeout=TIMEOUT_S)
+            if reply.status_code != CONFLICT or any(reason != DUPLICATE for reason in _refused(reply)):
+                reply.raise_for_status()
+        except requests.RequestException as error:
+            raise self._error(error) from None
+        if reply.ok and any(reason != DUPLICATE for reason in _refused(reply)):
+            raise StorageError(f"the DICOMweb service at {self._address.host} refuses an object", refused=True)
+
+    def through(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes | None) -> requests.Response:
+        """Pass a request on, and return the reply with its body still to be read.
+
+        Raises:
+            StorageError: If the service can't be reached.
+        """
+        try:
+            url = f"{self._url}/{path}{f'?{query}' if query else ''}"
+            return self._session.request(method, url, headers=headers, data=body, stream=True, timeout=TIMEOUT_S)
+        except requests.RequestException as error:
+            raise self._error(error) from None
+
     def _search_studies(self, offset: int) -> list[dict[str, Any]]:
         try:
             filters, fields = dict(self._address.study), ["StudyInstanceUID"]
@@ -122,6 +157,15 @@ class DicomwebPacs:
         what = f"HTTP {status}" if status else getattr(error, "reason", "") or type(error).__name__
         hint = ": check MEDRAY_DICOMWEB_TOKEN or ~/.netrc" if status in {401, 403} else ""
         return StorageError(f"the DICOMweb service at {self._address.host} fails ({what}){hint}", status in {401, 403})
+
+
+def _refused(reply: requests.Response) -> list[int]:
+    """Return the failure reasons of a Store Instances Response (PS3.18 I.2)."""
+    try:
+        failed = reply.json().get("00081198", {}).get("Value", [])
+        return [int((item.get("00081197", {}).get("Value") or [0])[0]) for item in failed]
+    except (ValueError, AttributeError):
+        return []
 
 
 def _value(item: dict[str, Any], tag: str) -> str:

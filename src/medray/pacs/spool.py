@@ -20,7 +20,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,10 +159,21 @@ class Spool:
         for study in studies:
             (study / TAKEN).touch()
 
-    def expire(self, *, older_s: float) -> int:
-        """Delete studies that were taken in and whose newest object is older, and return how many."""
+    def untaken(self) -> list[Path]:
+        """Return the settled studies that weren't marked as taken since something of theirs settled."""
+        return sorted(study for study in self.settled.iterdir() if not (study / TAKEN).exists())
+
+    def expire(self, *, older_s: float, but: Collection[str] = ()) -> int:
+        """Delete studies that were taken in and whose newest object is older, and return how many.
+
+        Args:
+            older_s: Seconds.
+            but: Names of studies' folders that stay.
+        """
         gone = 0
         for study in sorted(self.settled.iterdir()):
+            if study.name in but:
+                continue
             with self._lock:
                 newest = max((file.stat().st_mtime for file in study.rglob("*.dcm")), default=0.0)
                 if (study / TAKEN).exists() and time.time() - newest > older_s:

@@ -25,7 +25,7 @@ from medray.pacs.scp import Arrival, Witness
 from medray.pacs.spool import Spool
 from medray.pacs.tls import Tls
 
-__all__ = ["StowServer", "stow_app"]
+__all__ = ["StowServer", "stow_app", "take_in"]
 
 DICOM_JSON = "application/dicom+json"
 OUT_OF_RESOURCES, CANNOT_UNDERSTAND, WRONG_STUDY = 0xA700, 0xC000, 0x0110
@@ -45,28 +45,7 @@ def stow_app(spool: Spool, witness: Witness, *, token: str = "") -> Starlette:
         given = request.headers.get("authorization", "").encode("latin-1", "replace")
         if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):
             return Response(status_code=401, headers={"WWW-Authenticate": "Bearer"})
-        if not spool.has_room():
-            return Response(status_code=503, headers={"Retry-After": "300"})
-        caller = f"stow@{request.client.host if request.client else ''}"
-        taken = _Taken(spool, request.path_params.get("study", ""), partial(witness.begins, caller))
-        try:
-            writer = PartWriter(boundary_of(request.headers.get("content-type", "")), spool.new_file, taken.part)
-        except ImageError:
-            return Response(status_code=415)
-        try:
-            async for piece in request.stream():
-                await run_in_threadpool(writer.feed, piece)
-            writer.close()
-        except ClientDisconnect:
-            writer.discard()
-        except ImageError:
-            taken.failed.append((None, CANNOT_UNDERSTAND))
-        except OSError:
-            writer.discard()
-            taken.failed.append((None, OUT_OF_RESOURCES))
-        witness.ends(taken.arrival(caller))
-        body, status = taken.answer(str(request.base_url).rstrip("/"))
-        return JSONResponse(body, status, media_type=DICOM_JSON)
+        return await take_in(request, spool, witness)
 
     return Starlette(
         routes=[
@@ -74,6 +53,38 @@ def stow_app(spool: Spool, witness: Witness, *, token: str = "") -> Starlette:
             Route("/studies/{study}", store, methods=["POST"]),
         ]
     )
+
+
+async def take_in(request: Request, spool: Spool, witness: Witness) -> Response:
+    """Take the objects of one request into a spool; answers when every one is on the disk.
+
+    Args:
+        request: `POST /studies` or `/studies/{study}`.
+        spool: Where objects go.
+        witness: Is told of every series.
+    """
+    if not spool.has_room():
+        return Response(status_code=503, headers={"Retry-After": "300"})
+    caller = f"stow@{request.client.host if request.client else ''}"
+    taken = _Taken(spool, request.path_params.get("study", ""), partial(witness.begins, caller))
+    try:
+        writer = PartWriter(boundary_of(request.headers.get("content-type", "")), spool.new_file, taken.part)
+    except ImageError:
+        return Response(status_code=415)
+    try:
+        async for piece in request.stream():
+            await run_in_threadpool(writer.feed, piece)
+        writer.close()
+    except ClientDisconnect:
+        writer.discard()
+    except ImageError:
+        taken.failed.append((None, CANNOT_UNDERSTAND))
+    except OSError:
+        writer.discard()
+        taken.failed.append((None, OUT_OF_RESOURCES))
+    witness.ends(taken.arrival(caller))
+    body, status = taken.answer(str(request.base_url).rstrip("/"))
+    return JSONResponse(body, status, media_type=DICOM_JSON)
 
 
 class StowServer:

@@ -24,6 +24,7 @@ from medray.serving.auth import signing_key
 from medray.serving.desk import Limits
 from medray.serving.gateway import Doors, Gateway
 from medray.serving.pool import Pool, PoolConfig
+from medray.serving.rules import Rule
 
 __all__ = ["Endpoint", "ServeConfig", "build", "deploy"]
 
@@ -59,6 +60,9 @@ class ServeConfig:
         cohort: A cohort whose images viewers list, open and label.
         jobs: Folder, a path or a URI, for inputs and answers of what is answered later; below ``MEDRAY_HOME`` when empty.
         keep_answers_s: Seconds after which such an answer is deleted.
+        rules: Which models series are for that come in by STOW-RS; what they say goes to ``pacs``. See `Rule`.
+        spool: Local folder where these come in, one for each endpoint; below ``MEDRAY_HOME`` when empty.
+        quiet_s: Seconds without a new object after which a study is whole.
         insecure: Anybody may ask for anything; on loopback only.
         issuer: Of OpenID Connect tokens; without one, tokens are those of ``medray serve --make-token``.
         audience: Of its tokens.
@@ -89,6 +93,9 @@ class ServeConfig:
     cohort: str = ""
     jobs: str = ""
     keep_answers_s: float = Field(default=86_400, gt=0)
+    rules: tuple[Rule, ...] = ()
+    spool: str = ""
+    quiet_s: float = Field(default=30, gt=0)
     insecure: bool = False
     issuer: str = ""
     audience: str = "medray"
@@ -100,6 +107,8 @@ class ServeConfig:
     private_key: str = ""
 
     def __post_init__(self) -> None:
+        if self.rules and not self.pacs:
+            raise ConfigError("rules need a PACS for the results: set pacs=dicomweb://…")
         if self.min_replicas > self.max_replicas:
             raise ConfigError(f"min_replicas={self.min_replicas} is more than max_replicas={self.max_replicas}")
         if bool(self.certificate) != bool(self.private_key):

@@ -20,6 +20,7 @@ from medray.registry.version import ModelVersion
 from medray.serving.references import References
 from medray.serving.results import Reply, describe, problem
 from medray.serving.room import Room
+from medray.serving.rules import Rule
 from medray.serving.sources import Reference, Sources
 
 __all__ = ["Desk", "Limits"]
@@ -44,6 +45,9 @@ class Limits:
         cohort: The cohort that viewers are shown; none where it is empty.
         jobs: Folder for what is answered later; below ``MEDRAY_HOME`` where it is empty.
         keep_answers_s: Seconds after which an answer that was waited for is deleted.
+        rules: Which models series are for that come in by STOW-RS.
+        spool: Local folder where they come in; below ``MEDRAY_HOME`` where it is empty.
+        quiet_s: Seconds without a new object after which a study is whole.
     """
 
     models: tuple[str, ...] = ()
@@ -56,6 +60,9 @@ class Limits:
     cohort: str = ""
     jobs: str = ""
     keep_answers_s: float = 86_400
+    rules: tuple[Rule, ...] = ()
+    spool: str = ""
+    quiet_s: float = 30
 
     @property
     def names(self) -> frozenset[str]:

@@ -125,16 +125,22 @@ def zip_of(files: Sequence[bytes]) -> bytes:
     return packed.getvalue()
 
 
-def compose(parts: Sequence[Part]) -> tuple[bytes, str]:
-    """Return a form's body and its Content-Type."""
+def compose(parts: Sequence[Part], kind: str = "multipart/form-data") -> tuple[bytes, str]:
+    """Return a multipart body and its Content-Type.
+
+    Args:
+        parts: In order.
+        kind: The Content-Type without its boundary.
+    """
     boundary = secrets.token_hex(16)
     pieces: list[bytes] = []
     for part in parts:
         file = f'; filename="{part.filename}"' if part.filename else ""
-        kind = f"Content-Type: {part.media_type}\r\n" if part.media_type else ""
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{part.name}"{file}\r\n{kind}\r\n'
+        named = f'Content-Disposition: form-data; name="{part.name}"{file}\r\n' if part.name else ""
+        typed = f"Content-Type: {part.media_type}\r\n" if part.media_type else ""
+        head = f"--{boundary}\r\n{named}{typed}\r\n"
         pieces += [head.encode(), part.data, b"\r\n"]
-    return b"".join([*pieces, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
+    return b"".join([*pieces, f"--{boundary}--\r\n".encode()]), f"{kind}; boundary={boundary}"
 
 
 def json_of(data: bytes, what: str) -> Mapping[str, Any]:

@@ -19,12 +19,15 @@ from medray.errors import MedrayError, StorageError
 from medray.registry.registry import Registry
 from medray.serving.auth import LocalTokens, OidcTokens, Refusal, Tokens, keys_url_of, signing_key
 from medray.serving.clerk import Clerk
+from medray.serving.courier import Courier, pacs_of, spool_of
 from medray.serving.desk import Desk, Limits
+from medray.serving.dicomweb import dicomweb
 from medray.serving.errands import Errands
 from medray.serving.guard import Guard, Ledger, Rate, Watched
 from medray.serving.images import images
 from medray.serving.jobs import Docket
 from medray.serving.monailabel import monailabel
+from medray.serving.orders import OrderBook
 from medray.serving.reading_room import reading_room
 from medray.serving.results import problem, refusal
 from medray.serving.v1 import jobs, respond, v1
@@ -75,14 +78,17 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     docket, errands = Docket(desk.limits.jobs), Errands()
     shown = Worklist(desk.limits.cohort) if desk.limits.cohort else None
     clerk = Clerk(docket, desk, desk.limits.keep_answers_s)
+    pacs, spool, book = pacs_of(desk.limits), spool_of(desk.limits), OrderBook()
+    courier = Courier(spool, book, desk, pacs, ledger) if spool and pacs else None
 
     @asynccontextmanager
     async def working(app: FastAPI) -> AsyncIterator[None]:
-        work = asyncio.create_task(clerk.run())
+        work = [asyncio.create_task(worker.run()) for worker in (clerk, courier) if worker]
         yield
         await errands.close()
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+        for worker in work:
+            worker.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
 
     about = "Medical image analysis. Research use only."
     app = FastAPI(title="medray", version=__version__, description=about, docs_url=None, redoc_url=None, lifespan=working)
@@ -91,6 +97,7 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     app.include_router(v1(desk, guard, docket, clerk))
     app.include_router(images(desk, guard, shown))
     app.include_router(jobs(docket, guard))
+    app.include_router(dicomweb(desk, guard, spool, book, pacs))
     app.include_router(monailabel(desk, guard, errands, shown))
 
     @app.get("/healthz")

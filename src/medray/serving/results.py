@@ -27,6 +27,7 @@ __all__ = [
     "JSON",
     "NIFTI",
     "NRRD",
+    "OBJECTS",
     "PROBLEM",
     "REPORT",
     "SEGMENTATION",
@@ -47,6 +48,8 @@ SEGMENTATION = "application/dicom"
 REPORT = "application/dicom; report"
 BOTH = "multipart/form-data"
 """What is said in JSON and, where there is one, the image that goes with it, as fields ``result`` and ``image`` of a form."""
+OBJECTS = f'multipart/related; type="{SEGMENTATION}"'
+"""All the DICOM objects that a model gives, as STOW-RS takes them: a segmentation where there is a mask, and a report."""
 PROBLEM = "application/problem+json"
 FORMATS: dict[str, Format] = {
     NIFTI: "nifti",
@@ -75,6 +78,12 @@ class Reply:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> str:
+        """Of a problem: what was wrong."""
+        said = json.loads(self.body) if self.media_type == PROBLEM else {}
+        return f"{said.get('title', self.status)}: {said.get('detail', '')}"[:300]
 
 
 def accepted(header: str) -> str | None:
@@ -105,6 +114,8 @@ def answer(
     """
     from medray.inference.written import written  # noqa: PLC0415 - the gateway, which only refuses, knows no network
 
+    if media_type == OBJECTS:
+        return _objects(prediction, model, latencies, files)
     started = time.perf_counter()
     form = FORMATS.get(media_type) or (_image_of(prediction) if media_type == BOTH else None)
     file = written(prediction, form, model, lambda: dicom_files(files)) if form else b""
@@ -141,6 +152,18 @@ def describe(version: ModelVersion, card: ModelCard) -> dict[str, Any]:
         "intended_use": card.intended_use,
         "scores": {split: dict(scores) for split, scores in card.scores.items()},
     }
+
+
+def _objects(prediction: Prediction, model: str, latencies: Mapping[str, float], files: Sequence[bytes]) -> Reply:
+    """Encode a prediction as DICOM objects of one study."""
+    from medray.inference.written import written  # noqa: PLC0415
+
+    source = dicom_files(files)
+    forms: list[Format] = ["dicom-sr"] if prediction.answer.mask is None else ["dicom-seg", "dicom-sr"]
+    parts = [Part("", written(prediction, form, model, lambda: source), media_type=SEGMENTATION) for form in forms]
+    body, composed = compose(parts, OBJECTS)
+    timing = {stage: round(seconds * 1000, 2) for stage, seconds in latencies.items()}
+    return Reply(HTTPStatus.OK, composed, body, {"X-Medray-Model": model}, timing)
 
 
 def _image_of(prediction: Prediction) -> Format | None:
