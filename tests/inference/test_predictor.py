@@ -17,7 +17,11 @@ from tests.phantoms import SMALL_PLAN, grid, orientations, phantom
 
 def model_folder(folder, cohort, *, task="segmentation", seed=0, **changes):
     """An untrained model: what matters here is that it is one and the same function everywhere."""
-    recipe = plan(cohort, task=task, changes=SMALL_PLAN | changes)
+    return untrained(folder, plan(cohort, task=task, changes=SMALL_PLAN | changes), seed)
+
+
+def untrained(folder, recipe, seed=0):
+    """A model folder for a plan."""
     torch.manual_seed(seed)
     network = build_model(recipe.network, task_of(recipe).inputs, task_of(recipe).channels, recipe.patch)
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,6 @@
-"""A registry with two versions of a segmentation, ``ball``, and a detection, ``spots``."""
+"""A registry with two versions of a segmentation, ``ball``, a detection, ``spots``, and a diagnosis, ``finds``."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import pytest
 import medray
 from medray.registry.card import ModelCard
 from medray.storage.location import locate
-from tests.inference.test_predictor import model_folder
+from tests.inference.test_predictor import model_folder, untrained
 from tests.phantoms import grid, orientations, phantom
 
 
@@ -21,12 +23,18 @@ def home(phantom_cohort, tmp_path_factory):
             ("two", "ball", {"seed": 1}),
             ("three", "spots", {"task": "detection", "targets": ["core"], "target_weights": [1.0]}),
         ):
-            model = model_folder(place / folder, phantom_cohort, **facts)
-            plan = medray.Predictor.load(model).plan
-            card = ModelCard(name=name, created="2026-01-01", plan=plan, scores={}, subjects={})
-            store.register(card, locate(model))
+            register(store, name, model_folder(place / folder, phantom_cohort, **facts))
+        finds = replace(
+            medray.Predictor.load(place / "one").plan, task="diagnosis", targets=("ball", "core"), target_weights=(1.0, 1.0)
+        )
+        register(store, "finds", untrained(place / "four", finds))
         store.promote("ball/1")
     return place
+
+
+def register(store, name, model):
+    card = ModelCard(name=name, created="2026-01-01", plan=medray.Predictor.load(model).plan, scores={}, subjects={})
+    store.register(card, locate(model))
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ def test_info_has_what_the_plug_ins_read(viewer, root):
     rows = open_cohort(root).rows
     assert said["datastore"]["total"] == len(rows)
     assert said["datastore"]["completed"] == sum(bool(row.label) for row in rows)
-    assert set(said["trainers"]) == {"ball", "spots"}
+    assert said["models"]["finds"]["type"] == "classification"
+    assert set(said["trainers"]) == {"ball", "finds", "spots"}
 
 
 def test_a_mask_lies_on_the_image_as_slicer_reads_both(viewer, tmp_path):
@@ -124,6 +125,15 @@ def test_boxes_are_slicers_regions_of_interest(viewer, scan):
         axes = np.array(roi["orientation"]).reshape(3, 3)
         assert np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)
         assert np.allclose(np.abs(axes), np.abs(scan.affine[:3, :3] / np.linalg.norm(scan.affine[:3, :3], axis=0)), atol=1e-5)
+
+
+def test_a_diagnosis_lists_findings_the_most_probable_first(viewer, scan):
+    name, data, params = viewer.infer("finds", files={"file": ("scan.nrrd", write_nrrd(scan))})
+    assert name == "result.json"  # Slicer wants a file in every answer
+    assert json.loads(data)["prediction"] == params["prediction"]
+    assert {one["label"]: one["idx"] for one in params["prediction"]} == {"ball": 1, "core": 2}
+    scores = [one["score"] for one in params["prediction"]]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_what_is_asked_for_twice_is_sent_once(viewer, scan):

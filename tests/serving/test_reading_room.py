@@ -9,6 +9,7 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from medray.cohort.cohort import open_cohort
 from medray.formats.nifti import write_nifti
@@ -121,6 +122,22 @@ def test_keys_are_enough(room, phantom_cohort):
     says(room, "has answered")
     find(room, "card").find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
     assert "Not a medical device" in find(room, "card").text
+
+
+def test_a_diagnosis_shows_what_speaks_for_it_and_a_detection_where_it_is(room):
+    log_in(room)
+    wait_until(lambda: find(room, "worklist").is_displayed())
+    find(room, "images").send_keys(Keys.ARROW_DOWN)
+    says(room, "is open")
+    for model, heads in (("finds/1", ["finding", "probability"]), ("spots/1", ["finding", "score"])):
+        Select(find(room, "model")).select_by_value(model)
+        find(room, "run").click()
+        says(room, f"{model} has answered")
+        assert [head.text for head in find(room, "answer").find_elements(By.TAG_NAME, "th")] == heads
+        for button in find(room, "answer").find_elements(By.TAG_NAME, "button")[:3]:
+            button.click()
+        assert "bad" not in find(room, "status").get_attribute("class")
+    assert not [entry for entry in room.get_log("browser") if "Uncaught" in entry["message"]]
 
 
 def test_light_and_dark_are_both_readable(room):

@@ -7,7 +7,7 @@ const COLOURS = [[230, 75, 53], [77, 187, 213], [0, 160, 135], [243, 195, 0], [1
 const PAGE = 50;
 
 const state = { token: sessionStorage.getItem("token") ?? "", image: null, models: [], after: "", colours: null, hidden: new Set(), lookup: null };
-const nv = new Niivue({ isRadiologicalConvention: true, backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairWidth: 0.6, crosshairWidthUnit: "mm", dragAndDropEnabled: false, loadingText: "" });
+const nv = new Niivue({ isRadiologicalConvention: true, backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairWidth: 1, crosshairWidthUnit: "mm", dragAndDropEnabled: false, loadingText: "" });
 
 class Refused extends Error {}
 
