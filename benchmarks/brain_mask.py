@@ -68,7 +68,7 @@ def main(heads: list[str]) -> None:
     card = registry.card(NAME)
     found = {Path(head.partition("=")[0]).name: compare(*head.partition("=")[::2]) for head in heads}
     about: dict[str, Any] = {"lineage": card.lineage, "subjects": {split: len(found) for split, found in card.subjects.items()}}
-    about |= {"network": card.plan.network.features, "scores": card.scores}
+    about |= {"network": card.recipe().network.features, "scores": card.scores}
     save("brain_mask", {"model": about, "heads": {name: facts for name, (facts, _) in found.items()}})
     draw({name: shown for name, (_, shown) in found.items()})
 

@@ -76,6 +76,7 @@ def test_many_people_at_once_lose_nothing(root):
 
 def test_a_cohort_gets_what_was_submitted_under_its_own_values(root):
     before = open_cohort(root)
+    assert before.index.labels is not None
     row, other = before.rows[:2]
     store = LabelStore(root)
     store.submit(row.series, "final", "a", drawn(root, row, 7), {"core": 7}, {})
@@ -83,6 +84,7 @@ def test_a_cohort_gets_what_was_submitted_under_its_own_values(root):
     store.submit(other.series, "final", "a", drawn(root, other, 2), {"vessel": 2}, {})
     after = export_labels(root)
     assert after.index.id != before.index.id
+    assert after.index.labels is not None
     assert dict(after.index.labels.names) == {**before.index.labels.names, "vessel": 2}
     found = {one.series: one for one in after.rows}
     assert np.unique(after.mask(found[row.series])).tolist() == [0, before.index.labels.names["core"]]

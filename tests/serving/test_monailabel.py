@@ -51,6 +51,7 @@ def unlabelled(root):
     from medray.storage.location import locate
 
     base = base_of(locate(root))
+    assert base.cohort is not None
     rows = tuple(replace(row, label="", label_checksum="") for row in base.cohort.rows)
     commit_cohort(locate(root), Contents(rows, (), base.cohort.index.labels), base.cohort.index.lineage, base=base)
 
@@ -330,4 +331,4 @@ def test_training_makes_a_new_version_that_is_served(viewer, root):
     time.sleep(1)
     assert json.loads(viewer.ask("DELETE", "/train/")[2])["status"] == "STOPPED"
     assert viewer.ask("GET", "/train/?check_if_running=true")[0] == 404
-    assert LABELS.names.keys() == open_cohort(root).index.labels.names.keys()
+    assert open_cohort(root).index.labels == LABELS

@@ -76,7 +76,7 @@ def test_any_registered_model_by_name_alias_or_version(url, scan, store):
     assert (refused.status_code, refused.json()["detail"]) == (422, "this model gives no image: ask for json")
     refused = ask(url, scan, "spots")
     assert (refused.status_code, refused.json()["detail"]) == (422, "spots/1 is for detection, not segmentation")
-    assert [model["model"] for model in httpx.get(f"{url}/v1/models").json()["models"]] == ["ball/1", "spots/1"]
+    assert [model["model"] for model in httpx.get(f"{url}/v1/models").json()["models"]] == ["ball/1", "finds/1", "spots/1"]
 
 
 def test_an_alias_moves_without_a_restart_and_without_a_failed_request(url, scan, store):

@@ -32,7 +32,7 @@ PLAIN = 12
 @pytest.fixture(scope="module")
 def browser():
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = str(shutil.which("chromium"))
     for word in (
         "--headless=new",
         "--no-sandbox",

@@ -110,6 +110,7 @@ def test_an_order_is_there_once_and_done_once():
     assert sorted(taken) == [False] * 7 + [True]
     assert book.add("study", "series", "ball/2")
     order = book.claim()
+    assert order is not None
     assert order.model == "ball/1"
     book.finish(order, "stored")
     book.postpone(order, "too late")  # it is over, whatever anybody says afterwards

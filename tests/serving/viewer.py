@@ -7,6 +7,7 @@ as Content-Length says.
 import http.client
 import json
 from email.parser import BytesParser
+from typing import Any
 from urllib.parse import quote_plus, urlencode, urlparse
 
 LIMIT = "----------lImIt_of_THE_fIle_eW_$"
@@ -64,7 +65,8 @@ class Viewer:
             return status, json.loads(data), {}
         message = BytesParser().parsebytes(f"Content-Type: {headers['content-type']}\r\n\r\n".encode() + data)
         fields, files = {}, {}
-        for part in message.get_payload():
+        parts: Any = message.get_payload()
+        for part in parts:
             name = part.get_filename()
             kept = part.get_payload(decode=True)
             if name:

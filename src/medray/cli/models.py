@@ -229,3 +229,19 @@ def promote(
 
     version = Registry().promote(model, alias)
     show({"model": str(version), "aliases": list(version.aliases)}, as_json=as_json)
+
+
+@models_app.command("import-bundle")
+def import_bundle(
+    folder: Annotated[Path, typer.Argument(help="A MONAI Bundle, unpacked.")],
+    name: Annotated[str, typer.Option(help="The model's name; the bundle's own by default.")] = "",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run its code, here and where it is served, and read pickles.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Register a MONAI Bundle as a model's next version."""
+    from medray.registry.bundles import import_bundle as run
+
+    version = run(folder, name=name, trust=trust)
+    show({"model": str(version)}, as_json=as_json)

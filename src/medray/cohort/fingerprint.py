@@ -96,5 +96,5 @@ def combine(rows: Sequence[Any]) -> Fingerprint:
         percentiles=(float(percentiles[0]), float(percentiles[1]), float(percentiles[2])),
         mean=float(np.median([item.mean for item in statistics])),
         deviation=float(np.median([item.deviation for item in statistics])),
-        label_share={name: float(np.median([share[name] for share in shares])) for name in names},
+        label_share={name: float(np.median([share.get(name, 0.0) for share in shares])) for name in names},
     )

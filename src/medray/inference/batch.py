@@ -27,6 +27,7 @@ from medray.formats.dicom import is_dicom
 from medray.formats.dicom_header import read_dicom_file_header, read_dicom_header
 from medray.formats.image import FILE_FORMATS, HEAD_BYTES, dicom_files, read_image_files, sniff
 from medray.imaging.volume import Volume
+from medray.inference.bundled import BundlePredictor, load_predictor
 from medray.inference.predictor import Predictor
 from medray.inference.written import SUFFIXES, Format, checked, written
 from medray.registry.registry import Registry
@@ -230,6 +231,6 @@ def _opened(work: _Work, item: _Item) -> tuple[list[bytes], Volume]:
 
 
 @lru_cache(maxsize=1)
-def _predictor(registry: str, version: ModelVersion) -> Predictor:
+def _predictor(registry: str, version: ModelVersion) -> Predictor | BundlePredictor:
     """Load a model once a process."""
-    return Predictor.load(Registry(registry).fetch(version))
+    return load_predictor(Registry(registry).fetch(version))

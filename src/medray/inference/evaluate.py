@@ -113,10 +113,11 @@ def evaluate(
     store = registry or Registry()
     version = store.resolve(model)
     card = store.card(version)
-    if card.plan.maps and cohort.index.labels != card.plan.labels:
-        raise InputError(f"{model} knows labels {dict(card.plan.labels.names)}; cohort {cohort.index.id} has others")
+    plan = card.recipe()
+    if plan.maps and cohort.index.labels != plan.labels:
+        raise InputError(f"{model} knows labels {dict(plan.labels.names)}; cohort {cohort.index.id} has others")
     seen = {*card.subjects.get("train", ()), *card.subjects.get("val", ())}
-    rows = unseen(cohort, card.plan, seen) if split == "test" else held_out(cohort, card.plan, split)
+    rows = unseen(cohort, plan, seen) if split == "test" else held_out(cohort, plan, split)
     open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {version}")])
     return score_cases(Predictor.load(store.fetch(version)), cohort, rows, on_progress)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from medray.audit import Event, open_trail
 from medray.formats.image import dicom_files_at, read_image_path
-from medray.inference.predictor import Prediction, Predictor
+from medray.inference.bundled import load_predictor
+from medray.inference.predictor import Prediction
 from medray.inference.written import Format, checked, written
 from medray.registry.registry import Registry
 from medray.storage.location import locate
@@ -36,7 +37,7 @@ def predict(
     store = registry or Registry()
     version = store.resolve(model)
     volume = read_image_path(Path(source))
-    prediction = Predictor.load(store.fetch(version)).predict(volume)
+    prediction = load_predictor(store.fetch(version)).predict(volume)
     locate(output).write(written(prediction, form, str(version), lambda: dicom_files_at(Path(source))))
     open_trail().record([Event("model.predict", str(version))])
     return prediction

@@ -110,6 +110,10 @@ class _Watched:
 class Predictor:
     """A model with its plan.
 
+    Attributes:
+        plan: What it was trained by.
+        task: What it says of an image.
+
     Args:
         model: In evaluation mode, on `device`.
         plan: What it was trained by.
@@ -128,7 +132,8 @@ class Predictor:
         mixed: bool = False,
     ) -> None:
         self.plan = plan
-        self._task = task_of(plan, calibration)
+        self.task = plan.task
+        self._decoder = task_of(plan, calibration)
         self._model = model
         self._device = device
         self._mixed = mixed
@@ -172,7 +177,7 @@ class Predictor:
         ready = time.perf_counter()
         [(_, blocks)] = self.activate([prepared])
         begun = time.perf_counter()
-        prediction = self.finish(blocks, volume)
+        prediction = self.finish(blocks, volume, prepared)
         network = begun - ready + prediction.latencies["network"]
         return replace(prediction, latencies={"preprocess": ready - started, **prediction.latencies, "network": network})
 
@@ -205,8 +210,14 @@ class Predictor:
 
         return slide_all(run, images, self.plan, self._device)
 
-    def finish(self, blocks: Blocks, volume: Volume) -> Prediction:
-        """Decode what `activate` makes of an image onto that image's own grid; waiting for it counts as ``network``."""
+    def finish(self, blocks: Blocks, volume: Volume, prepared: NDArray[np.float32]) -> Prediction:
+        """Decode what `activate` makes of an image onto that image's own grid; waiting for it counts as ``network``.
+
+        Args:
+            blocks: From `activate`.
+            volume: The image.
+            prepared: What `prepare` made of it.
+        """
         started = time.perf_counter()
         watched = _Watched(blocks.parts)
         answer = self._onto_source(Blocks(blocks.grid, watched), volume)
@@ -224,19 +235,19 @@ class Predictor:
         side = self.plan.network.divisor if self.plan.network.extends else None
         shape = [side if side and patch > 1 else patch for patch in self.plan.patch]
         with torch.inference_mode():
-            said = self._run(torch.zeros((1, self._task.inputs, *shape), device=self._device))
+            said = self._run(torch.zeros((1, self._decoder.inputs, *shape), device=self._device))
         if not bool(torch.isfinite(said).all()):
             raise ResourceError("the network's answer to an empty image is no number: restart the process")
 
     def answer(self, given: NDArray[np.float32]) -> Answer:
         """Answer what the task gives the network, ``(inputs, I, J, K)`` on the plan's own grid; for validation."""
         [(_, blocks)] = self.activate([given])
-        return self._task.decode(blocks, (given.shape[1], given.shape[2], given.shape[3]))
+        return self._decoder.decode(blocks, (given.shape[1], given.shape[2], given.shape[3]))
 
     def _run(self, patch: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._mixed):
             outputs = self._model(patch)
-        return self._task.activate(outputs)
+        return self._decoder.activate(outputs)
 
     def _mirrored(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the mean answer of patches ``(N, C, I, J, K)`` and their mirror images."""
@@ -247,7 +258,7 @@ class Predictor:
     def _onto_source(self, blocks: Blocks, volume: Volume) -> Answer:
         """Decode inside the frame that the plan looks at, and put that where it lies in the source."""
         frame = frame_of(volume, self.plan)
-        answer = self._task.decode(blocks, shape_of(frame))
+        answer = self._decoder.decode(blocks, shape_of(frame))
         back = closest_lps(volume.affine).inverse
         upright = volume.reoriented().shape
 

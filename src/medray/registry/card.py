@@ -13,6 +13,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from medray import config
+from medray.errors import ConfigError, InputError
+from medray.models.bundle import BundleCard
 from medray.preprocessing.plan import Plan
 
 __all__ = ["ModelCard", "card_from_run"]
@@ -29,7 +31,8 @@ class ModelCard:
         name: The model's name.
         intended_use: What it may be used for.
         created: UTC, ISO 8601.
-        plan: Inputs, preprocessing, network and labels.
+        plan: Inputs, preprocessing, network and labels; None for a MONAI Bundle.
+        bundle: What a MONAI Bundle is for; None for what medray has trained.
         scores: Split, or name of a set from beyond the cohort, to label to score: ``{"val": {"lesion": 0.5}, "test": {…}}``.
         subjects: Split to pseudonyms, so that nobody is tested on whom it was trained on.
         lineage: Cohort version, run folder, versions of medray, Ray and torch.
@@ -39,10 +42,46 @@ class ModelCard:
     name: str
     intended_use: str = INTENDED_USE
     created: str
-    plan: Plan
+    plan: Plan | None
+    bundle: BundleCard | None = None
     scores: Mapping[str, Mapping[str, float]]
     subjects: Mapping[str, tuple[str, ...]]
     lineage: Mapping[str, str] = Field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.plan is None) == (self.bundle is None):
+            raise ConfigError(f"the card of {self.name} needs a plan or a bundle, and not both")
+
+    @property
+    def about(self) -> Plan | BundleCard:
+        """What the model is for."""
+        if self.plan is not None:
+            return self.plan
+        assert self.bundle is not None  # noqa: S101 - one of them is there
+        return self.bundle
+
+    @property
+    def targets(self) -> dict[str, int]:
+        """What the model tells apart, each with the value that stands for it in one label map."""
+        numbered = {name: number for number, name in enumerate(self.about.targets, start=1)}
+        if self.about.task != "segmentation" or self.about.regions:
+            return numbered
+        return dict(self.bundle.targets) if self.bundle else {name: self.recipe().labels.names[name] for name in numbered}
+
+    @property
+    def dimension(self) -> int:
+        """2 or 3."""
+        return len(self.bundle.shape) if self.bundle else 2 if 1 in self.recipe().patch else 3
+
+    def recipe(self) -> Plan:
+        """Return the plan.
+
+        Raises:
+            InputError: If the model is a MONAI Bundle, which has none.
+        """
+        if self.plan is None:
+            raise InputError(f"{self.name} is a MONAI Bundle: it can be asked, and neither trained nor scored here")
+        return self.plan
 
 
 def card_from_run(

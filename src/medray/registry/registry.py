@@ -80,7 +80,8 @@ class Registry:
 
         Args:
             card: What to say of it.
-            model: The folder: ``plan.json``, ``weights.safetensors`` and, where there is one, ``calibration.json``.
+            model: The folder: ``weights.safetensors`` with ``plan.json`` and, where there is one, ``calibration.json``; or with
+                ``bundle.json`` and the folder ``bundle``.
             tracking: The MLflow run that the fit was followed in; a new one by default.
 
         Raises:
@@ -96,7 +97,8 @@ class Registry:
             tracking = Tracking(self._client, self._client.create_run(self._experiment(), run_name=card.name).info.run_id)
         run = self._client.get_run(tracking.run)
         with tempfile.TemporaryDirectory() as place:
-            for name in (*FILES, *(name for name in OPTIONAL_FILES if model.join(name).exists())):
+            for name in _files_of(model):
+                (Path(place) / name).parent.mkdir(parents=True, exist_ok=True)
                 (Path(place) / name).write_bytes(model.join(name).read())
             (Path(place) / "card.json").write_text(json.dumps(config.dump(card), indent=1), encoding="utf-8")
             self._client.log_artifacts(run.info.run_id, place, "model")
@@ -110,7 +112,7 @@ class Registry:
             card.name,
             source=f"{run.info.artifact_uri}/model",
             run_id=run.info.run_id,
-            tags={key: card.lineage[key] for key in ("cohort", "run") if key in card.lineage},
+            tags={key: card.lineage[key] for key in ("cohort", "run", "bundle") if key in card.lineage},
         )
         return _version(made)
 
@@ -199,6 +201,13 @@ class Registry:
         if self.uri.startswith("sqlite:///"):
             place = (Path(self.uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=place))
+
+
+def _files_of(model: Location) -> list[str]:
+    """Return the names of a model folder's files."""
+    if model.join("bundle.json").exists():
+        return [entry.name for entry in model.entries()]
+    return [*FILES, *(name for name in OPTIONAL_FILES if model.join(name).exists())]
 
 
 def _known(ask: Callable[..., T], *of: str | None) -> T | None:

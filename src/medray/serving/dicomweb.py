@@ -73,8 +73,12 @@ def dicomweb(desk: Desk, guard: Guard, spool: "Spool | None", book: OrderBook, p
         """Store in the PACS, as a viewer does with what its user drew."""
         return await _through(desk, pacs, request, _without(path, "stow/"))
 
-    for path in ("/dicomweb/studies", "/dicomweb/studies/{study}"):
-        _add(routes, "POST", path, store, asking, ANSWERS)
+    async def store_study(study: str, request: Request) -> Response:
+        """Take DICOM objects of one study in."""
+        return await store(request)
+
+    _add(routes, "POST", "/dicomweb/studies", store, asking, ANSWERS)
+    _add(routes, "POST", "/dicomweb/studies/{study}", store_study, asking, ANSWERS)
     _add(routes, "GET", "/dicomweb/{path:path}", look, seeing, REFUSALS)
     _add(routes, "GET", "/monailabel/proxy/dicom/{path:path}", look, seeing, REFUSALS)
     _add(routes, "POST", "/monailabel/proxy/dicom/{path:path}", proxied_store, asking, ANSWERS)

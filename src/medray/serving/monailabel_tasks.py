@@ -141,7 +141,7 @@ class Tasks:
         card = await asyncio.to_thread(self._desk.registry.card, version)
         place = config.home() / "monailabel" / f"{version.name}-{time.time_ns()}"
         commands = _training(version, worklist.uri, place, params)
-        await asyncio.to_thread(_write_plan, place, card.plan)
+        await asyncio.to_thread(_write_plan, place, card.recipe())
         return self._errands.start("train", {"model": model, **params}, commands)
 
     async def _labelled(self, version: ModelVersion, row: SeriesRow, params: Mapping[str, Any]) -> int:

@@ -18,7 +18,7 @@ from ray.serve.config import RequestRouterConfig
 from medray.errors import MedrayError, ResourceError
 from medray.formats.image import declared_bytes, read_image_files
 from medray.formats.nrrd import write_nrrd
-from medray.inference.predictor import Predictor
+from medray.inference.bundled import load_predictor
 from medray.preprocessing.blocks import Block, Blocks
 from medray.registry.registry import Registry
 from medray.serving.auth import Refusal
@@ -80,7 +80,7 @@ class Pool:
 
     def __init__(self, settings: PoolConfig) -> None:
         torch.set_num_threads(settings.threads)
-        self._shelf = Shelf(Registry(settings.registry).fetch, Predictor.load, settings.models_mb << 20)
+        self._shelf = Shelf(Registry(settings.registry).fetch, load_predictor, settings.models_mb << 20)
         self._batcher = Batcher(settings.batch_voxels)
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
         self._work_bytes = settings.work_mb << 20
@@ -157,17 +157,16 @@ class Pool:
             files = await self._files(image, stages, stack)
             predictor = await stack.enter_async_context(self._shelf.lend(version))
             stages.end("load")
-            if predictor.plan.task != task:
-                return problem(
-                    HTTPStatus.UNPROCESSABLE_ENTITY, "other-task", f"{version} is for {predictor.plan.task}, not {task}"
-                )
+            if predictor.task != task:
+                said = f"{version} is for {predictor.task}, not {task}"
+                return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "other-task", said)
             volume = await asyncio.to_thread(read_image_files, files)
             stages.end("decode")
             prepared = await asyncio.to_thread(predictor.prepare, volume)
             stages.end("preprocess")
             blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
             stages.end("network")
-            prediction = await asyncio.to_thread(predictor.finish, progress.watched(blocks), volume)
+            prediction = await asyncio.to_thread(predictor.finish, progress.watched(blocks), volume, prepared)
             stages.end("postprocess")
             stages["network"] += prediction.latencies["network"]  # the network went on while the first blocks were decoded
             stages["postprocess"] -= prediction.latencies["network"]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from medray.errors import ImageError, MedrayError, NotFoundError, ResourceError, StorageError
 from medray.formats.image import dicom_files
 from medray.imaging.geometry import directions, spacing_mm
-from medray.preprocessing.plan import Plan
 from medray.registry.card import ModelCard
 from medray.registry.version import ModelVersion
 from medray.serving.auth import Refusal
@@ -144,11 +143,10 @@ def describe(version: ModelVersion, card: ModelCard) -> dict[str, Any]:
     return {
         "model": str(version),
         "aliases": list(version.aliases),
-        "task": card.plan.task,
-        "labels": dict(card.plan.labels.names),
-        "targets": _segments_of(card.plan),
-        "dimension": 2 if 1 in card.plan.patch else 3,
-        "modalities": list(card.plan.modalities),
+        "task": card.about.task,
+        "targets": card.targets,
+        "dimension": card.dimension,
+        "modalities": list(card.about.modalities),
         "intended_use": card.intended_use,
         "scores": {split: dict(scores) for split, scores in card.scores.items()},
     }
@@ -171,12 +169,6 @@ def _image_of(prediction: Prediction) -> Format | None:
     if prediction.answer.mask is not None:
         return "seg-nrrd"
     return "nrrd" if prediction.answer.saliency is not None else None
-
-
-def _segments_of(plan: Plan) -> dict[str, int]:
-    """Return what a model tells apart, with the values that stand for it in `SEGMENTS`."""
-    named = plan.task == "segmentation" and not plan.regions
-    return {name: plan.labels.names[name] if named else number for number, name in enumerate(plan.targets, start=1)}
 
 
 def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> Reply:

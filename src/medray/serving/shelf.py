@@ -80,7 +80,7 @@ class Shelf(Generic[T]):
         loop = asyncio.get_running_loop()
         try:
             folder = await loop.run_in_executor(self._threads, self._fetch, key)
-            size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             await self._make_room(key, place, size)
             return await loop.run_in_executor(self._threads, self._load, folder)
         except BaseException:

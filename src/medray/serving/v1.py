@@ -41,7 +41,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         }.items()
     },
 }
-REFUSALS: dict[int | str, dict[str, Any]] = {status: ANSWERS[status] for status in (401, 403, 404, 429)}
+REFUSALS: dict[int | str, dict[str, Any]] = {status: ANSWERS[status] for status in (401, 403, 404, 422, 429, 503)}
 """Of what has no body."""
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 TEXT = {"type": "string", "minLength": 1}

@@ -1,0 +1,213 @@
+"""Predict with a MONAI Bundle: its own transforms, inferer and network, from memory to memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from medray import config
+from medray.errors import ImageError, InputError, ResourceError
+from medray.imaging.geometry import RAS_TO_LPS
+from medray.imaging.volume import Volume
+from medray.inference.predictor import Prediction, Predictor, Unwanted
+from medray.models.bundle import BundleCard, digest_of, read_bundle
+from medray.preprocessing.blocks import Block, Blocks
+from medray.tasks.answer import Answer
+
+__all__ = ["BUNDLE", "BundlePredictor", "load_predictor"]
+
+BUNDLE = "bundle.json"
+IMAGE, PRED = "image", "pred"
+
+
+class _Traced(np.ndarray[Any, np.dtype[np.float32]]):
+    """What the network is shown, and the transforms' own record of how it came to be."""
+
+    tensor: Any = None
+
+
+class BundlePredictor:
+    """A bundle behind the same questions as a `Predictor`.
+
+    Args:
+        card: What it is for.
+        network: In evaluation mode, on ``device``.
+        pipeline: What goes before it, how it is run, what comes after.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self, card: BundleCard, network: torch.nn.Module, pipeline: tuple[Any, Any, Any], device: torch.device
+    ) -> None:
+        self.task = card.task
+        self._card = card
+        self._network = network
+        self._before, self._inferer, self._after = pipeline
+        self._device = device
+
+    @classmethod
+    def load(cls, folder: Path, device: str | None = None) -> BundlePredictor:
+        """Load a model folder: ``bundle.json``, ``weights.safetensors`` and the bundle in ``bundle``.
+
+        Raises:
+            InputError: If the bundle isn't the one that was imported, or can't be built.
+        """
+        card = config.load(BundleCard, config.read_file(folder / BUNDLE), what=str(folder / BUNDLE))
+        if digest_of(folder / "bundle") != card.digest:
+            raise InputError(f"the files of bundle {card.name} have changed since it was imported: import it again")
+        bundle = read_bundle(folder / "bundle", trusted=card.trusted)
+        network = bundle.network()
+        network.load_state_dict(load_file(folder / "weights.safetensors"))
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(card, network.to(place).eval(), bundle.pipeline(), place)
+
+    def predict(self, volume: Volume) -> Prediction:
+        """Predict on an image of any grid; see `Predictor.predict`."""
+        started = time.perf_counter()
+        prepared = self.prepare(volume)
+        ready = time.perf_counter()
+        [(_, blocks)] = self.activate([prepared])
+        begun = time.perf_counter()
+        prediction = self.finish(blocks, volume, prepared)
+        network = begun - ready + prediction.latencies["network"]
+        return replace(prediction, latencies={"preprocess": ready - started, **prediction.latencies, "network": network})
+
+    def prepare(self, volume: Volume) -> NDArray[np.float32]:
+        """Return what the network is shown of an image.
+
+        Raises:
+            ImageError: If the image is of another modality or has other channels than the bundle is for.
+        """
+        from monai.data import MetaTensor  # noqa: PLC0415 - a second and more
+
+        modality = volume.meta.get("modality", "OT")
+        if self._card.modalities and modality not in {*self._card.modalities, "OT"}:
+            raise ImageError("other-modality", f"the model is for {', '.join(self._card.modalities)}, not {modality}")
+        voxels = volume.voxels
+        if len(voxels) != self._card.channels:
+            raise ImageError(
+                "other-channels", f"the model is for {self._card.channels} channels, and the image has {len(voxels)}"
+            )
+        flat = len(self._card.shape) == 2
+        shown = voxels[:, :, :, 0] if flat and voxels.shape[3] == 1 else voxels
+        affine = torch.from_numpy(np.linalg.inv(RAS_TO_LPS) @ volume.affine)
+        image = MetaTensor(torch.from_numpy(np.ascontiguousarray(shown, dtype=np.float32)), affine=affine)
+        image.meta["original_channel_dim"] = 0
+        image.meta["original_affine"] = affine
+        image.meta["spatial_shape"] = np.array(shown.shape[1:])
+        done = self._before({IMAGE: image})[IMAGE] if self._before else image
+        traced = np.asarray(done.detach().cpu().numpy(), np.float32).view(_Traced)
+        traced.tensor = done
+        return traced
+
+    def activate(
+        self, images: Sequence[NDArray[np.float32]], *, unwanted: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, Blocks]]:
+        """Run the network on prepared images, one by one; see `Predictor.activate`."""
+        for number, image in enumerate(images):
+            yield number, self._map(image, unwanted)
+
+    def finish(self, blocks: Blocks, volume: Volume, prepared: NDArray[np.float32]) -> Prediction:
+        """Bring what the network says onto the image's own grid; see `Predictor.finish`."""
+        started = time.perf_counter()
+        said = blocks.whole()
+        ready = time.perf_counter()
+        answer = self._answer(said, volume, getattr(prepared, "tensor", None))
+        latencies = {"network": ready - started, "postprocess": time.perf_counter() - ready}
+        return Prediction(
+            answer, volume.shape, volume.affine, self._volumes_ml(answer, volume.voxel_ml), self._values(), latencies
+        )
+
+    def probe(self) -> None:
+        """Run the network on an empty image; see `Predictor.probe`."""
+        with torch.inference_mode():
+            said = self._network(torch.zeros((1, self._card.channels, *self._card.shape), device=self._device))
+        if not bool(torch.isfinite(_first(said)).all()):
+            raise ResourceError("the network's answer to an empty image is no number: restart the process")
+
+    def _map(self, image: NDArray[np.float32], unwanted: Callable[[], bool]) -> Blocks:
+        """Run the inferer when the map is asked for; the grid is the image's, or one voxel of a diagnosis."""
+        shape = (*image.shape[1:], 1) if image.ndim == 3 else image.shape[1:]
+        i, j, k = (1, 1, 1) if self.task == "diagnosis" else (int(side) for side in shape)
+
+        def network(patch: torch.Tensor, *more: Any, **named: Any) -> Any:
+            if unwanted():
+                raise Unwanted
+            return self._network(patch, *more, **named)
+
+        def parts() -> Iterator[Block]:
+            given = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)[None]
+            with torch.inference_mode():
+                said = self._inferer(given, network) if self._inferer else network(given)
+            values = _first(said)[0].float().cpu().numpy()
+            yield (0, 0, 0), values.reshape(len(values), i, j, k)
+
+        return Blocks((i, j, k), parts())
+
+    def _answer(self, said: NDArray[np.float32], volume: Volume, image: Any) -> Answer:
+        """Run what comes after the network."""
+        from monai.data import MetaTensor  # noqa: PLC0415
+
+        if self.task == "diagnosis":
+            done = self._after({PRED: torch.from_numpy(said[:, 0, 0, 0]), IMAGE: image})[PRED] if self._after else said
+            return Answer(probabilities=self._probabilities(np.asarray(done, np.float64).reshape(-1)))
+        flat = len(self._card.shape) == 2
+        pred = MetaTensor(
+            torch.from_numpy(said[..., 0] if flat else said), meta=image.meta, applied_operations=image.applied_operations
+        )
+        done = self._after({PRED: pred, IMAGE: image}) if self._after else {PRED: pred}
+        found = done[PRED]
+        if tuple(found.shape[1:]) != tuple(volume.shape[:2] if flat else volume.shape) and self._before:
+            found = self._before.inverse({IMAGE: found})[IMAGE]
+        values = np.asarray(found.detach().cpu().numpy() if hasattr(found, "detach") else found)
+        return Answer(mask=self._mask(values.reshape(len(values), *volume.shape)))
+
+    def _mask(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return a label map, or a channel of 0 and 1 for each region."""
+        if self._card.regions:
+            order = [channel if len(values) > channel else 0 for channel in self._card.targets.values()]
+            return (values[order] > 0.5).astype(np.uint8)
+        labels = values[0] if len(values) == 1 else values.argmax(axis=0)
+        return np.asarray(labels, np.uint8)[None]
+
+    def _probabilities(self, values: NDArray[np.float64]) -> dict[str, float]:
+        if values.min() < 0 or values.max() > 1:
+            values = np.exp(values - values.max()) / np.exp(values - values.max()).sum()
+        if len(values) == 1 and len(self._card.targets) > 1:  # a class, already decided
+            values = np.eye(len(self._card.targets))[int(values[0])]
+        return {name: float(values[channel]) for name, channel in self._card.targets.items()}
+
+    def _values(self) -> dict[str, int]:
+        if self.task != "segmentation":
+            return {}
+        return dict.fromkeys(self._card.targets, 1) if self._card.regions else dict(self._card.targets)
+
+    def _volumes_ml(self, answer: Answer, voxel_ml: float) -> dict[str, float]:
+        if answer.mask is None:
+            return {}
+        if self._card.regions:
+            counts = answer.mask.sum(axis=(1, 2, 3), dtype=np.int64)
+            return {name: float(count * voxel_ml) for name, count in zip(self._card.targets, counts, strict=True)}
+        counts = np.bincount(answer.mask.ravel(), minlength=256)
+        return {name: float(counts[value] * voxel_ml) for name, value in self._card.targets.items()}
+
+
+def load_predictor(folder: Path, device: str | None = None) -> Predictor | BundlePredictor:
+    """Load a model folder, whether medray has trained it or it is a MONAI Bundle; raises what their own ``load`` does."""
+    return BundlePredictor.load(folder, device) if (folder / BUNDLE).is_file() else Predictor.load(folder, device)
+
+
+def _first(said: Any) -> torch.Tensor:
+    """Return a network's first answer: some give several, for training."""
+    tensor: torch.Tensor = (
+        next(iter(said.values())) if isinstance(said, dict) else said[0] if isinstance(said, list | tuple) else said
+    )
+    return tensor

@@ -1,0 +1,371 @@
+"""MONAI Bundles: read one, say what it is for, and build its parts, without running what nobody has agreed to.
+
+After MONAI's bundle specification (``docs/source/mb_specification.rst``). A bundle's configuration is a program: expressions
+are Python, and ``_target_`` may name any class. Where a bundle isn't trusted, its parts may only be MONAI's own networks,
+inferers and transforms, put together by literals and arithmetic; weights are read without pickle.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import dataclasses as strict
+from torch import nn
+
+from medray.config import STRICT
+from medray.errors import InputError, NotFoundError
+
+__all__ = ["Bundle", "BundleCard", "digest_of", "read_bundle"]
+
+REQUIRED = ("version", "monai_version", "pytorch_version", "numpy_version")
+"""Of metadata.json; what MONAI's own loader asks for (``monai.bundle.properties.MetaProperties``)."""
+OLDER = "optional_packages_version"
+"""The former name of ``required_packages_version``, of which MONAI warns."""
+CONFIGS = ("inference.json", "inference.yaml", "inference.yml")
+NETWORK, INFERER = "network_def", "inferer"
+BEFORE, AFTER = ("preprocessing", "pre_transforms"), ("postprocessing", "post_transforms")
+OWN = ("monai.networks.", "monai.inferers", "monai.transforms.")
+"""Modules whose classes do nothing but compute."""
+FORBIDDEN = ("Lambda", "Save", "Load", "Write", "CuCIM", "TorchIO", "Torchio", "HuggingFace")
+"""In names of such classes that run, read, write or fetch something else."""
+HARMLESS = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp, ast.BinOp, ast.IfExp,
+    ast.Compare, ast.BoolOp, ast.USub, ast.UAdd, ast.Not, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.And,
+    ast.Or, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
+)  # fmt: skip
+READERS = ("LoadImage", "LoadImaged", "LoadImageD", "LoadImageDict")
+WRITERS = ("SaveImage", "SaveImaged", "SaveImageD", "SaveImageDict")
+GIVEN = ("bundle_root", "device")
+"""Parts that medray itself puts in."""
+
+
+@strict.dataclass(frozen=True, kw_only=True, config=STRICT)
+class BundleCard:
+    """What a bundle is for, as ``bundle.json`` beside it.
+
+    Attributes:
+        name: Of the bundle.
+        version: Its own version.
+        task: What it says of an image.
+        targets: What it tells apart, to the channel of its answer.
+        regions: Whether targets may overlap: each has a channel of its own.
+        modalities: DICOM modalities that it is for; any where there are none.
+        channels: Of an image.
+        shape: Of an image that it runs on.
+        trusted: Whether its code may be run.
+        digest: Hash of its files.
+    """
+
+    name: str
+    version: str
+    task: Literal["segmentation", "diagnosis"]
+    targets: Mapping[str, int]
+    regions: bool
+    modalities: tuple[str, ...]
+    channels: int
+    shape: tuple[int, ...]
+    trusted: bool
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle's folder and what its files say.
+
+    Attributes:
+        folder: With ``configs`` and perhaps ``models`` and ``scripts``.
+        metadata: Of ``metadata.json``.
+        config: Of the inference configuration, as it is written.
+        trusted: Whether its code may be run.
+    """
+
+    folder: Path
+    metadata: Mapping[str, Any]
+    config: Mapping[str, Any]
+    trusted: bool
+
+    def card(self) -> BundleCard:
+        """Say what the bundle is for.
+
+        Raises:
+            InputError: If it is for something that medray doesn't serve.
+        """
+        inputs, outputs = self._formats()
+        image = next(iter(inputs.values()))
+        pred = outputs.get("pred") or next(iter(outputs.values()))
+        task: Literal["segmentation", "diagnosis"] = "segmentation" if pred.get("type") == "image" else "diagnosis"
+        targets = _targets(pred)
+        regions = task == "segmentation" and _regions(self._section(AFTER), targets)
+        names = {name: channel for name, channel in targets.items() if regions or task == "diagnosis" or channel > 0}
+        return BundleCard(
+            name=str(self.metadata.get("name") or self.folder.name),
+            version=str(self.metadata["version"]),
+            task=task,
+            targets=names,
+            regions=regions,
+            modalities=_modalities(str(image.get("modality", ""))),
+            channels=int(image.get("num_channels", 1)),
+            shape=_shape(image.get("spatial_shape", ())),
+            trusted=self.trusted,
+            digest=digest_of(self.folder),
+        )
+
+    def network(self) -> nn.Module:
+        """Build the network, without its weights.
+
+        Raises:
+            InputError: If that can't be done.
+        """
+        built = self._built([NETWORK])[NETWORK]
+        if not isinstance(built, nn.Module):
+            raise InputError(f"bundle {self.folder.name}: {NETWORK} is no network but a {type(built).__name__}")
+        return built
+
+    def pipeline(self) -> tuple[Any, Any, Any]:
+        """Build what goes before the network, how it is run, and what comes after: MONAI's own objects or None."""
+        before, after = self._name(BEFORE), self._name(AFTER)
+        built = self._built([name for name in (before, INFERER, after) if name])
+        return built.get(before), built.get(INFERER), built.get(after)
+
+    def require_safe(self) -> None:
+        """Refuse a bundle that would run code of its own, unless it is trusted.
+
+        Raises:
+            InputError: Says what it would run.
+        """
+        names = [name for name in (NETWORK, self._name(BEFORE), INFERER, self._name(AFTER)) if name]
+        found = [] if self.trusted else list(_unsafe(self._parser(), names))
+        if found:
+            raise InputError(
+                f"bundle {self.folder.name} would run code of its own ({found[0]}): read it, then import with --trust"
+            )
+
+    def _formats(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        said = self.metadata.get("network_data_format") or {}
+        inputs, outputs = said.get("inputs") or {}, said.get("outputs") or {}
+        if not inputs or not outputs or "detector" in self.config:
+            raise InputError(
+                f"bundle {self.folder.name} is neither a segmentation nor a diagnosis of one image: it can't be served"
+            )
+        kinds = {str(item.get("type")) for item in (*inputs.values(), *outputs.values())}
+        if len(inputs) > 1 or not kinds <= {"image", "probabilities", "labels", "tuples"} or "image" not in inputs:
+            raise InputError(f"bundle {self.folder.name} takes {', '.join(inputs)}: only those of one image can be served")
+        return inputs, outputs
+
+    def _built(self, names: Sequence[str]) -> dict[str, Any]:
+        self.require_safe()
+        parser = self._parser()
+        if self.trusted and str(self.folder) not in sys.path:
+            sys.path.insert(0, str(self.folder))  # its configuration may name modules of its own
+        try:
+            return {name: parser.get_parsed_content(name) for name in names if name in self.config}
+        except Exception as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"bundle {self.folder.name} can't be built: {said[:300]}") from error
+
+    def _parser(self) -> Any:
+        from monai.bundle import ConfigParser  # noqa: PLC0415 - two seconds
+
+        parser = ConfigParser(dict(self.config))
+        parser.read_meta({name: said for name, said in self.metadata.items() if name != OLDER})
+        parser["bundle_root"] = str(self.folder)
+        parser["device"] = torch.device("cpu")
+        for name in (self._name(BEFORE), self._name(AFTER)):
+            if name:
+                parser[name] = _without_files(self.config[name])
+        parser.resolve_macro_and_relative_ids()
+        return parser
+
+    def _name(self, names: Sequence[str]) -> str:
+        return next((name for name in names if name in self.config), "")
+
+    def _section(self, names: Sequence[str]) -> Any:
+        return self.config.get(self._name(names), {})
+
+
+def read_bundle(folder: Path, *, trusted: bool = False) -> Bundle:
+    """Read a bundle's metadata and inference configuration; nothing of it is run.
+
+    Args:
+        folder: The bundle's.
+        trusted: Whether its code may be run.
+
+    Raises:
+        NotFoundError: If a file is missing.
+        InputError: If a file can't be read, a field or a package that it needs is missing.
+    """
+    metadata = _read(folder / "configs" / "metadata.json")
+    missing = [name for name in REQUIRED if not metadata.get(name)]
+    if missing:
+        raise InputError(f"metadata.json of bundle {folder.name} has no {', '.join(missing)}")
+    # Of what older bundles list as optional, most is for training and evaluation: what serving lacks shows when it is built.
+    for name, wanted in (metadata.get("required_packages_version") or {}).items():
+        _require(folder.name, str(name), str(wanted))
+    config = next((folder / "configs" / name for name in CONFIGS if (folder / "configs" / name).is_file()), None)
+    if config is None:
+        raise NotFoundError(f"bundle {folder.name} has none of {', '.join(CONFIGS)} in its configs")
+    said = _read(config)
+    if NETWORK not in said:
+        raise InputError(f"bundle {folder.name} has no {NETWORK} in {config.name}")
+    return Bundle(folder, metadata, said, trusted)
+
+
+def digest_of(folder: Path) -> str:
+    """Return a hash of a folder's files: names and contents; documents and what Python leaves behind don't count."""
+    found = hashlib.sha256()
+    for path in sorted(path for part in ("configs", "scripts", "models") for path in (folder / part).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts and path.parent.name != "models":
+            name = path.relative_to(folder).as_posix()
+            found.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFoundError(f"no {path.name} in {path.parent}: is it a MONAI Bundle?")
+    try:
+        if path.suffix == ".json":
+            said = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            import yaml  # noqa: PLC0415 - Ray brings it
+
+            said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} can't be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(said, dict):
+        raise InputError(f"{path.name} holds a {type(said).__name__}; a table is needed")
+    return said
+
+
+def _require(bundle: str, package: str, wanted: str) -> None:
+    """Check a package that a bundle can't do without; MONAI Bundles say its version as ``1.2`` and mean that or a newer one."""
+    from packaging.version import InvalidVersion, Version  # noqa: PLC0415
+
+    try:
+        has = version(package)
+        enough = Version(has) >= Version(wanted.lstrip("=>~ "))
+    except PackageNotFoundError:
+        raise InputError(f"bundle {bundle} needs the package {package} {wanted}: install it") from None
+    except InvalidVersion:
+        return
+    if not enough:
+        raise InputError(f"bundle {bundle} needs {package} {wanted}, and {has} is installed")
+
+
+def _without_files(section: Any) -> Any:
+    """Leave out the transforms that read and write files: images come from memory and go back to it."""
+    if not isinstance(section, dict) or not isinstance(section.get("transforms"), list):
+        return section
+    files = (*READERS, *WRITERS)
+    kept = [item for item in section["transforms"] if not (isinstance(item, dict) and _class(item) in files)]
+    return {**section, "transforms": kept}
+
+
+def _class(item: Mapping[str, Any]) -> str:
+    return str(item.get("_target_", "")).rpartition(".")[2]
+
+
+def _unsafe(parser: Any, names: Sequence[str]) -> Iterator[str]:
+    """Yield what building some parts of a configuration would run that isn't harmless."""
+    from monai.bundle import ReferenceResolver  # noqa: PLC0415
+    from monai.bundle.config_item import ComponentLocator  # noqa: PLC0415
+
+    locator, left, seen = ComponentLocator(), list(names), set[str]()
+    while left:
+        name = left.pop()
+        if name in seen or name.split("::")[0] in GIVEN:
+            continue
+        seen.add(name)
+        for value in _leaves(_found(parser, name)):
+            if isinstance(value, dict):
+                yield from _unsafe_component(value, locator)
+                continue
+            left.extend(ReferenceResolver.match_refs_pattern(value))
+            if value.startswith("$") and not _harmless(value[1:]):
+                yield f"the expression {value[:80]!r}"
+
+
+def _found(parser: Any, name: str) -> Any:
+    """Return a part of a configuration as it is written; nothing where there is no such part."""
+    try:
+        return parser[name]
+    except (KeyError, IndexError, ValueError):
+        return None
+
+
+def _leaves(value: Any) -> Iterator[dict[str, Any] | str]:
+    """Yield every table and every text within a part."""
+    if isinstance(value, dict | str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _leaves(item)
+
+
+def _unsafe_component(item: Mapping[str, Any], locator: Any) -> Iterator[str]:
+    target = item.get("_target_")
+    if target is None:
+        return
+    if not isinstance(target, str) or item.get("_mode_") == "debug":
+        yield f"the component {target!r}"
+        return
+    module, _, name = target.rpartition(".")
+    places = [module] if module else locator.get_component_module_name(name)
+    every = [places] if isinstance(places, str) else list(places or ["nowhere"])
+    own = all(f"{place}.".startswith(OWN) for place in every)
+    if not own or any(word in name for word in FORBIDDEN):
+        yield f"the component {target!r}"
+
+
+def _harmless(expression: str) -> bool:
+    """Tell whether an expression does nothing but arithmetic on literals and references."""
+    try:
+        tree = ast.parse(expression.replace("::", "__").replace("#", "__").replace("@", "reference__"), mode="eval")
+    except SyntaxError:
+        return False
+    return all(isinstance(node, HARMLESS) for node in ast.walk(tree))
+
+
+def _targets(pred: Mapping[str, Any]) -> dict[str, int]:
+    """Return the names of an answer's channels, to their numbers."""
+    named = {str(name): int(channel) for channel, name in (pred.get("channel_def") or {}).items()}
+    count = int(pred.get("num_channels") or len(named) or 1)
+    return named or {f"class {channel}": channel for channel in range(count)}
+
+
+def _regions(after: Any, targets: Mapping[str, int]) -> bool:
+    """Tell whether channels are taken one by one: cut at a threshold, or squeezed one by one by a sigmoid."""
+    steps = after.get("transforms", []) if isinstance(after, dict) else []
+    said = [item for item in steps if isinstance(item, dict)]
+    if any(_class(item).startswith("AsDiscrete") and item.get("argmax") for item in said):
+        return False
+    one_by_one = any(item.get("threshold") is not None or item.get("sigmoid") for item in said)
+    return one_by_one or 0 not in targets.values() or "background" not in {name.lower() for name in targets}
+
+
+def _modalities(said: str) -> tuple[str, ...]:
+    """Return DICOM's words for a bundle's; ``n/a`` and what isn't known is any."""
+    known = {
+        "CT": ("CT",),
+        "MR": ("MR",),
+        "MRI": ("MR",),
+        "XRAY": ("CR", "DX"),
+        "X-RAY": ("CR", "DX"),
+        "US": ("US",),
+        "PET": ("PT",),
+    }
+    return known.get(said.upper(), ())
+
+
+def _shape(said: Any) -> tuple[int, ...]:
+    """Return sides for an image to try a network on; those that are free, ``*`` or a formula, are 64."""
+    sides = said if isinstance(said, list) else []
+    return tuple(side if isinstance(side, int) else 64 for side in sides) or (64, 64, 64)
