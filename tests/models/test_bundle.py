@@ -140,7 +140,7 @@ def test_a_segmentation_answers_as_monais_own_workflow(scan, tmp_path):
     stored = read_nifti(write_nifti(scan))  # its affine as a file keeps it, which MONAI reads
     prediction = predictor.predict(stored)
     expected = monais_own(folder, scan, tmp_path)[0]
-    assert 0.05 < expected.mean() < 0.95
+    assert 0.01 < expected.mean() < 0.99
     assert np.array_equal(prediction.mask.voxels[0], expected)
     assert prediction.shape == scan.shape
     assert np.array_equal(prediction.affine, stored.affine)
