@@ -1,6 +1,8 @@
 """MONAI Bundles: what they say of themselves, what they may do, and that they answer as MONAI's own workflow does."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import monai.transforms as mt
@@ -348,3 +350,12 @@ def test_parts_of_monai_are_still_what_they_were():
     """The list of forbidden words is about names that exist."""
     names = set(dir(mt))
     assert {"Lambdad", "SaveImaged", "LoadImaged", "CuCIMd", "TorchIOd"} <= names
+
+
+def test_a_bundle_is_read_where_medray_has_loaded_only_a_part_of_monai(tmp_path):
+    """As in a replica: MONAI finds classes by their names among the modules that are there."""
+    folder = bundle(tmp_path / "b")
+    code = "import medray.inference.predictor\nfrom medray.registry.bundles import import_bundle\n"
+    code += f"print(import_bundle({str(folder)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip().endswith("spleen-ct-segmentation/1"), done.stderr[-2000:]

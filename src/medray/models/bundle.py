@@ -173,7 +173,10 @@ class Bundle:
             raise InputError(f"bundle {self.folder.name} can't be built: {said[:300]}") from error
 
     def _parser(self) -> Any:
-        from monai.bundle import ConfigParser  # noqa: PLC0415 - two seconds
+        import monai.inferers  # noqa: PLC0415 - two seconds; MONAI finds by their names only classes whose modules are there
+        import monai.networks.nets  # noqa: PLC0415
+        import monai.transforms  # noqa: F401, PLC0415
+        from monai.bundle import ConfigParser  # noqa: PLC0415
 
         parser = ConfigParser(dict(self.config))
         parser.read_meta({name: said for name, said in self.metadata.items() if name != OLDER})

@@ -43,7 +43,6 @@ EXTRAS = frozenset(
         "requests",
         "scipy.optimize",
         "scipy.signal",
-        "skimage",
         "sklearn",
         "tensorboard",
         "tensorboardX",
@@ -56,7 +55,8 @@ EXTRAS = frozenset(
         "zarr",
     )
 )
-"""Those too that themselves import one of the others, or would be half imported: torchvision brings torch's compiler along."""
+"""Those too that themselves import one of the others, or would be half imported: torchvision brings torch's compiler along.
+scikit-image isn't among them: transforms of bundles may need it."""
 
 
 class _Hidden(MetaPathFinder):
