@@ -3,9 +3,13 @@
 The same weights (a U-Net as a plan makes it, untrained: what was learned makes no time) and the same volume, on two cores:
 
 * bare: read the file, `Predictor.predict`, write the mask, in a process of its own;
-* server: the same over HTTP, as the server's own clock has it (``Server-Timing``) and as the client's has it.
+* server: the same over HTTP, as the server's own clock has it (``Server-Timing``) and as the client's has it;
+* viewer: the same as 3D Slicer's plug-in asks for it, by MONAI Label's protocol, of an image that the server has;
+* MONAI Label: its own server, asked in the same way: the same network as TorchScript, in the transforms and the two kinds of
+  sliding windows of its sample apps: as large as those (160 voxels), and as the network was taught. Where
+  ``MEDRAY_BENCH_PYTHON`` names an interpreter that has it.
 
-Rounds of both alternate. Then the stages' sum against the total, and the first answer of an endpoint that has no replica yet.
+Rounds of all alternate. Then the stages' sum against the total, and the first answer of an endpoint that has no replica yet.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,9 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import torch
 from report import bars, save
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import medray
 from medray import config
@@ -40,7 +46,10 @@ from medray.samples.brain import write_brain_cohort
 from medray.storage.location import locate
 from medray.tasks.task import task_of
 
-ROUNDS, CORES, PORT = 15, 2, 18431
+ROUNDS, CORES, PORT, PEER_PORT = 15, 2, 18431, 18433
+SAMPLE_ROI, SAMPLE_OVERLAP = (160, 160, 160), 0.25
+"""Of MONAI Label's sample app for the spleen (sample-apps/radiology/lib/infers/segmentation_spleen.py)."""
+PEER = os.environ.get("MEDRAY_BENCH_PYTHON", "")
 
 
 def main() -> None:
@@ -53,9 +62,16 @@ def main() -> None:
         bare = subprocess.Popen(
             [sys.executable, __file__, "bare", str(folder / "model"), str(scan)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        with medray.deploy(["head"], port=PORT, insecure=True, cpus=CORES) as endpoint:
-            rounds = [one_round(bare, endpoint.url, body) for _ in range(ROUNDS)]
+        cohort = medray.open_cohort(folder / "cohort")
+        series = next(row.series for row in cohort.rows if np.array_equal(cohort.volume(row).voxels, read_image(body).voxels))
+        peer, ways = start_peer(folder, scan) if PEER else (None, [])
+        with medray.deploy(["head"], port=PORT, insecure=True, cpus=CORES, cohort=str(folder / "cohort")) as endpoint:
+            viewers = {"viewer_s": (f"{endpoint.url}/monailabel/infer/head", series)}
+            viewers |= {f"monailabel_{way}_s": (f"http://127.0.0.1:{PEER_PORT}/infer/{way}", "scan") for way in ways}
+            rounds = [one_round(bare, endpoint.url, body) | look(viewers) for _ in range(ROUNDS)]
         bare.kill()
+        if peer:
+            os.killpg(peer.pid, signal.SIGKILL)
         with medray.deploy(port=PORT, insecure=True, cpus=CORES, min_replicas=0) as endpoint:
             started = time.perf_counter()
             ask(endpoint.url, body)
@@ -71,6 +87,7 @@ def main() -> None:
         "client_to_bare": middle["client_s"] / middle["bare_s"],
         "stages_off_total": {"median": statistics.median(off), "largest": max(off)},
         "cold_s": cold,
+        "monailabel_to_viewer": {way: middle[f"monailabel_{way}_s"] / middle["viewer_s"] for way in ways},
     }
     save("serve_latency", result)
     values = {
@@ -78,6 +95,8 @@ def main() -> None:
         "medray, server's clock": middle["server_s"],
         "medray, client's clock": middle["client_s"],
         "medray, first answer from zero replicas": cold,
+        "medray, asked by a viewer": middle["viewer_s"],
+        **{f"MONAI Label, windows as {way}": middle[f"monailabel_{way}_s"] for way in ways},
     }
     bars("serve_latency", "one segmentation of a head, two cores", values, "seconds, median")
 
@@ -96,6 +115,55 @@ def make_model(folder: Path) -> Path:
     card = ModelCard(name="head", created="2026-01-01", plan=plan, scores={}, subjects={})
     medray.Registry().register(card, locate(folder / "model"))
     return next((folder / "source").rglob("*_T1w.nii.gz"))
+
+
+def start_peer(folder: Path, scan: Path) -> tuple[subprocess.Popen[bytes], list[str]]:
+    """Start MONAI Label's server with the same weights, and return it and the names of its models."""
+    app, studies = folder / "app", folder / "studies"
+    app.mkdir()
+    studies.mkdir()
+    (studies / "scan.nii.gz").write_bytes(scan.read_bytes())
+    plan = Predictor.load(folder / "model").plan
+    trace: Any = torch.jit.trace
+    ways = {"sample": (SAMPLE_ROI, 1, SAMPLE_OVERLAP), "taught": (plan.patch, 4, plan.overlap)}
+    task = task_of(plan)
+    model = build_model(plan.network, task.inputs, task.channels, plan.patch)
+    model.load_state_dict(load_file(folder / "model" / "weights.safetensors"))
+    for name, (roi, batch, _) in ways.items():
+        with torch.no_grad():
+            traced = trace(model.eval(), torch.zeros(batch, task.inputs, *roi), check_trace=False)
+            traced.save(str(app / f"{name}.ts"))
+    said = {
+        name: {"spacing_mm": plan.spacing_mm, "roi": roi, "batch": batch, "overlap": overlap}
+        for name, (roi, batch, overlap) in ways.items()
+    }
+    (app / "settings.json").write_text(json.dumps({"labels": dict(plan.labels.names), "ways": said}))
+    (app / "main.py").write_text((Path(__file__).parent / "monailabel_app.py").read_text())
+    words = ["start_server", "--app", str(app), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(PEER_PORT)]
+    command = [PEER, "-m", "monailabel.main", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(CORES), "PYTHONPATH": ""}
+    with (folder / "peer.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=folder)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if httpx.get(f"http://127.0.0.1:{PEER_PORT}/info/", timeout=10).is_success:
+                return server, list(ways)
+        except httpx.HTTPError:
+            time.sleep(1)
+    raise SystemExit(f"MONAI Label doesn't start:\n{(folder / 'peer.log').read_text()[-3000:]}")
+
+
+def look(viewers: dict[str, tuple[str, str]]) -> dict[str, float]:
+    """Ask each server as 3D Slicer's plug-in does, and return seconds."""
+    found = {}
+    params = {"result_extension": ".nrrd", "result_dtype": "uint8", "client_id": "bench"}
+    for name, (url, image) in viewers.items():
+        started = time.perf_counter()
+        reply = httpx.post(url, params={"image": image}, files={"params": (None, json.dumps(params))}, timeout=600)
+        assert reply.is_success, reply.text[:500]
+        found[name] = time.perf_counter() - started
+    return found
 
 
 def one_round(bare: subprocess.Popen[bytes], url: str, body: bytes) -> dict[str, float]:

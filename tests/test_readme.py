@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from medray.config import load
+from medray.serving.app import ServeConfig
 from medray.synthesis.gate import Gate
 from medray.training.space import read_space
 from tests.jobs.test_submit import ray_head
@@ -47,6 +48,11 @@ def shell(script, folder, timeout=180, **more):
                 os.killpg(process.pid, signal.SIGKILL)
     assert code == 0, f"{(folder / 'out').read_text()[-2000:]}\n{(folder / 'err').read_text()[-3000:]}"
     return (folder / "out").read_text()
+
+
+def test_serve_toml():
+    [served] = blocks("Over HTTP", "toml")
+    assert load(ServeConfig, tomllib.loads(served), what="the README's serve.toml").rules[0].model == "brain"
 
 
 @pytest.fixture(scope="module")

@@ -180,7 +180,8 @@ def serve(
     ] = None,
     role: Annotated[str, typer.Option(help="Of the token: viewer, annotator, reviewer, operator or admin.")] = "viewer",
     hours: Annotated[float, typer.Option(help="After which the token is void.")] = 12,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: other fields of ServeConfig.")] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="A .toml of ServeConfig fields.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the file.")] = None,
 ) -> None:
     """Serve models over HTTP until interrupted."""
     if token_for is not None:
@@ -190,7 +191,8 @@ def serve(
         return
     from medray.serving.app import deploy
 
-    endpoint = deploy(models or [], port=port, host=host, insecure=insecure, **config.overrides(settings or ()))
+    chosen = config.merged(config.read_file(config_file) if config_file else {}, config.overrides(settings or ()))
+    endpoint = deploy(models or [], port=port, host=host, insecure=insecure, **chosen)
     what = ", ".join(models) if models else "every registered model"
     error_console.print(f"serving {what} at {endpoint.url}/v1/segment/… (docs at {endpoint.url}/docs); Ctrl-C stops")
     stop = threading.Event()
