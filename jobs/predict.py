@@ -1,6 +1,6 @@
 """``ray job submit --working-dir . -- python jobs/predict.py --config predict.toml``: a model on every image below a place.
 
-Keys: model, source (a cohort, folder or bucket), output; optional format.
+Keys: model, source (a cohort, folder or bucket), output; optional format, registry.
 """
 
 from __future__ import annotations
@@ -10,11 +10,18 @@ from dataclasses import asdict
 from medray.cli.job import run_job
 from medray.inference.batch import predict_all
 from medray.inference.written import Format
+from medray.registry.registry import Registry
 
 
-def step(model: str, source: str, output: str, format: Format = "nifti") -> dict[str, object]:  # noqa: A002 - a key of the config
+def step(
+    model: str,
+    source: str,
+    output: str,
+    format: Format = "nifti",  # noqa: A002 - a key of the config
+    registry: str | None = None,
+) -> dict[str, object]:
     """Predict and report."""
-    return {"output": output, **asdict(predict_all(model, source, output, form=format))}
+    return {"output": output, **asdict(predict_all(model, source, output, form=format, registry=Registry(registry)))}
 
 
 if __name__ == "__main__":

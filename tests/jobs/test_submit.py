@@ -83,7 +83,7 @@ def prepared_phantoms(cohort, folder):
     return folder
 
 
-def test_ingest_and_fit_as_jobs(phantom_source, phantom_cohort, tmp_path):
+def test_ingest_fit_and_predict_as_jobs(phantom_source, phantom_cohort, tmp_path):
     prepared = prepared_phantoms(phantom_cohort, tmp_path / "prepared")
     store = f"sqlite:///{tmp_path}/registry.db"
     with ray_head() as url:
@@ -93,5 +93,8 @@ def test_ingest_and_fit_as_jobs(phantom_source, phantom_cohort, tmp_path):
             url, "fit.py", prepared=prepared, name="ball", runs=tmp_path / "runs", registry=store, promote="champion",
             **{"fit.epochs": 2, "fit.steps": 2},
         )  # fmt: skip
+        masks = submit(url, "predict.py", model="ball", source=phantom_source, output=tmp_path / "masks", registry=store)
     assert report["model"] == "ball/1"
+    assert masks["predicted"] >= len(phantom_cohort.rows)
+    assert len(list((tmp_path / "masks" / "images").rglob("*.nii.gz"))) == masks["predicted"]
     assert Registry(store).resolve("ball@champion").version == 1

@@ -1,17 +1,20 @@
 import io
 import json
+import ssl
 import zipfile
 
 import httpx
 import numpy as np
 import psutil
 import pytest
+from ray import serve
 
 import medray
 from medray.errors import ConfigError, NotFoundError
 from medray.formats.dicom_series import write_dicom_series
 from medray.formats.nifti import read_nifti, write_nifti
 from medray.serving.app import build
+from tests.certificates import issue
 from tests.formats.test_dicom import WHO
 from tests.ports import free_port
 
@@ -144,3 +147,21 @@ def test_unregistered_models_are_refused_before_anything_starts():
 def test_serve_arguments_are_strict():
     with pytest.raises(ConfigError, match="unknown key 'model'"):
         build({"model": ["x"]})
+
+
+def test_tls_is_what_it_says_it_is(local_ray, home, scan, tmp_path, monkeypatch, endpoint):
+    """Runs last here: Serve has one port, and the other endpoint's is taken from it."""
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    serve.shutdown()
+    [server] = issue(tmp_path / "tls", "server")
+    files = {"certificate": str(server.certificate), "private_key": str(server.key)}
+    with medray.deploy(["ball"], port=free_port(), insecure=True, **files) as running:
+        assert running.url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(server.authority))
+        reply = httpx.post(f"{running.url}/v1/segment/ball", content=write_nifti(scan), verify=trusted, timeout=60)
+        assert reply.status_code == 200
+        assert "max-age" in reply.headers["strict-transport-security"]
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{running.url}/healthz")
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"{running.url.replace('https', 'http')}/healthz")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["receive"]
 
 
-def receive(  # noqa: PLR0913, PLR0917 - a command's options
+def receive(
     root: Annotated[str, typer.Argument(help="The cohort: a folder or a URI.")],
     aet: Annotated[str, typer.Option(help="Own application entity title.")] = "MEDRAY",
     port: Annotated[int, typer.Option(help="For C-STORE.")] = 11112,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ from medray.serving.rules import Rule
 __all__ = ["Endpoint", "ServeConfig", "build", "deploy"]
 
 APPLICATION = "medray"
-PROXY_CHECK, PROXY_CHECK_S = "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "0.5"
-"""Serve replaces its HTTP proxy after three failed checks; with its own period of 10 s nobody is answered for half a minute."""
 LOOK_BACK_S = 10.5
 """Over which Serve averages queues: it has a report of each every 10 s."""
 
@@ -211,7 +208,6 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
     registry = Registry(chosen.registry or None)
     for reference in models:
         registry.resolve(reference)
-    os.environ.setdefault(PROXY_CHECK, PROXY_CHECK_S)  # read by Serve's controller, where this starts the cluster
     join_ray()
     free = require_cpus(chosen.min_replicas, each=max(1, chosen.cpus), what=f"serving with {chosen.min_replicas} replicas")
     cpus = chosen.cpus or cpus_each(free, chosen.max_replicas)

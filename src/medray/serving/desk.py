@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ __all__ = ["Desk", "Limits"]
 ATTEMPTS = 3
 """Predicting twice does no harm: a request whose replica died goes to another."""
 BUSY = {"Retry-After": "2"}
+LONGEST_PAUSE_S = 30.0
+"""Between two times that something without a caller who waits finds all replicas busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +168,22 @@ class Desk:
             tell: Called with how far it is, 0 to 1.
         """
         handle = self._pool.options(multiplexed_model_id=str(version), stream=True)
-        for attempt in range(ATTEMPTS):
+        deaths, pause, patience = 0, 1.0, time.monotonic() + self.limits.keep_answers_s
+        while deaths < ATTEMPTS and time.monotonic() < patience:
             try:
                 async for said in handle.answer_slowly.remote(str(version), task, image, media_type):
-                    if isinstance(said, Reply):
+                    if not isinstance(said, Reply):
+                        tell(said)
+                    elif said.status != HTTPStatus.SERVICE_UNAVAILABLE:
                         return said
-                    tell(said)
             except (BackPressureError, DeploymentUnavailableError):
-                await asyncio.sleep(2.0**attempt)
+                pass
             except RayActorError:
+                deaths += 1
                 continue
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "all replicas are busy, or died over it: try again", BUSY)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "replicas died over it, or all were busy: try again", BUSY)
 
     @asynccontextmanager
     async def received(self, request: Request, *, empty: bool = False) -> AsyncIterator[bytes]:
