@@ -7,7 +7,8 @@ The same weights (a U-Net as a plan makes it, untrained: what was learned makes 
 * viewer: the same as 3D Slicer's plug-in asks for it, by MONAI Label's protocol, of an image that the server has;
 * MONAI Label: its own server, asked in the same way: the same network as TorchScript, in the transforms and the two kinds of
   sliding windows of its sample apps: as large as those (160 voxels), and as the network was taught. Where
-  ``MEDRAY_BENCH_PYTHON`` names an interpreter that has it.
+  ``MEDRAY_BENCH_PYTHON`` names an interpreter that has it. It is asked in the same rounds; medray in bfloat16
+  (``mixed``) afterwards.
 
 Rounds of all alternate. Then the stages' sum against the total, and the first answer of an endpoint that has no replica yet.
 """
@@ -70,6 +71,11 @@ def main() -> None:
             viewers |= {f"monailabel_{way}_s": (f"http://127.0.0.1:{PEER_PORT}/infer/{way}", "scan") for way in ways}
             rounds = [one_round(bare, endpoint.url, body) | look(viewers) for _ in range(ROUNDS)]
         bare.kill()
+        with medray.deploy(
+            ["head"], port=PORT, insecure=True, cpus=CORES, cohort=str(folder / "cohort"), mixed=True
+        ) as endpoint:
+            viewer = {"viewer_mixed_s": (f"{endpoint.url}/monailabel/infer/head", series)}
+            mixed = statistics.median(look(viewer)["viewer_mixed_s"] for _ in range(ROUNDS))
         if peer:
             os.killpg(peer.pid, signal.SIGKILL)
         with medray.deploy(port=PORT, insecure=True, cpus=CORES, min_replicas=0) as endpoint:
@@ -87,6 +93,8 @@ def main() -> None:
         "client_to_bare": middle["client_s"] / middle["bare_s"],
         "stages_off_total": {"median": statistics.median(off), "largest": max(off)},
         "cold_s": cold,
+        "viewer_mixed_s": mixed,
+        "monailabel_to_viewer_mixed": {way: middle[f"monailabel_{way}_s"] / mixed for way in ways},
         "monailabel_to_viewer": {way: middle[f"monailabel_{way}_s"] / middle["viewer_s"] for way in ways},
     }
     save("serve_latency", result)
@@ -96,6 +104,7 @@ def main() -> None:
         "medray, client's clock": middle["client_s"],
         "medray, first answer from zero replicas": cold,
         "medray, asked by a viewer": middle["viewer_s"],
+        "medray, asked by a viewer, bfloat16": mixed,
         **{f"MONAI Label, windows as {way}": middle[f"monailabel_{way}_s"] for way in ways},
     }
     bars("serve_latency", "one segmentation of a head, two cores", values, "seconds, median")
@@ -141,7 +150,7 @@ def start_peer(folder: Path, scan: Path) -> tuple[subprocess.Popen[bytes], list[
     (app / "main.py").write_text((Path(__file__).parent / "monailabel_app.py").read_text())
     words = ["start_server", "--app", str(app), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(PEER_PORT)]
     command = [PEER, "-m", "monailabel.main", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(CORES), "PYTHONPATH": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(CORES), "PYTHONPATH": str(stand_in(folder))}
     with (folder / "peer.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=folder)
     deadline = time.monotonic() + 120
@@ -152,6 +161,14 @@ def start_peer(folder: Path, scan: Path) -> tuple[subprocess.Popen[bytes], list[
         except httpx.HTTPError:
             time.sleep(1)
     raise SystemExit(f"MONAI Label doesn't start:\n{(folder / 'peer.log').read_text()[-3000:]}")
+
+
+def stand_in(folder: Path) -> Path:
+    """Write a torchvision of nothing: MONAI Label wants two names that no inference calls, and its wheel a GPU's torch."""
+    (folder / "shim" / "torchvision").mkdir(parents=True)
+    (folder / "shim" / "torchvision" / "__init__.py").write_text("")
+    (folder / "shim" / "torchvision" / "utils.py").write_text("make_grid = save_image = None\n")
+    return folder / "shim"
 
 
 def look(viewers: dict[str, tuple[str, str]]) -> dict[str, float]:

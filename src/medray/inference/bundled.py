@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,27 @@ class BundlePredictor:
         network: In evaluation mode, on ``device``.
         pipeline: What goes before it, how it is run, what comes after.
         device: Where it runs.
+        mixed: Whether it may run in bfloat16.
     """
 
     def __init__(
-        self, card: BundleCard, network: torch.nn.Module, pipeline: tuple[Any, Any, Any], device: torch.device
+        self,
+        card: BundleCard,
+        network: torch.nn.Module,
+        pipeline: tuple[Any, Any, Any],
+        device: torch.device,
+        *,
+        mixed: bool = False,
     ) -> None:
         self.task = card.task
+        self._mixed = mixed
         self._card = card
         self._network = network
         self._before, self._inferer, self._after = pipeline
         self._device = device
 
     @classmethod
-    def load(cls, folder: Path, device: str | None = None) -> BundlePredictor:
+    def load(cls, folder: Path, device: str | None = None, *, mixed: bool = False) -> BundlePredictor:
         """Load a model folder: ``bundle.json``, ``weights.safetensors`` and the bundle in ``bundle``.
 
         Raises:
@@ -67,7 +76,8 @@ class BundlePredictor:
         network = bundle.network()
         network.load_state_dict(load_file(folder / "weights.safetensors"))
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(card, network.to(place).eval(), bundle.pipeline(), place)
+        shaped = network.to(place, memory_format=torch.channels_last) if len(card.shape) == 2 else network.to(place)
+        return cls(card, shaped.eval(), bundle.pipeline(), place, mixed=mixed)
 
     def predict(self, volume: Volume) -> Prediction:
         """Predict on an image of any grid; see `Predictor.predict`."""
@@ -111,9 +121,11 @@ class BundlePredictor:
     def activate(
         self, images: Sequence[NDArray[np.float32]], *, unwanted: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[int, Blocks]]:
-        """Run the network on prepared images, one by one; see `Predictor.activate`."""
-        for number, image in enumerate(images):
-            yield number, self._map(image, unwanted)
+        """Run the network on prepared images, together where they are of one size; see `Predictor.activate`."""
+        if len({image.shape for image in images}) > 1:
+            yield from ((number, self._maps([image], unwanted)[0]) for number, image in enumerate(images))
+        else:
+            yield from enumerate(self._maps(images, unwanted))
 
     def finish(self, blocks: Blocks, volume: Volume, prepared: NDArray[np.float32]) -> Prediction:
         """Bring what the network says onto the image's own grid; see `Predictor.finish`."""
@@ -133,24 +145,35 @@ class BundlePredictor:
         if not bool(torch.isfinite(_first(said)).all()):
             raise ResourceError("the network's answer to an empty image is no number: restart the process")
 
-    def _map(self, image: NDArray[np.float32], unwanted: Callable[[], bool]) -> Blocks:
-        """Run the inferer when the map is asked for; the grid is the image's, or one voxel of a diagnosis."""
-        shape = (*image.shape[1:], 1) if image.ndim == 3 else image.shape[1:]
+    def _maps(self, images: Sequence[NDArray[np.float32]], unwanted: Callable[[], bool]) -> list[Blocks]:
+        """Run the inferer when the first map is asked for; a grid is its image's, or one voxel of a diagnosis."""
+        shape = (*images[0].shape[1:], 1) if images[0].ndim == 3 else images[0].shape[1:]
         i, j, k = (1, 1, 1) if self.task == "diagnosis" else (int(side) for side in shape)
+
+        @cache
+        def values() -> NDArray[np.float32]:
+            found = self._run(np.stack([np.asarray(image) for image in images]), unwanted)
+            return found.reshape(*found.shape[:2], i, j, k)
+
+        def parts(number: int) -> Iterator[Block]:
+            yield (0, 0, 0), values()[number]
+
+        return [Blocks((i, j, k), parts(number)) for number in range(len(images))]
+
+    def _run(self, images: NDArray[np.float32], unwanted: Callable[[], bool]) -> NDArray[np.float32]:
+        """Return what the network says of images of one size, ``(N, D, …)``."""
 
         def network(patch: torch.Tensor, *more: Any, **named: Any) -> Any:
             if unwanted():
                 raise Unwanted
-            return self._network(patch, *more, **named)
+            shaped = patch.contiguous(memory_format=torch.channels_last) if patch.ndim == 4 else patch
+            return self._network(shaped, *more, **named)
 
-        def parts() -> Iterator[Block]:
-            given = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)[None]
-            with torch.inference_mode():
-                said = self._inferer(given, network) if self._inferer else network(given)
-            values = _first(said)[0].float().cpu().numpy()
-            yield (0, 0, 0), values.reshape(len(values), i, j, k)
-
-        return Blocks((i, j, k), parts())
+        given = torch.from_numpy(images).to(self._device)
+        with torch.inference_mode(), torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._mixed):
+            said = self._inferer(given, network) if self._inferer else network(given)
+        found: NDArray[np.float32] = _first(said).float().cpu().numpy()
+        return found
 
     def _answer(self, said: NDArray[np.float32], volume: Volume, image: Any) -> Answer:
         """Run what comes after the network."""
@@ -200,9 +223,11 @@ class BundlePredictor:
         return {name: float(counts[value] * voxel_ml) for name, value in self._card.targets.items()}
 
 
-def load_predictor(folder: Path, device: str | None = None) -> Predictor | BundlePredictor:
-    """Load a model folder, whether medray has trained it or it is a MONAI Bundle; raises what their own ``load`` does."""
-    return BundlePredictor.load(folder, device) if (folder / BUNDLE).is_file() else Predictor.load(folder, device)
+def load_predictor(folder: Path, device: str | None = None, *, mixed: bool = False) -> Predictor | BundlePredictor:
+    """Load a model folder, whether medray has trained it or it is a MONAI Bundle; see their own ``load``."""
+    if (folder / BUNDLE).is_file():
+        return BundlePredictor.load(folder, device, mixed=mixed)
+    return Predictor.load(folder, device, mixed=mixed)
 
 
 def _first(said: Any) -> torch.Tensor:

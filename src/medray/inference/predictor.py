@@ -139,12 +139,13 @@ class Predictor:
         self._mixed = mixed
 
     @classmethod
-    def load(cls, folder: Path, device: str | None = None) -> Predictor:
+    def load(cls, folder: Path, device: str | None = None, *, mixed: bool = False) -> Predictor:
         """Load a model folder: ``plan.json``, ``weights.safetensors`` and, where there is one, ``calibration.json``.
 
         Args:
             folder: Where they are.
             device: Where the network runs: this process's GPU by default where it has one, else the CPU.
+            mixed: Whether it may run in bfloat16.
 
         Raises:
             NotFoundError: If a file is missing.
@@ -163,7 +164,7 @@ class Predictor:
         known = config.read_file(folder / CALIBRATION) if (folder / CALIBRATION).is_file() else {}
         calibration = {name: config.load(Calibration, found, what=str(folder / CALIBRATION)) for name, found in known.items()}
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(model.to(place).eval(), plan, place, calibration=calibration)
+        return cls(model.to(place).eval(), plan, place, calibration=calibration, mixed=mixed)
 
     def predict(self, volume: Volume) -> Prediction:
         """Predict on an image of any grid.

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -52,6 +53,7 @@ class PoolConfig:
         sources: URIs below which references may be read.
         pacs: A DICOMweb service for references.
         cohort: The cohort that is shown.
+        mixed: Whether networks may run in bfloat16.
         most_waiting: Requests that may wait for memory.
     """
 
@@ -63,6 +65,7 @@ class PoolConfig:
     sources: tuple[str, ...] = ()
     pacs: str = ""
     cohort: str = ""
+    mixed: bool = False
     most_waiting: int = 64
 
 
@@ -80,7 +83,8 @@ class Pool:
 
     def __init__(self, settings: PoolConfig) -> None:
         torch.set_num_threads(settings.threads)
-        self._shelf = Shelf(Registry(settings.registry).fetch, load_predictor, settings.models_mb << 20)
+        load = partial(load_predictor, mixed=settings.mixed)
+        self._shelf = Shelf(Registry(settings.registry).fetch, load, settings.models_mb << 20)
         self._batcher = Batcher(settings.batch_voxels)
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
         self._work_bytes = settings.work_mb << 20

@@ -1,0 +1,295 @@
+"""How many small images a second does an endpoint answer, and how long does each take? Against LitServe and BentoML.
+
+DenseNet121 on PNGs of 224 x 224, and a network of one convolution on PNGs of 8 x 8, both untrained: the same weights and the same
+decoding on each side, two cores that server and clients share, one side at a time.
+
+* medray: the network as a MONAI Bundle behind ``/v1/diagnose``; exact, and in bfloat16 (``mixed``);
+* LitServe and BentoML (``MEDRAY_BENCH_PYTHON``): the network as TorchScript, channels last, in three configurations each: one
+  worker with both cores, two with one core each, one with both cores and batches; the best of them counts.
+
+The knee is the best rate of closed loops of 1 to 16 clients. Then requests come at 80 % of the better peer's knee, at random and
+whether or not those before them were answered (open loop); latencies count from when each was due.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
+
+import asyncio
+import io
+import json
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from monai.networks.nets import DenseNet121
+from PIL import Image
+from report import bars, save
+
+import medray
+from medray.registry.bundles import import_bundle
+
+PEER = os.environ.get("MEDRAY_BENCH_PYTHON", "")
+PORT, CORES = 18441, 2
+CLIENTS, SECONDS, OPEN_SECONDS = (1, 4, 16), 6.0, 25.0
+CLASSES = ("none", "mild", "severe")
+SHAPES = {"workers=1 threads=2": (1, 2, 1), "workers=2 threads=1": (2, 1, 1), "workers=1 threads=2 batch=8": (1, 2, 8)}
+VERSIONS = {"version": "0.1.0", "monai_version": "1.6", "pytorch_version": "2.13", "numpy_version": "2"}
+NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
+    "densenet121": ({"_target_": "DenseNet121", "spatial_dims": 2, "in_channels": 3, "out_channels": 3}, 224),
+    "trivial": ({"_target_": "monai.networks.nets.Regressor", "in_shape": [3, 8, 8], "out_shape": [3], "channels": [4], "strides": [2]}, 8),
+}
+Ask = Callable[["Client"], Any]
+
+
+def main() -> None:
+    """Measure, and save the figures."""
+    found: dict[str, Any] = {"seconds_each": SECONDS, "clients": CLIENTS}
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["MEDRAY_HOME"] = f"{place}/home"
+        for name, (network, side) in NETWORKS.items():
+            found[name] = compared(Path(place) / name, name, network, side)
+    save("serve_throughput", found)
+    values = {f"{side}, {name}": found[name]["knee"][side] for name in ("densenet121",) for side in found[name]["knee"]}
+    bars("serve_throughput", "DenseNet121 on 224 x 224, two cores shared with the clients", values, "requests a second at the knee")
+
+
+def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dict[str, Any]:
+    """Measure all sides on one network."""
+    folder.mkdir()
+    body, model = picture(side), bundled(folder, name, network, side)
+    sides: dict[str, Callable[[], Any]] = {f"medray{', mixed' * mixed}": (lambda mixed=mixed: ours(name, mixed=mixed)) for mixed in (False, True)}
+    for shape, (workers, threads, batch) in SHAPES.items() if PEER else ():
+        sides[f"LitServe {shape}"] = lambda w=workers, t=threads, b=batch: litserve(model, w, t, b)
+        sides[f"BentoML {shape}"] = lambda w=workers, t=threads, b=batch: bento(model, w, t, b)
+    knees, answers = {}, {}
+    for label, start in sides.items():
+        with start() as (path, form):
+            load = Load(path, form, body)
+            answers[label] = load.once()
+            knees[label] = max(load.closed(clients) for clients in CLIENTS)
+            print(name, label, f"{knees[label]:.1f}/s", flush=True)
+    best = {peer: max((label for label in knees if label.startswith(peer)), key=knees.__getitem__, default="") for peer in ("LitServe", "BentoML")}
+    rate = 0.8 * max((knees[label] for label in best.values() if label), default=knees["medray"])
+    tails = {}
+    for label in ("medray", "medray, mixed", *filter(None, best.values())):
+        with sides[label]() as (path, form):
+            load = Load(path, form, body)
+            load.closed(4)
+            tails[label] = load.open(rate)
+            print(name, label, tails[label], flush=True)
+    truth = np.array(answers["medray"])
+    return {
+        "knee": knees,
+        "best": best,
+        "ratios": {f"{ours_} to {peer}": knees[ours_] / knees[label] for ours_ in ("medray", "medray, mixed") for peer, label in best.items() if label},
+        "rate": rate,
+        "latency_ms": tails,
+        "largest_difference": {label: float(np.abs(np.array(answer) - truth).max()) for label, answer in answers.items()},
+    }
+
+
+def picture(side: int) -> bytes:
+    """Make a PNG."""
+    voxels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    packed = io.BytesIO()
+    Image.fromarray(voxels).save(packed, "PNG")
+    return packed.getvalue()
+
+
+def bundled(folder: Path, name: str, network: dict[str, Any], side: int) -> Path:
+    """Write a bundle, register it, and return the same network as TorchScript."""
+    from monai.bundle import ConfigParser
+
+    before = [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 255, "b_min": 0, "b_max": 1}]
+    after = [{"_target_": "Activationsd", "keys": "pred", "softmax": True}]
+    config = {
+        "network_def": network,
+        "inferer": {"_target_": "SimpleInferer"},
+        "preprocessing": {"_target_": "Compose", "transforms": before},
+        "postprocessing": {"_target_": "Compose", "transforms": after},
+    }
+    image = {"type": "image", "modality": "n/a", "num_channels": 3, "spatial_shape": [side, side]}
+    pred = {"type": "probabilities", "num_channels": 3, "channel_def": dict(enumerate(CLASSES))}
+    metadata = {**VERSIONS, "name": name, "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}}}
+    (folder / "configs").mkdir()
+    (folder / "models").mkdir()
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    torch.manual_seed(0)
+    built = ConfigParser({"net": network}).get_parsed_content("net").eval() if name != "densenet121" else DenseNet121(2, 3, 3).eval()
+    torch.save(built.state_dict(), folder / "models" / "model.pt")
+    medray.Registry().promote(str(import_bundle(folder, name=name)))
+    trace: Any = torch.jit.trace
+    with torch.no_grad():
+        trace(built, torch.zeros(1, 3, side, side), check_trace=False).save(str(folder / "model.ts"))
+    return folder / "model.ts"
+
+
+@contextmanager
+def ours(name: str, *, mixed: bool) -> Iterator[tuple[str, bool]]:
+    """Serve by medray."""
+    with medray.deploy([name], port=PORT, insecure=True, cpus=CORES, mixed=mixed):
+        yield f"/v1/diagnose/{name}", False
+
+
+@contextmanager
+def litserve(model: Path, workers: int, threads: int, batch: int) -> Iterator[tuple[str, bool]]:
+    """Serve by LitServe."""
+    script = Path(__file__).parent / "throughput_litserve.py"
+    with started([PEER, str(script), str(model), str(PORT), *map(str, (workers, threads, batch))], {}, "/health"):
+        yield "/predict", False
+
+
+@contextmanager
+def bento(model: Path, workers: int, threads: int, batch: int) -> Iterator[tuple[str, bool]]:
+    """Serve by BentoML."""
+    said = {"MODEL": str(model), "WORKERS": str(workers), "THREADS": str(threads), "BATCH": str(batch), "BENTOML_DO_NOT_TRACK": "1"}
+    what = f"throughput_bentoml:{'Together' if batch > 1 else 'Alone'}"
+    with started([PEER, "-m", "bentoml", "serve", what, "--host", "127.0.0.1", "--port", str(PORT)], said, "/readyz"):
+        yield "/predict", True
+
+
+@contextmanager
+def started(command: list[str], said: dict[str, str], ready: str) -> Iterator[None]:
+    """Run a server until it isn\'t needed."""
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, cwd=Path(__file__).parent, env={**os.environ, **said}
+        )
+        try:
+            deadline = time.monotonic() + 90
+            while True:
+                try:
+                    if httpx.get(f"http://127.0.0.1:{PORT}{ready}", timeout=2).is_success:
+                        break
+                except httpx.HTTPError:
+                    pass
+                if time.monotonic() > deadline or server.poll() is not None:
+                    log.seek(0)
+                    raise SystemExit(f"{command} doesn\'t start:\\n{log.read().decode()[-3000:]}")
+                time.sleep(0.3)
+            yield
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+            time.sleep(1)
+
+
+class Load:
+    """Clients of one route.
+
+    Args:
+        path: The route.
+        form: Whether the image goes as a form\'s file.
+        body: The image.
+    """
+
+    def __init__(self, path: str, form: bool, body: bytes) -> None:
+        kind = "image/png"
+        if form:
+            head = b\'--limit\\r\\nContent-Disposition: form-data; name="image"; filename="a.png"\\r\\nContent-Type: image/png\\r\\n\\r\\n\'
+            body, kind = head + body + b"\\r\\n--limit--\\r\\n", "multipart/form-data; boundary=limit"
+        head_lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "", ""]
+        self._request = "\\r\\n".join(head_lines).encode() + body
+
+    def once(self) -> list[float]:
+        """Ask once, and return the probabilities."""
+        reply = asyncio.run(self._one())
+        said = json.loads(reply)["probabilities"]
+        return [said[name] for name in CLASSES] if isinstance(said, dict) else [float(value) for value in said]
+
+    def closed(self, clients: int) -> float:
+        """Return answers a second of so many clients, each of which asks again when it has its answer."""
+        return asyncio.run(self._closed(clients))
+
+    def open(self, rate: float) -> dict[str, float]:
+        """Return latencies in ms of requests at such a rate."""
+        found = sorted(asyncio.run(self._open(rate)))
+        return {name: 1000 * found[min(len(found) - 1, int(share * len(found)))] for name, share in {"p50": 0.5, "p95": 0.95, "p99": 0.99}.items()}
+
+    async def _one(self) -> bytes:
+        client = Client(self._request)
+        reply = await client.ask()
+        client.close()
+        return reply
+
+    async def _closed(self, clients: int) -> float:
+        made, done, end = [Client(self._request) for _ in range(clients)], 0, time.perf_counter() + SECONDS
+        started = time.perf_counter()
+
+        async def run(client: Client) -> None:
+            nonlocal done
+            while time.perf_counter() < end:
+                await client.ask()
+                done += 1
+            client.close()
+
+        await asyncio.gather(*(run(client) for client in made))
+        return done / (time.perf_counter() - started)
+
+    async def _open(self, rate: float) -> list[float]:
+        free: list[Client] = []
+        latencies: list[float] = []
+
+        async def ask(due: float) -> None:
+            client = free.pop() if free else Client(self._request)
+            await client.ask()
+            latencies.append(time.perf_counter() - due)
+            free.append(client)
+
+        chance, due, asked = random.Random(0), time.perf_counter(), []
+        end = due + OPEN_SECONDS
+        while due < end:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            asked.append(asyncio.create_task(ask(due)))
+            due += chance.expovariate(rate)
+        await asyncio.gather(*asked)
+        for client in free:
+            client.close()
+        return latencies
+
+
+class Client:
+    """One connection that is kept; as little work as can be, for it shares the cores.
+
+    Args:
+        request: The bytes of a request.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self) -> bytes:
+        """Send the request, and return the body of its answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", PORT)
+        reader, writer = self._streams
+        writer.write(self._request)
+        head = (await reader.readuntil(b"\\r\\n\\r\\n")).lower()
+        if not head.startswith(b"http/1.1 200"):
+            raise SystemExit(f"refused: {head[:300]!r}")
+        length = int(head.partition(b"content-length:")[2].partition(b"\\r\\n")[0])
+        return await reader.readexactly(length)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._streams is not None:
+            self._streams[1].close()
+
+
+if __name__ == "__main__":
+    main()
