@@ -1,14 +1,14 @@
 """How many small images a second does an endpoint answer, and how long does each take? Against LitServe and BentoML.
 
-DenseNet121 on PNGs of 224 x 224, and a network of one convolution on PNGs of 8 x 8, both untrained: the same weights and the same
-decoding on each side, two cores that server and clients share, one side at a time.
+DenseNet121 on PNGs of 224 x 224, and a network of next to nothing on PNGs of 8 x 8, both untrained: the same weights and the
+same decoding on each side, two cores that server and clients share, one side at a time.
 
 * medray: the network as a MONAI Bundle behind ``/v1/diagnose``; exact, and in bfloat16 (``mixed``);
-* LitServe and BentoML (``MEDRAY_BENCH_PYTHON``): the network as TorchScript, channels last, in three configurations each: one
-  worker with both cores, two with one core each, one with both cores and batches; the best of them counts.
+* LitServe and BentoML (``MEDRAY_BENCH_PYTHON``): the network as TorchScript, channels last, in three configurations each:
+  one worker with both cores, two with one core each, one with both cores and batches; the best counts.
 
-The knee is the best rate of closed loops of 1 to 16 clients. Then requests come at 80 % of the better peer's knee, at random and
-whether or not those before them were answered (open loop); latencies count from when each was due.
+The knee is the best rate of closed loops of 1 to 16 clients. Then requests come at 80 % of the better peer's knee, at random
+and whether or not those before them were answered (open loop); latencies count from when each was due.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from monai.networks.nets import DenseNet121
 from PIL import Image
 from report import bars, save
 
@@ -49,9 +48,12 @@ SHAPES = {"workers=1 threads=2": (1, 2, 1), "workers=2 threads=1": (2, 1, 1), "w
 VERSIONS = {"version": "0.1.0", "monai_version": "1.6", "pytorch_version": "2.13", "numpy_version": "2"}
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "densenet121": ({"_target_": "DenseNet121", "spatial_dims": 2, "in_channels": 3, "out_channels": 3}, 224),
-    "trivial": ({"_target_": "monai.networks.nets.Regressor", "in_shape": [3, 8, 8], "out_shape": [3], "channels": [4], "strides": [2]}, 8),
+    "trivial": (
+        {"_target_": "Regressor", "in_shape": [3, 8, 8], "out_shape": [3], "channels": [4], "strides": [2]},
+        8,
+    ),
 }
-Ask = Callable[["Client"], Any]
+PEERS, OURS = ("LitServe", "BentoML"), ("medray", "medray, mixed")
 
 
 def main() -> None:
@@ -63,14 +65,22 @@ def main() -> None:
             found[name] = compared(Path(place) / name, name, network, side)
     save("serve_throughput", found)
     values = {f"{side}, {name}": found[name]["knee"][side] for name in ("densenet121",) for side in found[name]["knee"]}
-    bars("serve_throughput", "DenseNet121 on 224 x 224, two cores shared with the clients", values, "requests a second at the knee")
+    bars(
+        "serve_throughput",
+        "DenseNet121 on 224 x 224, two cores shared with the clients",
+        values,
+        "requests a second at the knee",
+    )
 
 
 def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dict[str, Any]:
     """Measure all sides on one network."""
     folder.mkdir()
     body, model = picture(side), bundled(folder, name, network, side)
-    sides: dict[str, Callable[[], Any]] = {f"medray{', mixed' * mixed}": (lambda mixed=mixed: ours(name, mixed=mixed)) for mixed in (False, True)}
+    sides: dict[str, Callable[[], Any]] = {
+        "medray": lambda: ours(name, mixed=False),
+        "medray, mixed": lambda: ours(name, mixed=True),
+    }
     for shape, (workers, threads, batch) in SHAPES.items() if PEER else ():
         sides[f"LitServe {shape}"] = lambda w=workers, t=threads, b=batch: litserve(model, w, t, b)
         sides[f"BentoML {shape}"] = lambda w=workers, t=threads, b=batch: bento(model, w, t, b)
@@ -81,10 +91,10 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
             answers[label] = load.once()
             knees[label] = max(load.closed(clients) for clients in CLIENTS)
             print(name, label, f"{knees[label]:.1f}/s", flush=True)
-    best = {peer: max((label for label in knees if label.startswith(peer)), key=knees.__getitem__, default="") for peer in ("LitServe", "BentoML")}
-    rate = 0.8 * max((knees[label] for label in best.values() if label), default=knees["medray"])
+    best = {peer: max(found, key=knees.__getitem__) for peer in PEERS if (found := [label for label in knees if peer in label])}
+    rate = 0.8 * max((knees[label] for label in best.values()), default=knees["medray"])
     tails = {}
-    for label in ("medray", "medray, mixed", *filter(None, best.values())):
+    for label in (*OURS, *best.values()):
         with sides[label]() as (path, form):
             load = Load(path, form, body)
             load.closed(4)
@@ -94,7 +104,7 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
     return {
         "knee": knees,
         "best": best,
-        "ratios": {f"{ours_} to {peer}": knees[ours_] / knees[label] for ours_ in ("medray", "medray, mixed") for peer, label in best.items() if label},
+        "ratios": {f"{side} to {peer}": knees[side] / knees[label] for side in OURS for peer, label in best.items()},
         "rate": rate,
         "latency_ms": tails,
         "largest_difference": {label: float(np.abs(np.array(answer) - truth).max()) for label, answer in answers.items()},
@@ -129,7 +139,10 @@ def bundled(folder: Path, name: str, network: dict[str, Any], side: int) -> Path
     (folder / "configs" / "inference.json").write_text(json.dumps(config))
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
     torch.manual_seed(0)
-    built = ConfigParser({"net": network}).get_parsed_content("net").eval() if name != "densenet121" else DenseNet121(2, 3, 3).eval()
+    built = ConfigParser({"net": network}).get_parsed_content("net").eval()
+    for part in built.modules():
+        if isinstance(part, torch.nn.Linear):
+            torch.nn.init.normal_(part.weight)  # else all answers would be alike
     torch.save(built.state_dict(), folder / "models" / "model.pt")
     medray.Registry().promote(str(import_bundle(folder, name=name)))
     trace: Any = torch.jit.trace
@@ -150,13 +163,14 @@ def litserve(model: Path, workers: int, threads: int, batch: int) -> Iterator[tu
     """Serve by LitServe."""
     script = Path(__file__).parent / "throughput_litserve.py"
     with started([PEER, str(script), str(model), str(PORT), *map(str, (workers, threads, batch))], {}, "/health"):
-        yield "/predict", False
+        yield "/predict", True
 
 
 @contextmanager
 def bento(model: Path, workers: int, threads: int, batch: int) -> Iterator[tuple[str, bool]]:
     """Serve by BentoML."""
-    said = {"MODEL": str(model), "WORKERS": str(workers), "THREADS": str(threads), "BATCH": str(batch), "BENTOML_DO_NOT_TRACK": "1"}
+    said = {"MODEL": str(model), "WORKERS": str(workers), "THREADS": str(threads), "BATCH": str(batch)}
+    said["BENTOML_DO_NOT_TRACK"] = "1"
     what = f"throughput_bentoml:{'Together' if batch > 1 else 'Alone'}"
     with started([PEER, "-m", "bentoml", "serve", what, "--host", "127.0.0.1", "--port", str(PORT)], said, "/readyz"):
         yield "/predict", True
@@ -164,7 +178,7 @@ def bento(model: Path, workers: int, threads: int, batch: int) -> Iterator[tuple
 
 @contextmanager
 def started(command: list[str], said: dict[str, str], ready: str) -> Iterator[None]:
-    """Run a server until it isn\'t needed."""
+    """Run a server until it isn't needed."""
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(
             command, stdout=log, stderr=log, start_new_session=True, cwd=Path(__file__).parent, env={**os.environ, **said}
@@ -179,7 +193,7 @@ def started(command: list[str], said: dict[str, str], ready: str) -> Iterator[No
                     pass
                 if time.monotonic() > deadline or server.poll() is not None:
                     log.seek(0)
-                    raise SystemExit(f"{command} doesn\'t start:\\n{log.read().decode()[-3000:]}")
+                    raise SystemExit(f"{command} doesn't start:\n{log.read().decode()[-3000:]}")
                 time.sleep(0.3)
             yield
         finally:
@@ -193,17 +207,18 @@ class Load:
 
     Args:
         path: The route.
-        form: Whether the image goes as a form\'s file.
+        form: Whether the image goes as a form's file.
         body: The image.
     """
 
     def __init__(self, path: str, form: bool, body: bytes) -> None:
         kind = "image/png"
         if form:
-            head = b\'--limit\\r\\nContent-Disposition: form-data; name="image"; filename="a.png"\\r\\nContent-Type: image/png\\r\\n\\r\\n\'
-            body, kind = head + body + b"\\r\\n--limit--\\r\\n", "multipart/form-data; boundary=limit"
+            head = b'--limit\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n'
+            head += b"Content-Type: image/png\r\n\r\n"
+            body, kind = head + body + b"\r\n--limit--\r\n", "multipart/form-data; boundary=limit"
         head_lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "", ""]
-        self._request = "\\r\\n".join(head_lines).encode() + body
+        self._request = "\r\n".join(head_lines).encode() + body
 
     def once(self) -> list[float]:
         """Ask once, and return the probabilities."""
@@ -218,7 +233,8 @@ class Load:
     def open(self, rate: float) -> dict[str, float]:
         """Return latencies in ms of requests at such a rate."""
         found = sorted(asyncio.run(self._open(rate)))
-        return {name: 1000 * found[min(len(found) - 1, int(share * len(found)))] for name, share in {"p50": 0.5, "p95": 0.95, "p99": 0.99}.items()}
+        shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+        return {name: 1000 * found[min(len(found) - 1, int(share * len(found)))] for name, share in shares.items()}
 
     async def _one(self) -> bytes:
         client = Client(self._request)
@@ -279,10 +295,10 @@ class Client:
             self._streams = await asyncio.open_connection("127.0.0.1", PORT)
         reader, writer = self._streams
         writer.write(self._request)
-        head = (await reader.readuntil(b"\\r\\n\\r\\n")).lower()
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if not head.startswith(b"http/1.1 200"):
             raise SystemExit(f"refused: {head[:300]!r}")
-        length = int(head.partition(b"content-length:")[2].partition(b"\\r\\n")[0])
+        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
         return await reader.readexactly(length)
 
     def close(self) -> None:

@@ -206,12 +206,14 @@ def test_a_flat_image_is_diagnosed(tmp_path):
     predictor = served(bundle(tmp_path / "density", config, said))
     picture = Volume(np.random.default_rng(0).random((1, 40, 50, 1), np.float32), np.eye(4))
     prediction = predictor.predict(picture)
-    assert (
-        list(prediction.plain()["probabilities"]) == ["fatty", "scattered", "dense"]
-        if "probabilities" in prediction.plain()
-        else True
-    )
+    assert list(prediction.plain()["probabilities"]) == ["fatty", "scattered", "dense"]
     assert sum(prediction.answer.probabilities.values()) == pytest.approx(1)
+    other = Volume(picture.voxels[:, ::-1], picture.affine)
+    prepared = [predictor.prepare(image) for image in (picture, other)]
+    together = [blocks.whole().ravel() for _, blocks in predictor.activate(prepared)]
+    alone = [next(predictor.activate([image]))[1].whole().ravel() for image in prepared]
+    assert np.allclose(together, alone, atol=1e-5)
+    assert not np.allclose(*alone, atol=1e-3)
 
 
 def test_without_an_inversion_the_answer_comes_back_to_the_source(tmp_path, scan):

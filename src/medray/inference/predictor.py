@@ -79,7 +79,7 @@ class Prediction:
         """Return what the task says as JSON-ready data, images left out."""
         if self.answer.mask is not None:
             return {"volumes_ml": {name: round(value, 4) for name, value in self.volumes_ml.items()}}
-        if self.answer.saliency is not None:
+        if self.answer.probabilities:
             return {"probabilities": {name: round(value, 6) for name, value in self.answer.probabilities.items()}}
         return {"boxes": [box.plain(self.affine) for box in self.answer.boxes]}
 
