@@ -21,7 +21,7 @@ class Network:
     def __init__(self) -> None:
         self.network = loaded(MODEL, int(THREADS))
 
-    @bentoml.api(batchable=True, max_batch_size=int(BATCH), max_latency_ms=2000)
+    @bentoml.api(batchable=True, max_batch_size=max(2, int(BATCH)), max_latency_ms=2000)
     def run(self, images: np.ndarray) -> np.ndarray:
         """Run it."""
         return np.asarray(probabilities(self.network, torch.from_numpy(np.ascontiguousarray(images))))

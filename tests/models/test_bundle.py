@@ -252,12 +252,34 @@ EVIL = "$__import__('os').system('touch {0}') or 1"
         {"preprocessing": compose({"_target_": "Lambdad", "keys": "image", "func": "$lambda x: x"})},
         {"preprocessing": compose({"_target_": "monai.transforms.Lambdad", "keys": "image", "func": "@f"}), "f": "$len"},
         {"postprocessing": compose({"_target_": "monai.bundle.scripts.run"})},
+        {"network_def": {"_target_": "monai.networks.nets.hovernet.os.system", "command": "touch {0}"}},
+        {"inferer": {"_target_": "monai.inferers.splitter.os.system", "command": "touch {0}"}},
+        {"inferer": {"_target_": "monai.networks.utils.save_state", "src": {}, "path": "{0}"}},
+        {"imports": ["$from os import system"], "network_def": {**UNET, "act": ["$system", {"command": "touch {0}"}]}},
+        {"network_def": {**UNET, "act": ["$open", {"file": "{0}", "mode": "w"}]}},
+        {"x::y": EVIL, "inferer": {**SLIDE, "overlap": "@x::y"}},
+        {"inferer": "%b", "b": "%c", "c": {"_target_": "os.system", "command": "touch {0}"}},
+        {"inferer": {**SLIDE, "overlap": "%/etc/hosts.json::x"}},
+        {"inferer": {**SLIDE, "_debug_": True}},
+        {"inferer": {**SLIDE, "overlap": "@nowhere"}},
+        {"inferer": {**SLIDE, "_requires_": EVIL}},
+        {"inferer": {**SLIDE, "_disabled_": EVIL}},
+        {
+            "network_def": {
+                "_target_": "DenseNet121",
+                "spatial_dims": 2,
+                "in_channels": 3,
+                "out_channels": 2,
+                "pretrained": True,
+            }
+        },
     ],
 )
 def test_nothing_of_a_bundle_runs_unless_it_is_trusted(tmp_path, change):
     proof = tmp_path / "proof"
     config = json.loads(json.dumps(spleen(**change)).replace("{0}", str(proof)))
-    folder = bundle(tmp_path / "evil", config)
+    folder = bundle(tmp_path / "evil", {**spleen(), "network_def": UNET})
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
     (folder / "scripts").mkdir()
     (folder / "scripts" / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Inferer:\n    pass\n")
     with pytest.raises(InputError, match="--trust"):
@@ -269,6 +291,14 @@ def test_nothing_of_a_bundle_runs_unless_it_is_trusted(tmp_path, change):
 def test_what_only_arithmetic_needs_no_trust(tmp_path, scan):
     config = spleen(inferer={**SLIDE, "overlap": "$1 / @parts"}, parts=4)
     assert served(bundle(tmp_path / "b", config)).predict(scan).shape == scan.shape
+
+
+def test_what_is_planted_under_a_name_that_is_there_is_not_seen(tmp_path, scan):
+    proof = tmp_path / "proof"
+    config = spleen(inferer={**SLIDE, "overlap": "@x::y"})
+    config = {"x::y": EVIL.replace("{0}", str(proof)), "x": {"y": 0.5}, **config}
+    assert served(bundle(tmp_path / "b", config)).predict(scan).shape == scan.shape
+    assert not proof.exists()
 
 
 def test_a_trusted_bundle_runs_its_own_code(tmp_path, scan):

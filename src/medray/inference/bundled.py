@@ -76,8 +76,10 @@ class BundlePredictor:
         network = bundle.network()
         network.load_state_dict(load_file(folder / "weights.safetensors"))
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        shaped = network.to(place, memory_format=torch.channels_last) if len(card.shape) == 2 else network.to(place)
-        return cls(card, shaped.eval(), bundle.pipeline(), place, mixed=mixed)
+        network.to(place).eval()
+        if len(card.shape) == 2:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(card, network, bundle.pipeline(), place, mixed=mixed)
 
     def predict(self, volume: Volume) -> Prediction:
         """Predict on an image of any grid; see `Predictor.predict`."""

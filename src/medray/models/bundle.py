@@ -7,11 +7,12 @@ inferers and transforms, put together by literals and arithmetic; weights are re
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,8 +24,9 @@ from torch import nn
 
 from medray.config import STRICT
 from medray.errors import InputError, NotFoundError
+from medray.models.bundle_safety import Unsafe, harmless
 
-__all__ = ["Bundle", "BundleCard", "digest_of", "read_bundle"]
+__all__ = ["Bundle", "BundleCard", "digest_of", "files_of", "read_bundle"]
 
 REQUIRED = ("version", "monai_version", "pytorch_version", "numpy_version")
 """Of metadata.json; what MONAI's own loader asks for (``monai.bundle.properties.MetaProperties``)."""
@@ -33,19 +35,9 @@ OLDER = "optional_packages_version"
 CONFIGS = ("inference.json", "inference.yaml", "inference.yml")
 NETWORK, INFERER = "network_def", "inferer"
 BEFORE, AFTER = ("preprocessing", "pre_transforms"), ("postprocessing", "post_transforms")
-OWN = ("monai.networks.", "monai.inferers", "monai.transforms.")
-"""Modules whose classes do nothing but compute."""
-FORBIDDEN = ("Lambda", "Save", "Load", "Write", "CuCIM", "TorchIO", "Torchio", "HuggingFace")
-"""In names of such classes that run, read, write or fetch something else."""
-HARMLESS = (
-    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp, ast.BinOp, ast.IfExp,
-    ast.Compare, ast.BoolOp, ast.USub, ast.UAdd, ast.Not, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.And,
-    ast.Or, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
-)  # fmt: skip
+KEPT = ("configs", "scripts")
 READERS = ("LoadImage", "LoadImaged", "LoadImageD", "LoadImageDict")
 WRITERS = ("SaveImage", "SaveImaged", "SaveImageD", "SaveImageDict")
-GIVEN = ("bundle_root", "device")
-"""Parts that medray itself puts in."""
 
 
 @strict.dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -142,12 +134,7 @@ class Bundle:
         Raises:
             InputError: Says what it would run.
         """
-        names = [name for name in (NETWORK, self._name(BEFORE), INFERER, self._name(AFTER)) if name]
-        found = [] if self.trusted else list(_unsafe(self._parser(), names))
-        if found:
-            raise InputError(
-                f"bundle {self.folder.name} would run code of its own ({found[0]}): read it, then import with --trust"
-            )
+        self._parser([name for name in (NETWORK, self._name(BEFORE), INFERER, self._name(AFTER)) if name in self.config])
 
     def _formats(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         said = self.metadata.get("network_data_format") or {}
@@ -162,30 +149,37 @@ class Bundle:
         return inputs, outputs
 
     def _built(self, names: Sequence[str]) -> dict[str, Any]:
-        self.require_safe()
-        parser = self._parser()
-        if self.trusted and str(self.folder) not in sys.path:
-            sys.path.insert(0, str(self.folder))  # its configuration may name modules of its own
+        parser = self._parser([name for name in names if name in self.config])
         try:
-            return {name: parser.get_parsed_content(name) for name in names if name in self.config}
+            with _own_modules(self.folder) if self.trusted else nullcontext():
+                return {name: parser.get_parsed_content(name) for name in names if name in self.config}
         except Exception as error:
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"bundle {self.folder.name} can't be built: {said[:300]}") from error
 
-    def _parser(self) -> Any:
+    def _parser(self, names: Sequence[str]) -> Any:
+        """Read the configuration, without what reads and writes files; where it isn't trusted, only what is harmless of it."""
         import monai.inferers  # noqa: PLC0415 - two seconds; MONAI finds by their names only classes whose modules are there
         import monai.networks.nets  # noqa: PLC0415
         import monai.transforms  # noqa: F401, PLC0415
         from monai.bundle import ConfigParser  # noqa: PLC0415
 
-        parser = ConfigParser(dict(self.config))
-        parser.read_meta({name: said for name, said in self.metadata.items() if name != OLDER})
+        config = {name: _without_files(value) for name, value in deepcopy(dict(self.config)).items()}
+        if not self.trusted:
+            try:
+                config = harmless(config, names)
+            except Unsafe as error:
+                hint = "read it, then import with --trust"
+                raise InputError(f"bundle {self.folder.name} would run code of its own ({error}): {hint}") from None
+        parser = ConfigParser(config, globals=None if self.trusted else False)
+        if self.trusted:
+            parser.read_meta({name: said for name, said in self.metadata.items() if name != OLDER})
+            parser.resolve_macro_and_relative_ids()
+            for name in (self._name(BEFORE), self._name(AFTER)):
+                if name:
+                    parser[name] = _without_files(parser[name])
         parser["bundle_root"] = str(self.folder)
         parser["device"] = torch.device("cpu")
-        for name in (self._name(BEFORE), self._name(AFTER)):
-            if name:
-                parser[name] = _without_files(self.config[name])
-        parser.resolve_macro_and_relative_ids()
         return parser
 
     def _name(self, names: Sequence[str]) -> str:
@@ -222,14 +216,32 @@ def read_bundle(folder: Path, *, trusted: bool = False) -> Bundle:
     return Bundle(folder, metadata, said, trusted)
 
 
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of a bundle that are kept beside its weights: configurations and scripts; none that are hidden."""
+    found = [path for part in KEPT for path in (folder / part).rglob("*") if path.is_file()]
+    hidden = ("__pycache__", ".")
+    return sorted(path for path in found if not any(word.startswith(hidden) for word in path.relative_to(folder).parts))
+
+
 def digest_of(folder: Path) -> str:
-    """Return a hash of a folder's files: names and contents; documents and what Python leaves behind don't count."""
+    """Return a hash of `files_of`, their names and contents."""
     found = hashlib.sha256()
-    for path in sorted(path for part in ("configs", "scripts", "models") for path in (folder / part).rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts and path.parent.name != "models":
-            name = path.relative_to(folder).as_posix()
-            found.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for path in files_of(folder):
+        found.update(f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return found.hexdigest()
+
+
+@contextmanager
+def _own_modules(folder: Path) -> Iterator[None]:
+    """Let a bundle find modules of its own, and nobody else find them afterwards: most bundles call them ``scripts``."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None) or "").startswith(f"{folder}/"):
+                del sys.modules[name]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -275,66 +287,6 @@ def _without_files(section: Any) -> Any:
 
 def _class(item: Mapping[str, Any]) -> str:
     return str(item.get("_target_", "")).rpartition(".")[2]
-
-
-def _unsafe(parser: Any, names: Sequence[str]) -> Iterator[str]:
-    """Yield what building some parts of a configuration would run that isn't harmless."""
-    from monai.bundle import ReferenceResolver  # noqa: PLC0415
-    from monai.bundle.config_item import ComponentLocator  # noqa: PLC0415
-
-    locator, left, seen = ComponentLocator(), list(names), set[str]()
-    while left:
-        name = left.pop()
-        if name in seen or name.split("::")[0] in GIVEN:
-            continue
-        seen.add(name)
-        for value in _leaves(_found(parser, name)):
-            if isinstance(value, dict):
-                yield from _unsafe_component(value, locator)
-                continue
-            left.extend(ReferenceResolver.match_refs_pattern(value))
-            if value.startswith("$") and not _harmless(value[1:]):
-                yield f"the expression {value[:80]!r}"
-
-
-def _found(parser: Any, name: str) -> Any:
-    """Return a part of a configuration as it is written; nothing where there is no such part."""
-    try:
-        return parser[name]
-    except (KeyError, IndexError, ValueError):
-        return None
-
-
-def _leaves(value: Any) -> Iterator[dict[str, Any] | str]:
-    """Yield every table and every text within a part."""
-    if isinstance(value, dict | str):
-        yield value
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _leaves(item)
-
-
-def _unsafe_component(item: Mapping[str, Any], locator: Any) -> Iterator[str]:
-    target = item.get("_target_")
-    if target is None:
-        return
-    if not isinstance(target, str) or item.get("_mode_") == "debug":
-        yield f"the component {target!r}"
-        return
-    module, _, name = target.rpartition(".")
-    places = [module] if module else locator.get_component_module_name(name)
-    every = [places] if isinstance(places, str) else list(places or ["nowhere"])
-    own = all(f"{place}.".startswith(OWN) for place in every)
-    if not own or any(word in name for word in FORBIDDEN):
-        yield f"the component {target!r}"
-
-
-def _harmless(expression: str) -> bool:
-    """Tell whether an expression does nothing but arithmetic on literals and references."""
-    try:
-        tree = ast.parse(expression.replace("::", "__").replace("#", "__").replace("@", "reference__"), mode="eval")
-    except SyntaxError:
-        return False
-    return all(isinstance(node, HARMLESS) for node in ast.walk(tree))
 
 
 def _targets(pred: Mapping[str, Any]) -> dict[str, int]:

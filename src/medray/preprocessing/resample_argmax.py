@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from medray.types import Mask, Shape
 
 __all__ = ["Argmax", "argmax", "argmax_resampled"]
 
-ROWS = 16
+ROWS = 8
 """Of the result that are worked on at a time."""
 AT_ONCE = 4_000_000
 """Values of classes at border voxels that are interpolated at a time: 16 MB."""
@@ -54,10 +55,14 @@ def argmax(channels: Array, second: Mask | None = None) -> Mask:
 
 
 def _each(work: Callable[[int], None], numbers: Iterable[int]) -> None:
-    """Do some work for each number, on as many cores as torch may use."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for _ in threads.map(work, numbers):
-            pass
+    """Do some work for each number, on as many cores as torch may use in this thread; it uses one in each of those."""
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(before, initializer=partial(torch.set_num_threads, 1)) as threads:
+            for _ in threads.map(work, numbers):
+                pass
+    finally:
+        torch.set_num_threads(before)  # of threads that are still to come, too
 
 
 def argmax_resampled(channels: Array, shape: Shape) -> Mask:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from medray import config
 from medray.errors import InputError, NotFoundError
-from medray.models.bundle import Bundle, BundleCard, read_bundle
+from medray.models.bundle import Bundle, BundleCard, files_of, read_bundle
 from medray.registry.card import INTENDED_USE, ModelCard
 from medray.registry.registry import REFERENCE, Registry
 from medray.registry.version import ModelVersion
@@ -22,7 +22,6 @@ from medray.storage.location import locate
 
 __all__ = ["import_bundle"]
 
-KEPT = ("configs", "scripts")
 WEIGHTS, SCRIPTED = "model.pt", "model.ts"
 
 
@@ -77,9 +76,10 @@ def _weights(bundle: Bundle) -> dict[str, Any]:
 
 
 def _write(place: Path, bundle: Bundle, card: BundleCard, weights: dict[str, torch.Tensor]) -> None:
-    for part in KEPT:
-        if (bundle.folder / part).is_dir():
-            shutil.copytree(bundle.folder / part, place / "bundle" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in files_of(bundle.folder):
+        target = place / "bundle" / file.relative_to(bundle.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
     save_file({key: value.detach().clone().contiguous() for key, value in weights.items()}, place / "weights.safetensors")
     (place / "bundle.json").write_text(json.dumps(config.dump(card), indent=1), encoding="utf-8")
 

@@ -9,9 +9,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from medray.inference.predictor import Unwanted
@@ -20,6 +22,7 @@ from medray.preprocessing.blocks import Block, Blocks
 __all__ = ["Batcher", "Network"]
 
 Image = NDArray[np.float32]
+T = TypeVar("T")
 BLOCKS_AHEAD = 2
 """Blocks that the network may be ahead of who decodes them."""
 
@@ -29,10 +32,6 @@ class Network(Protocol):
 
     def activate(self, images: Sequence[Image], *, unwanted: Callable[[], bool]) -> Iterator[tuple[int, Blocks]]:
         """Run prepared images."""
-        ...
-
-    def probe(self) -> None:
-        """Run on an empty image."""
         ...
 
 
@@ -93,14 +92,18 @@ class Batcher:
     Several images of one model that wait at the same time are one batch: all those next in line for it until their voxels
     together pass the limit. Nobody waits for a batch to fill.
 
+    It is also the only thread whose torch uses more than one core: each thread that does brings threads of its own along,
+    and where these are more than cores, GNU's OpenMP puts them to sleep between operations: a DenseNet took twice as long.
+
     Args:
         most_voxels: Of a batch of more than one image.
+        threads: Cores that torch may use.
     """
 
-    def __init__(self, most_voxels: int) -> None:
+    def __init__(self, most_voxels: int, threads: int = 1) -> None:
         self._most_voxels = most_voxels
         self._line: deque[_Wish] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network", initializer=partial(torch.set_num_threads, threads))
         self._worker: asyncio.Task[None] | None = None
         self._since: float | None = None
 
@@ -124,9 +127,9 @@ class Batcher:
         finally:
             wish.gone = True
 
-    async def probe(self, network: Network) -> None:
-        """Run `Network.probe` in the same thread."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, network.probe)
+    async def beside(self, work: Callable[..., T], *given: object) -> T:
+        """Do something else that uses torch in the same thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
 
     async def _work(self) -> None:
         while self._line:

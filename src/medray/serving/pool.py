@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,8 @@ TELL_S = 0.5
 """How often progress is told."""
 STUCK_S = 600.0
 """A batch that runs longer than this has its process replaced."""
+HANDS = 8
+"""Threads that bring networks' answers onto their images' grids."""
 COPIES = 4
 """How often an image lies in memory while it is worked on: decoded, upright, on the plan's grid, and as its answer."""
 
@@ -82,10 +85,11 @@ class Pool:
     """
 
     def __init__(self, settings: PoolConfig) -> None:
-        torch.set_num_threads(settings.threads)
+        torch.set_num_threads(1)  # of every thread but the batcher's
         load = partial(load_predictor, mixed=settings.mixed)
         self._shelf = Shelf(Registry(settings.registry).fetch, load, settings.models_mb << 20)
-        self._batcher = Batcher(settings.batch_voxels)
+        self._batcher = Batcher(settings.batch_voxels, settings.threads)
+        self._hands = ThreadPoolExecutor(HANDS, initializer=partial(torch.set_num_threads, settings.threads))
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
         self._work_bytes = settings.work_mb << 20
         self._sources = Sources(settings.sources, settings.pacs, settings.cohort)
@@ -108,7 +112,7 @@ class Pool:
             return
         if self._last in self._shelf.loaded:
             async with self._shelf.lend(self._last) as predictor:
-                await self._batcher.probe(predictor)
+                await self._batcher.beside(predictor.probe)
 
     async def warm(self, version: str) -> str:
         """Load a model."""
@@ -166,11 +170,12 @@ class Pool:
                 return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "other-task", said)
             volume = await asyncio.to_thread(read_image_files, files)
             stages.end("decode")
-            prepared = await asyncio.to_thread(predictor.prepare, volume)
+            prepared = await self._batcher.beside(predictor.prepare, volume)
             stages.end("preprocess")
             blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
             stages.end("network")
-            prediction = await asyncio.to_thread(predictor.finish, progress.watched(blocks), volume, prepared)
+            words = (progress.watched(blocks), volume, prepared)
+            prediction = await asyncio.get_running_loop().run_in_executor(self._hands, predictor.finish, *words)
             stages.end("postprocess")
             stages["network"] += prediction.latencies["network"]  # the network went on while the first blocks were decoded
             stages["postprocess"] -= prediction.latencies["network"]
