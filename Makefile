@@ -38,6 +38,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/tasks.py
 	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/brain_mask.py $(HEADS)
+	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/serve_latency.py
+	$(BIN)/python benchmarks/serve_throughput.py
+	$(BIN)/python benchmarks/serve_fire.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

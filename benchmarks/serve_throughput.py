@@ -22,7 +22,6 @@ import asyncio
 import io
 import json
 import random
-import signal
 import subprocess
 import tempfile
 import time
@@ -33,6 +32,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from report import bars, save
@@ -197,10 +197,11 @@ def started(command: list[str], said: dict[str, str], ready: str) -> Iterator[No
                 time.sleep(0.3)
             yield
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-            time.sleep(1)
+            family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+            for member in family:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
+            psutil.wait_procs(family, timeout=10)
 
 
 class Load:

@@ -116,6 +116,21 @@ def test_an_order_is_there_once_and_done_once():
     book.postpone(order, "too late")  # it is over, whatever anybody says afterwards
     assert [one.state for one in book.latest()] == ["waiting", "stored"]
     assert not book.add("study", "series", "ball/1")
+    assert book.add("study", "series", "ball/1", "with further objects")
+    assert [one.state for one in book.latest()] == ["waiting", "waiting"]
+
+
+def test_endpoints_that_share_a_database_leave_one_another_s_orders_alone():
+    one, other = OrderBook("one"), OrderBook("other")
+    one.add("study", "series", "ball/1")
+    assert other.claim() is None
+    first = one.claim()
+    assert first is not None
+    one.release(first)
+    second = one.claim()
+    assert second is not None
+    one.finish(replace(second, attempts=7), "failed")  # by somebody whose lease is over
+    assert one.latest()[0].state == "running"
 
 
 @pytest.mark.services
@@ -145,6 +160,31 @@ def test_a_series_comes_in_and_its_results_are_in_the_pacs_once(scan, tmp_path):
     assert {one.SegmentLabel for one in segmentation.SegmentSequence} <= set(LABELS.names)
     assert len(reports) == 2
     assert all(one.StudyInstanceUID == source.StudyInstanceUID for one in reports)
+
+
+@pytest.mark.services
+@ORTHANC
+def test_a_series_whose_second_half_comes_late_is_done_again(scan, tmp_path):
+    files = write_dicom_series(scan, WHO)
+    (tmp_path / "pacs").mkdir()
+    with orthanc_server(tmp_path / "pacs") as orthanc:
+        with endpoint(limits=limits(tmp_path, f"dicomweb+http://127.0.0.1:{orthanc.http}/dicom-web")) as client:
+            send(client, files[:10])
+            wait_until(lambda: states() == ["stored"])
+            first = OrderBook().latest()[0].content
+            send(client, files[10:])
+            wait_until(lambda: states() == ["stored"] and OrderBook().latest()[0].content != first)
+        found = kept(orthanc, "SEG")
+    assert len({one.SOPInstanceUID for one in found}) == 2
+    assert sorted(len(one.ReferencedSeriesSequence[0].ReferencedInstanceSequence) for one in found) == [10, len(files)]
+
+
+def test_a_rule_for_a_model_that_is_gone_stops_nothing_else(scan, tmp_path):
+    rules = (Rule(model="nowhere", body_part="^$"), Rule(model="ball", body_part="^$", modality="CT"))
+    with endpoint(limits=limits(tmp_path, "dicomweb+http://127.0.0.1:1/x", *rules)) as client:
+        send(client, write_dicom_series(scan, WHO))
+        OrderBook((tmp_path / "spool" / ".name").read_text()).add("study", "series", "ball/1")
+        wait_until(lambda: OrderBook().latest()[0].detail.startswith("the series isn't in the spool"))
 
 
 @pytest.mark.services

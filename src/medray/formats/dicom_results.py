@@ -108,8 +108,9 @@ class Source:
         return cls(unique, text(unique[0], "SeriesInstanceUID"))
 
     def uid(self, model: str, what: str) -> str:
-        """Return the UID of a result."""
-        return str(generate_uid(entropy_srcs=[self.series, model, what]))
+        """Return the UID of a result: another one where the series has got further objects."""
+        objects = sorted(text(dataset, "SOPInstanceUID") for dataset in self.instances)
+        return str(generate_uid(entropy_srcs=[self.series, *objects, model, what]))
 
 
 def code_of(name: str) -> Code:

@@ -204,8 +204,9 @@ class BundlePredictor:
         return np.asarray(labels, np.uint8)[None]
 
     def _probabilities(self, values: NDArray[np.float64]) -> dict[str, float]:
-        if values.min() < 0 or values.max() > 1:
-            values = np.exp(values - values.max()) / np.exp(values - values.max()).sum()
+        if not self._card.activated and len(values) == len(self._card.targets):
+            shifted = np.exp(values - values.max())
+            values = 1 / (1 + np.exp(-values)) if self._card.regions else shifted / shifted.sum()
         if len(values) == 1 and len(self._card.targets) > 1:  # a class, already decided
             values = np.eye(len(self._card.targets))[int(values[0])]
         return {name: float(values[channel]) for name, channel in self._card.targets.items()}

@@ -49,7 +49,8 @@ class BundleCard:
         version: Its own version.
         task: What it says of an image.
         targets: What it tells apart, to the channel of its answer.
-        regions: Whether targets may overlap: each has a channel of its own.
+        regions: Whether targets may overlap: each has a channel of its own, or a probability that leaves the others alone.
+        activated: Of a diagnosis: whether the bundle's own transforms make probabilities of what the network says.
         modalities: DICOM modalities that it is for; any where there are none.
         channels: Of an image.
         shape: Of an image that it runs on.
@@ -62,6 +63,7 @@ class BundleCard:
     task: Literal["segmentation", "diagnosis"]
     targets: Mapping[str, int]
     regions: bool
+    activated: bool
     modalities: tuple[str, ...]
     channels: int
     shape: tuple[int, ...]
@@ -96,14 +98,18 @@ class Bundle:
         pred = outputs.get("pred") or next(iter(outputs.values()))
         task: Literal["segmentation", "diagnosis"] = "segmentation" if pred.get("type") == "image" else "diagnosis"
         targets = _targets(pred)
-        regions = task == "segmentation" and _regions(self._section(AFTER), targets)
-        names = {name: channel for name, channel in targets.items() if regions or task == "diagnosis" or channel > 0}
+        after = _steps(self._section(AFTER))
+        alone = any(step.get("sigmoid") for step in after) or len(targets) == 1
+        regions = _regions(after, targets) if task == "segmentation" else alone
+        labels = task == "segmentation" and not regions
+        names = {name: channel for name, channel in targets.items() if channel > 0 or not labels}
         return BundleCard(
             name=str(self.metadata.get("name") or self.folder.name),
             version=str(self.metadata["version"]),
             task=task,
             targets=names,
             regions=regions,
+            activated=any(step.get("softmax") or step.get("sigmoid") for step in after),
             modalities=_modalities(str(image.get("modality", ""))),
             channels=int(image.get("num_channels", 1)),
             shape=_shape(image.get("spatial_shape", ())),
@@ -296,13 +302,17 @@ def _targets(pred: Mapping[str, Any]) -> dict[str, int]:
     return named or {f"class {channel}": channel for channel in range(count)}
 
 
-def _regions(after: Any, targets: Mapping[str, int]) -> bool:
-    """Tell whether channels are taken one by one: cut at a threshold, or squeezed one by one by a sigmoid."""
+def _steps(after: Any) -> list[Mapping[str, Any]]:
+    """Return the transforms of a section."""
     steps = after.get("transforms", []) if isinstance(after, dict) else []
-    said = [item for item in steps if isinstance(item, dict)]
-    if any(_class(item).startswith("AsDiscrete") and item.get("argmax") for item in said):
+    return [item for item in steps if isinstance(item, dict)]
+
+
+def _regions(after: Sequence[Mapping[str, Any]], targets: Mapping[str, int]) -> bool:
+    """Tell whether channels are taken one by one: cut at a threshold, or squeezed one by one by a sigmoid."""
+    if any(_class(item).startswith("AsDiscrete") and item.get("argmax") for item in after):
         return False
-    one_by_one = any(item.get("threshold") is not None or item.get("sigmoid") for item in said)
+    one_by_one = any(item.get("threshold") is not None or item.get("sigmoid") for item in after)
     return one_by_one or 0 not in targets.values() or "background" not in {name.lower() for name in targets}
 
 

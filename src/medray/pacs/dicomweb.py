@@ -92,6 +92,21 @@ class DicomwebPacs:
             raise self._error(error) from None
         return arrived
 
+    def locate(self, uid: str) -> RemoteSeries | None:
+        """Return the series of a SeriesInstanceUID, or None where the service has none.
+
+        Raises:
+            StorageError: If the service can't be reached, or refuses.
+        """
+        try:
+            found = self._client.search_for_series(
+                limit=1, search_filters={"SeriesInstanceUID": uid}, fields=["StudyInstanceUID", "SeriesInstanceUID"]
+            )
+        except requests.RequestException as error:
+            raise self._error(error) from None
+        mine = [item for item in found if _value(item, SERIES) == uid]
+        return RemoteSeries(_value(mine[0], STUDY), uid, 0) if mine else None
+
     def store(self, body: bytes, content_type: str) -> None:
         """Store objects (STOW-RS, PS3.18 10.5); those that the service has already count as stored.
 

@@ -32,7 +32,7 @@ __all__ = ["Received", "Spool"]
 
 NAME_LETTERS = 32
 MIN_FREE_BYTES = 2 << 30
-TAKEN, LOCK = ".taken", ".lock"
+TAKEN, LOCK, NAME = ".taken", ".lock", ".name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,15 @@ class Spool:
         """Note that studies were taken in: only they may ever expire, until something else of theirs settles."""
         for study in studies:
             (study / TAKEN).touch()
+
+    @property
+    def name(self) -> str:
+        """What tells this spool from any other, wherever it is mounted."""
+        file = self.folder / NAME
+        with self._lock:
+            if not file.exists():
+                file.write_text(secrets.token_hex(16))
+            return file.read_text()
 
     def untaken(self) -> list[Path]:
         """Return the settled studies that weren't marked as taken since something of theirs settled."""

@@ -107,6 +107,10 @@ class ServeConfig:
     private_key: str = ""
 
     def __post_init__(self) -> None:
+        names = {reference.split("@")[0].split("/")[0] for reference in self.models}
+        foreign = [rule.model for rule in self.rules if names and rule.model.split("@")[0].split("/")[0] not in names]
+        if foreign:
+            raise ConfigError(f"a rule is for {foreign[0]}, which isn't among the models that are served: {', '.join(names)}")
         if self.rules and not self.pacs:
             raise ConfigError("rules need a PACS for the results: set pacs=dicomweb://…")
         if self.min_replicas > self.max_replicas:
@@ -209,7 +213,7 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
     if chosen.cohort:
         open_cohort(chosen.cohort)
     registry = Registry(chosen.registry or None)
-    for reference in models:
+    for reference in (*models, *(rule.model for rule in chosen.rules)):
         registry.resolve(reference)
     join_ray()
     free = require_cpus(chosen.min_replicas, each=max(1, chosen.cpus), what=f"serving with {chosen.min_replicas} replicas")

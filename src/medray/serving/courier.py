@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +25,7 @@ from medray.serving.desk import Desk, Limits
 from medray.serving.form import zip_of
 from medray.serving.guard import Ledger
 from medray.serving.orders import Order, OrderBook
-from medray.serving.results import OBJECTS
+from medray.serving.results import OBJECTS, Reply
 from medray.serving.rules import models_for
 
 if TYPE_CHECKING:
@@ -35,6 +38,10 @@ logger = logging.getLogger("ray.serve")
 LOOK_S = 1.0
 KEEP_S = 20.0
 EXPIRE_S = 600.0
+PATIENCE_S = 120.0
+"""For which an order waits while models are busy, before another one has its turn."""
+MOST_UNSENT = 8
+"""Answers that are kept in memory for a PACS that is away."""
 ACTOR = "courier"
 
 
@@ -70,31 +77,43 @@ class Courier:
         self._pacs = pacs
         self._ledger = ledger
         self._expired = 0.0
+        self._unsent: dict[int, Reply] = {}
 
     async def run(self) -> None:
         """Work until cancelled; what isn't finished then is given back."""
-        await asyncio.to_thread(self._spool.sweep)
+        steps = (self._plan, self._work, self._tidy)
+        await self._tried(lambda: asyncio.to_thread(self._spool.sweep))
         while True:
-            try:
-                await self._plan()
-                while order := await asyncio.to_thread(self._book.claim):
-                    await self._do(order)
-                await self._tidy()
-            except MedrayError as error:  # the database, the registry or the disk is away: tried again in a moment
-                logger.warning("series wait: %s", error)
-            except Exception as error:  # noqa: BLE001 - one strange study must not end the work on all others
-                logger.warning("series wait (%s)", type(error).__name__)
+            for step in steps:
+                await self._tried(step)
             await asyncio.sleep(LOOK_S)
+
+    async def _tried(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do something; what is wrong with it must not end the work on all others, and is tried again in a moment."""
+        try:
+            await step()
+        except MedrayError as error:
+            logger.warning("series wait: %s", error)
+        except Exception as error:  # noqa: BLE001 - its kind is told, nothing of what it was about
+            logger.warning("series wait (%s)", type(error).__name__)
 
     async def _plan(self) -> None:
         """Make orders for the studies that have settled."""
         await asyncio.to_thread(lambda: self._spool.settle(quiet_s=self._desk.limits.quiet_s))
         for study in await asyncio.to_thread(self._spool.untaken):
-            for series, models in (await asyncio.to_thread(self._wanted, study)).items():
-                for reference in models:
-                    version = await self._desk.resolve(reference)
-                    await asyncio.to_thread(self._book.add, study.name, series, str(version))
-            await asyncio.to_thread(self._spool.mark_taken, [study])
+            await self._tried(partial(self._plan_for, study))
+
+    async def _plan_for(self, study: Path) -> None:
+        for series, models in (await asyncio.to_thread(self._wanted, study)).items():
+            content = await asyncio.to_thread(_content, study / series)
+            for reference in models:
+                version = await self._desk.resolve(reference)
+                await asyncio.to_thread(self._book.add, study.name, series, str(version), content)
+        await asyncio.to_thread(self._spool.mark_taken, [study])
+
+    async def _work(self) -> None:
+        while order := await asyncio.to_thread(self._book.claim):
+            await self._do(order)
 
     def _wanted(self, study: Path) -> dict[str, list[str]]:
         """Return which models each series of a study is for."""
@@ -103,7 +122,7 @@ class Courier:
         wanted: dict[str, list[str]] = {}
         for folder in sorted(path for path in study.iterdir() if path.is_dir()):
             files = sorted(folder.glob("*.dcm"))
-            with contextlib.suppress(ImageError):
+            with contextlib.suppress(ImageError, IndexError):
                 first = files[0].read_bytes()
                 if read_dicom_file_header(first).kind == "image":
                     wanted[folder.name] = models_for(self._desk.limits.rules, series_facts(first), len(files))
@@ -116,16 +135,18 @@ class Courier:
                 await asyncio.wait([work], timeout=KEEP_S)
                 if not work.done():
                     await asyncio.to_thread(self._book.keep, order)
-            outcome = work.result()
+            why = work.result()
+            said = Event("result.store", order.model, "refused" if why else "ok", f"series {order.series} {why}"[:250], ACTOR)
+            await self._ledger.write(said)
+            await asyncio.to_thread(self._book.finish, order, "failed" if why else "stored", why)
         except asyncio.CancelledError:
-            work.cancel()
             await asyncio.shield(asyncio.to_thread(self._book.release, order))
             raise
-        except MedrayError as error:
-            await asyncio.to_thread(self._book.postpone, order, str(error)[:300])
-            return
-        await self._ledger.write(Event("result.store", order.model, outcome or "ok", f"series {order.series}", ACTOR))
-        await asyncio.to_thread(self._book.finish, order, "failed" if outcome else "stored", outcome)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the order is begun again
+            why = str(error) if isinstance(error, MedrayError) else f"failed ({type(error).__name__})"
+            await asyncio.to_thread(self._book.postpone, order, why[:300])
+        finally:
+            work.cancel()
 
     async def _store(self, order: Order) -> str:
         """Have a series answered and the answer stored; return why that can never be, or nothing.
@@ -133,20 +154,30 @@ class Courier:
         Raises:
             MedrayError: If it may be another time.
         """
-        name, _, version = order.model.partition("/")
-        task = (await self._desk.describe(order.model))["task"]
-        files = await asyncio.to_thread(lambda: [path.read_bytes() for path in self._files(order)])
-        packed = await asyncio.to_thread(zip_of, files)
-        reply = await self._desk.follow(ModelVersion(name, int(version), (), ""), task, packed, OBJECTS, lambda share: None)
+        reply = self._unsent.pop(order.number, None) or await self._answer(order)
         if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise StorageError("the models are busy or down")
         if reply.status != HTTPStatus.OK:
             return reply.refused
-        await asyncio.to_thread(self._pacs.store, reply.body, reply.media_type)
+        try:
+            await asyncio.to_thread(self._pacs.store, reply.body, reply.media_type)
+        except StorageError as error:
+            if error.refused:
+                return str(error)
+            if len(self._unsent) < MOST_UNSENT:
+                self._unsent[order.number] = reply
+            raise
         return ""
 
-    def _files(self, order: Order) -> list[Path]:
-        return sorted((self._spool.settled / order.study / order.series).glob("*.dcm"))
+    async def _answer(self, order: Order) -> Reply:
+        name, _, version = order.model.partition("/")
+        task = (await self._desk.describe(order.model))["task"]
+        folder = self._spool.settled / order.study / order.series
+        packed = await asyncio.to_thread(lambda: zip_of([path.read_bytes() for path in sorted(folder.glob("*.dcm"))]))
+        if not any(folder.glob("*.dcm")):
+            raise StorageError("the series isn't in the spool: send it again")
+        words = (ModelVersion(name, int(version), (), ""), task, packed, OBJECTS, lambda share: None)
+        return await self._desk.follow(*words, patience_s=PATIENCE_S)
 
     async def _tidy(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -154,3 +185,8 @@ class Courier:
             self._expired = now
             busy = await asyncio.to_thread(self._book.open_studies)
             await asyncio.to_thread(lambda: self._spool.expire(older_s=self._desk.limits.keep_answers_s, but=busy))
+
+
+def _content(folder: Path) -> str:
+    """Return a hash of a series' objects: their names in the spool say what is in them."""
+    return hashlib.sha256("\n".join(sorted(path.name for path in folder.glob("*.dcm"))).encode()).hexdigest()[:32]

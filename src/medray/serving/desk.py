@@ -157,6 +157,8 @@ class Desk:
         image: bytes | Reference,
         media_type: str,
         tell: Callable[[float], None],
+        *,
+        patience_s: float = 0.0,
     ) -> Reply:
         """Have an image answered, however long that takes; waits while all are busy.
 
@@ -166,9 +168,11 @@ class Desk:
             image: Its file, or where it is.
             media_type: Of the answer.
             tell: Called with how far it is, 0 to 1.
+            patience_s: For which it waits; as long as answers are kept, by default.
         """
         handle = self._pool.options(multiplexed_model_id=str(version), stream=True)
-        deaths, pause, patience = 0, 1.0, time.monotonic() + self.limits.keep_answers_s
+        deaths, pause = 0, 1.0
+        patience = time.monotonic() + (patience_s or self.limits.keep_answers_s)
         while deaths < ATTEMPTS and time.monotonic() < patience:
             try:
                 async for said in handle.answer_slowly.remote(str(version), task, image, media_type):

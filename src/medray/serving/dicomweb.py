@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,8 @@ RESOURCE = re.compile(r"(studies|series|instances)(/[A-Za-z0-9][A-Za-z0-9.,-]*)*
 PASSED = ("accept", "accept-encoding", "content-type", "range")
 KEPT = ("content-type", "content-encoding", "warning", "content-range")
 CHUNK = 1 << 18
+_waiting = ThreadPoolExecutor(16, thread_name_prefix="pacs")
+"""For requests to the PACS: however slow it is, audit events and leases don't wait for a thread."""
 DICOM = {"multipart/related": {"schema": {"type": "string", "format": "binary"}}}
 ANY: dict[int | str, dict[str, Any]] = {200: {"description": "As the PACS says.", "content": {"application/dicom+json": {}}}}
 
@@ -113,7 +116,8 @@ async def _through(desk: Desk, pacs: "DicomwebPacs | None", request: Request, pa
         raise NotFoundError("only studies, series and instances can be asked for")
     headers = {name: request.headers[name] for name in PASSED if name in request.headers}
     async with desk.received(request, empty=True) as body:
-        reply = await asyncio.to_thread(pacs.through, request.method, path, request.url.query, headers, body or None)
+        words = (request.method, path, request.url.query, headers, body or None)
+        reply = await asyncio.get_running_loop().run_in_executor(_waiting, pacs.through, *words)
     kept = {name: reply.headers[name] for name in KEPT if name in reply.headers}
     if reply.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise StorageError("the PACS fails: try again")

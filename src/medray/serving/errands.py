@@ -22,6 +22,7 @@ __all__ = ["Errand", "Errands"]
 
 LINES = 20
 STOP_S = 10.0
+LONGEST_LINE = 1 << 24
 
 
 @dataclass(slots=True)
@@ -58,10 +59,15 @@ class Errand:
 
 
 class Errands:
-    """One errand of a kind at a time."""
+    """One errand of a kind at a time.
 
-    def __init__(self) -> None:
+    Args:
+        registry: MLflow tracking URI that the commands use.
+    """
+
+    def __init__(self, registry: str) -> None:
         self._last: dict[str, Errand] = {}
+        self._registry = registry
 
     def get(self, kind: str) -> Errand | None:
         """Return the errand of a kind that runs, or ran last."""
@@ -81,7 +87,7 @@ class Errands:
 
         async def run(errand: Errand) -> None:
             for words in commands:
-                await _run(errand, words)
+                await _run(errand, words, self._registry)
 
         return self.go(kind, request, run)
 
@@ -135,7 +141,7 @@ async def _follow(errand: Errand, run: Callable[[Errand], Awaitable[None]]) -> N
         errand.ended = time.time()
 
 
-async def _run(errand: Errand, words: Sequence[str]) -> None:
+async def _run(errand: Errand, words: Sequence[str], registry: str) -> None:
     """Run one command and keep what it says.
 
     Raises:
@@ -144,7 +150,7 @@ async def _run(errand: Errand, words: Sequence[str]) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "medray", *words,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=True, env={**os.environ, "MLFLOW_TRACKING_URI": registry}, limit=LONGEST_LINE,
     )  # fmt: skip
     try:
         assert process.stdout is not None  # noqa: S101 - it was asked for

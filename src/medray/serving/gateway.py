@@ -75,10 +75,11 @@ class Doors:
 
 def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     """Make the web application."""
-    docket, errands = Docket(desk.limits.jobs), Errands()
+    docket, errands = Docket(desk.limits.jobs), Errands(desk.registry.uri)
     shown = Worklist(desk.limits.cohort) if desk.limits.cohort else None
     clerk = Clerk(docket, desk, desk.limits.keep_answers_s)
-    pacs, spool, book = pacs_of(desk.limits), spool_of(desk.limits), OrderBook()
+    pacs, spool = pacs_of(desk.limits), spool_of(desk.limits)
+    book = OrderBook(spool.name if spool else "")
     courier = Courier(spool, book, desk, pacs, ledger) if spool and pacs else None
 
     @asynccontextmanager

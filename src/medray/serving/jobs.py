@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from medray.errors import NotFoundError
 from medray.serving.auth import Principal, Role
 from medray.storage.location import Location, locate
 
-__all__ = ["OVER", "Docket", "Job"]
+__all__ = ["OVER", "Docket", "Job", "own_folder"]
 
 OVER = ("done", "failed", "cancelled")
 LEASE_S = 30.0
@@ -87,6 +88,15 @@ class Job:
         return {**said, "created": self.created, "changed": self.changed, "status": self.status or None, "links": links}
 
 
+def own_folder(folder: str, name: str) -> Location:
+    """Return a folder below one that is given, or below ``MEDRAY_HOME``; on a disk it is its owner's alone."""
+    place = locate(folder).join(name) if folder else locate(config.home() / name)
+    if place.is_local:
+        Path(place.path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(place.path).chmod(0o700)
+    return place
+
+
 class Docket:
     """Jobs in the database, their inputs and answers in a folder that is its owner's alone.
 
@@ -96,7 +106,7 @@ class Docket:
 
     def __init__(self, folder: str = "") -> None:
         self._engine = open_database(_tables)
-        self._folder = locate(folder or config.home() / "jobs")
+        self._folder = own_folder(folder, "jobs")
 
     def add(self, owner: str, model: str, task: str, accept: str, body: bytes, *, referred: bool) -> Job:
         """Take a job in: when this returns, it outlives a crash."""

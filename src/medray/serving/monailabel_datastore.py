@@ -2,17 +2,21 @@
 
 import asyncio
 import hashlib
-import io
 import json
+import os
 import random
+import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from fastapi import Request, Response
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse
 
 from medray.annotation.store import FINAL
 from medray.cohort.manifest import SeriesRow
@@ -56,7 +60,8 @@ class Datastore:
         """Take an image into the cohort, under a pseudonym of the name that it is given."""
         worklist = self._worklist
         async with self._desk.received(request) as body:
-            file = next((part for part in parts_of(body, _kind(request)) if part.name == "file"), None)
+            parts = await asyncio.to_thread(parts_of, body, _kind(request))
+            file = next((part for part in parts if part.name == "file"), None)
             if file is None or not (image or file.filename):
                 raise InputError("send the image as file of the form, and its name as image=")
             row = await asyncio.to_thread(worklist.add, image or file.filename.split(".")[0], file.data)
@@ -78,7 +83,7 @@ class Datastore:
         """Take a label map in: a further version, whatever was there."""
         worklist, annotator = self._worklist, request.state.principal.name
         async with self._desk.received(request) as body:
-            fields = {part.name: part for part in parts_of(body, _kind(request))}
+            fields = {part.name: part for part in await asyncio.to_thread(parts_of, body, _kind(request))}
             if "label" not in fields:
                 raise InputError("send the label map as label of the form")
             facts = dict(json_of(fields["params"].data if "params" in fields else b"", "params"))
@@ -116,7 +121,9 @@ class Datastore:
 
     async def dataset(self, limit_cases: int = 50) -> Response:
         """Give labelled images and their labels as a zip."""
-        return _file(await asyncio.to_thread(_zipped, self._worklist, max(1, limit_cases)), "dataset.zip")
+        packed = await asyncio.to_thread(_zipped, self._worklist, max(1, limit_cases))
+        gone = BackgroundTask(Path(packed).unlink, missing_ok=True)
+        return FileResponse(packed, filename="dataset.zip", media_type="application/octet-stream", background=gone)
 
     @property
     def _worklist(self) -> Worklist:
@@ -198,15 +205,17 @@ def _object_of(row: SeriesRow, tags: list[str], labels: Mapping[tuple[str, str],
     return {"image": {"info": _image_info(row), "ext": EXTENSION}, "labels": kept}
 
 
-def _zipped(worklist: Worklist, most: int) -> bytes:
-    packed, tags = io.BytesIO(), worklist.tags()
+def _zipped(worklist: Worklist, most: int) -> str:
+    """Write a file, which is its owner's alone, and return its path."""
+    tags = worklist.tags()
+    descriptor, packed = tempfile.mkstemp(suffix=".zip")
     rows = [row for row in worklist.cohort.rows if FINAL in tags.get(row.series, ())][:most]
-    with zipfile.ZipFile(packed, "w") as archive:
+    with os.fdopen(descriptor, "wb") as file, zipfile.ZipFile(file, "w") as archive:
         for row in rows:
             archive.writestr(f"{row.series}{EXTENSION}", write_nrrd(worklist.volume(row)))
             archive.writestr(f"labels/{FINAL}/{row.series}{EXTENSION}", write_nrrd(worklist.label(row, FINAL)[0]))
         archive.writestr("datastore_v2.json", json.dumps(_listed(worklist, "all")))
-    return packed.getvalue()
+    return packed
 
 
 def _file(data: bytes, filename: str) -> Response:

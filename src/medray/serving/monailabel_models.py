@@ -82,7 +82,7 @@ class Models:
         if said["task"] not in KINDS:
             raise InputError(f"{model} is for {said['task']} and says nothing of an image")
         async with self._desk.received(request, empty=True) as body:
-            fields = _fields(request, body)
+            fields = await asyncio.to_thread(_fields, request, body)
             params = json_of(fields["params"].data if "params" in fields else b"", "params")
             given = fields["file"].data if "file" in fields else await self._image(request, image, session_id)
             reply = await self._desk.ask(version, said["task"], given, _media_type(said["task"], params, output))
@@ -93,10 +93,11 @@ class Models:
     async def open_session(self, request: Request, uncompress: bool = False, expiry: int = 0) -> dict[str, Any]:
         """Keep an image: one file, or the DICOM files of a series. A zip is opened when it is read."""
         async with self._desk.received(request) as body:
-            files = [part.data for part in _parts(request, body) if part.filename]
+            files = [part.data for part in await asyncio.to_thread(_parts, request, body) if part.filename]
             if not files:
                 raise InputError("a session is an image: send it as a file of the form")
-            made = await asyncio.to_thread(self._sessions.open, _who(request).name, zip_of(files), expiry)
+            image = await asyncio.to_thread(zip_of, files)
+            made = await asyncio.to_thread(self._sessions.open, _who(request).name, image, expiry)
         return {"session_id": made.id, "session_info": _session(made)}
 
     async def session(self, session: str, request: Request, update_ts: bool = False, image: bool = False) -> Response:

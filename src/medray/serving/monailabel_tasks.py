@@ -67,7 +67,7 @@ class Tasks:
     async def score(self, model: str) -> dict[str, Any]:
         """Score a model on the cohort's held-out subjects."""
         version, root = await self._desk.resolve(model), required(self._shown).uri
-        return self._errands.start("scoring", {"model": model}, [["evaluate", str(version), root, "--json"]]).plain()
+        return self._errands.start("scoring", {"model": model}, [["evaluate", str(version), root]]).plain()
 
     async def batch(self, model: str, request: Request, images: str = "all") -> dict[str, Any]:
         """Have a model label many images: all, labeled or unlabeled ones; its labels are ``original`` ones, never final."""

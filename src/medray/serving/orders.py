@@ -1,4 +1,8 @@
-"""What is to be done with series that came in: one order for each series and model version, in the database, done once."""
+"""What is to be done with series that came in: an order for each series and model version, in the database, done once.
+
+An order is about the objects that its series had: with further ones it is opened again. It is its spool's: endpoints that
+share a database and not a disk leave one another's alone.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,8 @@ ORDERS = sa.Table(
     sa.Column("study", sa.String(64), nullable=False, index=True),
     sa.Column("series", sa.String(64), nullable=False),
     sa.Column("model", sa.String(200), nullable=False),
+    sa.Column("spool", sa.String(64), nullable=False),
+    sa.Column("content", sa.String(64), nullable=False),
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("due", sa.Float, nullable=False),
@@ -42,6 +48,8 @@ class Order:
         study: Name of the study's folder in the spool: a hash of its UID.
         series: The same of the series.
         model: ``name/version``.
+        spool: Where the objects lie.
+        content: Hash of the objects that it is about.
         state: ``waiting``, ``running``, ``stored`` or ``failed``.
         attempts: How often it was begun.
         due: When it may be begun, or whoever runs it is taken to have died.
@@ -54,6 +62,8 @@ class Order:
     study: str
     series: str
     model: str
+    spool: str
+    content: str
     state: str
     attempts: int
     due: float
@@ -63,26 +73,41 @@ class Order:
 
 
 class OrderBook:
-    """Orders in the database."""
+    """Orders in the database.
 
-    def __init__(self) -> None:
+    Args:
+        spool: Whose orders are taken.
+    """
+
+    def __init__(self, spool: str = "") -> None:
         self._engine = open_database(_tables)
+        self._spool = spool
 
-    def add(self, study: str, series: str, model: str) -> bool:
-        """Add an order; False where there is one for this series and model version already, whatever became of it."""
+    def add(self, study: str, series: str, model: str, content: str = "") -> bool:
+        """Add an order, or open it again where the series has got further objects.
+
+        Returns:
+            False where there is one for these objects and this model version already, whatever became of it.
+        """
         now = time.time()
-        facts = {"state": "waiting", "attempts": 0, "due": now, "detail": "", "created": now, "changed": now}
+        fresh = {"state": "waiting", "attempts": 0, "due": now, "detail": "", "changed": now, "content": content}
+        this = (ORDERS.c.series == series) & (ORDERS.c.model == model)
         with told_plainly("orders", "written"), self._engine.begin() as connection:
-            known = sa.select(ORDERS.c.number).where(ORDERS.c.series == series, ORDERS.c.model == model)
-            if connection.execute(known).first():
+            known = connection.execute(sa.select(ORDERS.c.content).where(this)).first()
+            if known is not None and known.content == content:
                 return False
-            connection.execute(ORDERS.insert().values(study=study, series=series, model=model, **facts))
+            if known is not None:
+                connection.execute(ORDERS.update().where(this).values(study=study, spool=self._spool, **fresh))
+                return True
+            new = {"study": study, "series": series, "model": model, "spool": self._spool, "created": now}
+            connection.execute(ORDERS.insert().values(**new, **fresh))
         return True
 
     def claim(self) -> Order | None:
         """Take the oldest order that is due, for as long as a lease; None where there is none."""
         now = time.time()
-        free = sa.select(ORDERS).where(ORDERS.c.state.not_in(OVER), ORDERS.c.due <= now).order_by(ORDERS.c.number).limit(1)
+        due = ORDERS.c.state.not_in(OVER) & (ORDERS.c.due <= now) & (ORDERS.c.spool == self._spool)
+        free = sa.select(ORDERS).where(due).order_by(ORDERS.c.due, ORDERS.c.number).limit(1)
         with told_plainly("orders", "written"), self._engine.begin() as connection:
             row = connection.execute(free.with_for_update(skip_locked=True)).first()
             if row is None:
@@ -101,7 +126,7 @@ class OrderBook:
 
     def postpone(self, order: Order, detail: str) -> None:
         """Have an order begun again later, after longer and longer pauses; it never is given up."""
-        pause = min(LONGEST_PAUSE_S, 2.0**order.attempts)
+        pause = min(LONGEST_PAUSE_S, 2.0 ** min(order.attempts, 20))
         self._change(order, state="waiting", due=time.time() + pause, detail=detail, changed=time.time())
 
     def release(self, order: Order) -> None:
@@ -120,6 +145,7 @@ class OrderBook:
             return [Order(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001
 
     def _change(self, order: Order, **changes: Any) -> None:
-        running = (ORDERS.c.number == order.number) & ORDERS.c.state.not_in(OVER)
+        ours = (ORDERS.c.content == order.content) & (ORDERS.c.attempts == order.attempts)  # nobody has it anew meanwhile
+        running = (ORDERS.c.number == order.number) & ORDERS.c.state.not_in(OVER) & ours
         with told_plainly("orders", "written"), self._engine.begin() as connection:
             connection.execute(ORDERS.update().where(running).values(**changes))

@@ -10,7 +10,7 @@ from medray.errors import NotFoundError
 
 __all__ = ["reading_room"]
 
-PAGES = Path(__file__).parent / "pages"
+PAGES = Path(__file__).resolve().parent / "pages"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".txt": "text/plain"}
 SCRIPTS = "/pages/vendor/swagger-ui"
 

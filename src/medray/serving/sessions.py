@@ -7,10 +7,10 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, replace
 
-from medray import config
 from medray.errors import NotFoundError
 from medray.serving.auth import Principal
-from medray.storage.location import Location, locate
+from medray.serving.jobs import own_folder
+from medray.storage.location import Location
 
 __all__ = ["Session", "Sessions"]
 
@@ -48,7 +48,7 @@ class Sessions:
     """
 
     def __init__(self, folder: str = "") -> None:
-        self._folder: Location = locate(folder).join("sessions") if folder else locate(config.home() / "sessions")
+        self._folder: Location = own_folder(folder, "sessions")
         self._purged = 0.0
 
     def open(self, owner: str, image: bytes, expiry: int = 0) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
@@ -104,8 +104,7 @@ class Sources:
         from medray.pacs.remote import parse_address  # noqa: PLC0415
 
         self.check(Reference(study=uid, series=uid))
-        address = parse_address(self._pacs)
-        found = next(DicomwebPacs(replace(address, series={"SeriesInstanceUID": uid})).find(), None)
+        found = DicomwebPacs(parse_address(self._pacs)).locate(uid)
         if found is None:
             raise NotFoundError("the DICOMweb service has no such series")
         return Reference(study=found.study, series=found.series)

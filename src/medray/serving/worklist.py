@@ -14,8 +14,8 @@ from medray.cohort.addition import add_image, naming_of
 from medray.cohort.cohort import CURRENT, Cohort, open_cohort
 from medray.cohort.manifest import SeriesRow
 from medray.cohort.shards import read_shard
-from medray.errors import ConfigError, InputError, LabelError, NotFoundError
-from medray.formats.image import read_file, sniff
+from medray.errors import ConfigError, ImageError, InputError, LabelError, NotFoundError
+from medray.formats.image import declared_bytes, read_file, sniff
 from medray.formats.nrrd import write_nrrd
 from medray.formats.raw import stored_array
 from medray.imaging.labels import LabelSchema, onto
@@ -23,6 +23,9 @@ from medray.imaging.volume import Volume
 from medray.storage.location import locate
 
 __all__ = ["Worklist"]
+
+MOST_BYTES = 2 << 30
+"""Of an image that a person adds, when it is read."""
 
 
 class Worklist:
@@ -92,6 +95,7 @@ class Worklist:
         """
         if sniff(data) in {"dicom", "zip"}:
             raise InputError("DICOM holds identifiers: bring it in by medray ingest or medray receive, which remove them")
+        require_modest(data, MOST_BYTES)
         return add_image(self.root, read_file(data), name)
 
     def submit(self, row: SeriesRow, tag: str, annotator: str, data: bytes, facts: Mapping[str, Any]) -> Submission:
@@ -109,6 +113,7 @@ class Worklist:
             ImageError: If it can't be read.
         """
         image = self.volume(row)
+        require_modest(data, 8 * math.prod(image.shape))
         label = onto(image, read_file(data)) if sniff(data) else _raw(data, image)
         if len(label.voxels) != 1:
             raise LabelError("label-channels", "a label map has one channel: one value a voxel")
@@ -159,6 +164,16 @@ class Worklist:
                 raise
             return read_shard(self.root.join("labels"), row.label), None
         return self.labels.label(found), found
+
+
+def require_modest(data: bytes, most: int) -> None:
+    """Refuse what would take more memory than it may when it is read.
+
+    Raises:
+        ImageError: ``too-large``.
+    """
+    if declared_bytes(data) > most:
+        raise ImageError("too-large", f"the file's header promises more than {most >> 20} MB of voxels")
 
 
 def _raw(data: bytes, image: Volume) -> Volume:

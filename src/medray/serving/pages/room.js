@@ -6,7 +6,7 @@ const ROUTES = { segmentation: "segment", diagnosis: "diagnose", detection: "det
 const COLOURS = [[230, 75, 53], [77, 187, 213], [0, 160, 135], [243, 195, 0], [132, 145, 180], [240, 100, 180], [145, 209, 120], [255, 150, 60]];
 const PAGE = 50;
 
-const state = { token: sessionStorage.getItem("token") ?? "", image: null, models: [], after: "", colours: null, hidden: new Set(), lookup: null };
+const state = { token: sessionStorage.getItem("token") ?? "", image: null, turn: 0, models: [], after: "", colours: null, hidden: new Set(), lookup: null };
 const nv = new Niivue({ isRadiologicalConvention: true, backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairWidth: 1, crosshairWidthUnit: "mm", dragAndDropEnabled: false, loadingText: "" });
 
 class Refused extends Error {}
@@ -47,21 +47,26 @@ function element(name, text = "", facts = {}) {
 
 // --- images
 
-async function show(blob, name, options = {}) {
+async function loaded(blob, name, options = {}) {
   const url = URL.createObjectURL(blob);
   try {
-    nv.addVolume(await NVImage.loadFromUrl({ url, name, ...options }));
+    return await NVImage.loadFromUrl({ url, name, ...options });
   } finally {
     URL.revokeObjectURL(url);
   }
 }
 
 async function open(image, title) {
+  const turn = ++state.turn; // whatever is still on its way belongs to another image from here on
   say(`Opening ${title} …`);
+  state.image = null;
   clearResult();
+  ready();
   const reply = await ask("/v1/view", image.file ? { body: image.file } : { json: image });
+  const volume = await loaded(await reply.blob(), "image.nrrd");
+  if (turn !== state.turn) return;
   while (nv.volumes.length) nv.removeVolume(nv.volumes[0]);
-  await show(await reply.blob(), "image.nrrd");
+  nv.addVolume(volume);
   state.image = image;
   $("drop").hidden = true;
   ready();
@@ -127,7 +132,7 @@ function describe() {
 const ready = () => { $("run").disabled = !(state.image && chosen()); };
 
 async function run() {
-  const model = chosen();
+  const model = chosen(), turn = ++state.turn;
   say(`${model.model} is at work …`);
   $("run").disabled = true;
   clearResult();
@@ -136,7 +141,10 @@ async function run() {
     const reply = await ask(path, { ...(state.image.file ? { body: state.image.file } : { json: state.image }), accept: "multipart/form-data" });
     const form = await reply.formData();
     const result = JSON.parse(await form.get("result").text?.() ?? form.get("result"));
-    await tell(model, result, form.get("image"));
+    const image = form.get("image"), heat = result.probabilities ? { colormap: "hot", cal_min: 0.1, cal_max: 1 } : {};
+    const overlay = image && await loaded(image, "result.nrrd", { opacity: Number($("opacity").value), ...heat });
+    if (turn !== state.turn) return;
+    tell(model, result, image, overlay);
     times(reply.headers.get("Server-Timing") ?? "");
     say(`${result.model} has answered.`);
   } finally {
@@ -153,10 +161,9 @@ function clearResult() {
   for (const id of ["answer", "timing", "save"]) $(id).hidden = true;
 }
 
-async function tell(model, result, image) {
-  const opacity = Number($("opacity").value);
-  if (image) {
-    await show(image, "result.nrrd", { opacity, ...(result.probabilities ? { colormap: "hot", cal_min: 0.1, cal_max: 1 } : {}) });
+function tell(model, result, image, overlay) {
+  if (overlay) {
+    nv.addVolume(overlay);
     Object.assign($("save"), { href: URL.createObjectURL(image), download: "result.seg.nrrd", hidden: false });
   }
   if (result.volumes_ml) segmentation(model, result);
