@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
         "medray, mixed": lambda: ours(name, mixed=True),
     }
     for shape, (workers, threads, batch) in SHAPES.items() if PEER else ():
-        sides[f"LitServe {shape}"] = lambda w=workers, t=threads, b=batch: litserve(model, w, t, b)
-        sides[f"BentoML {shape}"] = lambda w=workers, t=threads, b=batch: bento(model, w, t, b)
+        sides[f"LitServe {shape}"] = partial(litserve, model, workers, threads, batch)
+        sides[f"BentoML {shape}"] = partial(bento, model, workers, threads, batch)
     knees, answers = {}, {}
     for label, start in sides.items():
         with start() as (path, form):

@@ -21,7 +21,7 @@ class Network:
     def __init__(self) -> None:
         self.network = loaded(MODEL, int(THREADS))
 
-    @bentoml.api(batchable=True, max_batch_size=max(2, int(BATCH)), max_latency_ms=2000)
+    @bentoml.api(batchable=True, max_batch_size=max(2, int(BATCH)), max_latency_ms=2000)  # type: ignore[untyped-decorator]
     def run(self, images: np.ndarray) -> np.ndarray:
         """Run it."""
         return np.asarray(probabilities(self.network, torch.from_numpy(np.ascontiguousarray(images))))
@@ -34,7 +34,7 @@ class Alone:
     def __init__(self) -> None:
         self.network = loaded(MODEL, int(THREADS))
 
-    @bentoml.api(route="/predict")
+    @bentoml.api(route="/predict")  # type: ignore[untyped-decorator]
     def predict(self, image: Path) -> dict[str, list[float]]:
         """Answer one image."""
         return {"probabilities": probabilities(self.network, decoded(image.read_bytes())[None])[0]}
@@ -46,7 +46,7 @@ class Together:
 
     network = bentoml.depends(Network)
 
-    @bentoml.api(route="/predict")
+    @bentoml.api(route="/predict")  # type: ignore[untyped-decorator]
     async def predict(self, image: Path) -> dict[str, list[float]]:
         """Answer one image."""
         found = await self.network.to_async.run(decoded(image.read_bytes())[None].numpy())

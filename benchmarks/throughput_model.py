@@ -21,7 +21,8 @@ def decoded(body: bytes) -> torch.Tensor:
 def loaded(path: str, threads: int) -> Any:
     """Load a network; channels last, as medray has it."""
     torch.set_num_threads(threads)
-    return torch.jit.load(path).eval().to(memory_format=torch.channels_last)
+    load: Any = torch.jit.load
+    return load(path).eval().to(memory_format=torch.channels_last)
 
 
 def probabilities(network: Any, images: torch.Tensor) -> list[list[float]]:

@@ -213,7 +213,7 @@ def test_a_flat_image_is_diagnosed(tmp_path):
     together = [blocks.whole().ravel() for _, blocks in predictor.activate(prepared)]
     alone = [next(predictor.activate([image]))[1].whole().ravel() for image in prepared]
     assert np.allclose(together, alone, atol=1e-5)
-    assert not np.allclose(*alone, atol=1e-3)
+    assert not np.allclose(alone[0], alone[1], atol=1e-3)
 
 
 def test_without_an_inversion_the_answer_comes_back_to_the_source(tmp_path, scan):
