@@ -116,7 +116,7 @@ def test_unknown_models_and_media_types(endpoint, scan):
 def test_what_is_served_can_be_asked(endpoint):
     models = httpx.get(f"{endpoint}/v1/models").json()["models"]
     assert [model["model"] for model in models] == ["ball/1"]
-    assert httpx.get(f"{endpoint}/v1/models/ball").json()["labels"] == {"ball": 1, "core": 4}
+    assert httpx.get(f"{endpoint}/v1/models/ball").json()["targets"] == {"ball": 1, "core": 4}
     assert httpx.get(f"{endpoint}/v1/models/none").status_code == 404
     assert httpx.get(f"{endpoint}/healthz").json() == {"status": "ok"}
     assert httpx.get(f"{endpoint}/readyz").json() == {"status": "ready"}
