@@ -7,7 +7,7 @@ same decoding on each side, two cores that server and clients share, one side at
 * LitServe and BentoML (``MEDRAY_BENCH_PYTHON``): the network as TorchScript, channels last, in three configurations each:
   one worker with both cores, two with one core each, one with both cores and batches; the best counts.
 
-The knee is the best rate of closed loops of 1 to 16 clients. Then requests come at 80 % of the better peer's knee, at random
+The knee is the best rate of closed loops of 4 and of 16 clients. Then requests come at 80 % of the better peer's knee, at random
 and whether or not those before them were answered (open loop); latencies count from when each was due.
 """
 
@@ -43,7 +43,7 @@ from medray.registry.bundles import import_bundle
 
 PEER = os.environ.get("MEDRAY_BENCH_PYTHON", "")
 PORT, CORES = 18441, 2
-CLIENTS, SECONDS, OPEN_SECONDS = (1, 4, 16), 6.0, 25.0
+CLIENTS, SECONDS, OPEN_SECONDS = (4, 16), 5.0, 15.0
 CLASSES = ("none", "mild", "severe")
 SHAPES = {"workers=1 threads=2": (1, 2, 1), "workers=2 threads=1": (2, 1, 1), "workers=1 threads=2 batch=8": (1, 2, 8)}
 VERSIONS = {"version": "0.1.0", "monai_version": "1.6", "pytorch_version": "2.13", "numpy_version": "2"}

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -122,6 +123,19 @@ def test_keys_are_enough(room, phantom_cohort):
     says(room, "has answered")
     find(room, "card").find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
     assert "Not a medical device" in find(room, "card").text
+
+
+def test_an_answer_that_comes_late_is_shown_over_no_other_image(room):
+    log_in(room)
+    wait_until(lambda: find(room, "worklist").is_displayed())
+    images = room.find_elements(By.CSS_SELECTOR, "#images li")
+    images[0].click()
+    says(room, "is open")
+    room.execute_script("arguments[0].click(); arguments[1].click();", find(room, "run"), images[1])
+    says(room, f"{images[1].find_element(By.TAG_NAME, 'span').text} is open")
+    time.sleep(2)  # in which the answer for the first image arrives
+    assert not find(room, "answer").is_displayed()
+    assert "is open" in find(room, "status").text
 
 
 def test_a_diagnosis_shows_what_speaks_for_it_and_a_detection_where_it_is(room):
