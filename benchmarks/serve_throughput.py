@@ -7,8 +7,8 @@ same decoding on each side, two cores that server and clients share, one side at
 * LitServe and BentoML (``MEDRAY_BENCH_PYTHON``): the network as TorchScript, channels last, in three configurations each:
   one worker with both cores, two with one core each, one with both cores and batches; the best counts.
 
-The knee is the best rate of closed loops of 4 and of 16 clients. Then requests come at 80 % of the better peer's knee, at random
-and whether or not those before them were answered (open loop); latencies count from when each was due.
+The knee is the best rate of closed loops of 4 and of 16 clients. Then requests come at 80 % of the better peer's knee, at
+random and whether or not those before them were answered (open loop); latencies count from when each was due.
 """
 
 from __future__ import annotations
