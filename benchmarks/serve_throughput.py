@@ -89,8 +89,12 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
     for label, start in sides.items():
         with start() as (path, form):
             load = Load(path, form, body)
-            answers[label] = load.once()
-            knees[label] = max(load.closed(clients) for clients in CLIENTS)
+            try:
+                answers[label] = load.once()
+                knees[label] = max(load.closed(clients) for clients in CLIENTS)
+            except RefusedError as error:  # a configuration that doesn't stand the load isn't the best one
+                knees[label] = 0.0
+                print(name, label, error, flush=True)
             print(name, label, f"{knees[label]:.1f}/s", flush=True)
     best = {peer: max(found, key=knees.__getitem__) for peer in PEERS if (found := [label for label in knees if peer in label])}
     rate = 0.8 * max((knees[label] for label in best.values()), default=knees["medray"])
@@ -281,6 +285,10 @@ class Load:
         return latencies
 
 
+class RefusedError(Exception):
+    """A server answered something else than 200."""
+
+
 class Client:
     """One connection that is kept; as little work as can be, for it shares the cores.
 
@@ -300,7 +308,7 @@ class Client:
         writer.write(self._request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if not head.startswith(b"http/1.1 200"):
-            raise SystemExit(f"refused: {head[:300]!r}")
+            raise RefusedError(f"refused: {head[:100]!r}")
         length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
         return await reader.readexactly(length)
 
