@@ -27,14 +27,6 @@ def throttling_proxy(target, *, refusals):
     listener = socket.create_server(("127.0.0.1", 0))
     proxy = Proxy(listener.getsockname()[1], refusals)
 
-    def serve():
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=handle, args=(client,), daemon=True).start()
-
     def handle(client):
         with proxy.lock:
             refuse = proxy.refused < proxy.refusals
@@ -51,11 +43,8 @@ def throttling_proxy(target, *, refusals):
         for source, sink in ((client, server), (server, client)):
             threading.Thread(target=pump, args=(source, sink), daemon=True).start()
 
-    threading.Thread(target=serve, daemon=True).start()
-    try:
+    with taking(listener, handle):
         yield proxy
-    finally:
-        listener.close()
 
 
 @contextlib.contextmanager
@@ -63,14 +52,6 @@ def losing_proxy(target, *, losses, begins=b"POST"):
     """Pass everything on, but lose the replies to the first ``losses`` requests that begin so: the server has done its work."""
     listener = socket.create_server(("127.0.0.1", 0))
     proxy = Proxy(listener.getsockname()[1], losses)
-
-    def serve():
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=handle, args=(client,), daemon=True).start()
 
     def handle(client):
         server = socket.create_connection(("127.0.0.1", target))
@@ -87,9 +68,25 @@ def losing_proxy(target, *, losses, begins=b"POST"):
         else:
             pump(server, client)
 
+    with taking(listener, handle):
+        yield proxy
+
+
+@contextlib.contextmanager
+def taking(listener, handle):
+    """Give each connection to a thread of its own until the block ends."""
+
+    def serve():
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=handle, args=(client,), daemon=True).start()
+
     threading.Thread(target=serve, daemon=True).start()
     try:
-        yield proxy
+        yield
     finally:
         listener.close()
 

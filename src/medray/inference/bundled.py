@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from medray import config
 from medray.errors import ImageError, InputError, ResourceError
 from medray.imaging.geometry import RAS_TO_LPS
 from medray.imaging.volume import Volume
-from medray.inference.predictor import Prediction, Predictor, Unwanted
+from medray.inference.predictor import Prediction, Predictor, Unwanted, predicted, volumes_of
 from medray.models.bundle import BundleCard, digest_of, read_bundle
 from medray.preprocessing.blocks import Block, Blocks
 from medray.tasks.answer import Answer
@@ -83,14 +82,7 @@ class BundlePredictor:
 
     def predict(self, volume: Volume) -> Prediction:
         """Predict on an image of any grid; see `Predictor.predict`."""
-        started = time.perf_counter()
-        prepared = self.prepare(volume)
-        ready = time.perf_counter()
-        [(_, blocks)] = self.activate([prepared])
-        begun = time.perf_counter()
-        prediction = self.finish(blocks, volume, prepared)
-        network = begun - ready + prediction.latencies["network"]
-        return replace(prediction, latencies={"preprocess": ready - started, **prediction.latencies, "network": network})
+        return predicted(self, volume)
 
     def prepare(self, volume: Volume) -> NDArray[np.float32]:
         """Return what the network is shown of an image.
@@ -136,9 +128,9 @@ class BundlePredictor:
         ready = time.perf_counter()
         answer = self._answer(said, volume, getattr(prepared, "tensor", None))
         latencies = {"network": ready - started, "postprocess": time.perf_counter() - ready}
-        return Prediction(
-            answer, volume.shape, volume.affine, self._volumes_ml(answer, volume.voxel_ml), self._values(), latencies
-        )
+        values = self._values()
+        volumes_ml = volumes_of(answer.mask, values, volume.voxel_ml, regions=self._card.regions)
+        return Prediction(answer, volume.shape, volume.affine, volumes_ml, values, latencies)
 
     def probe(self) -> None:
         """Run the network on an empty image; see `Predictor.probe`."""
@@ -215,15 +207,6 @@ class BundlePredictor:
         if self.task != "segmentation":
             return {}
         return dict.fromkeys(self._card.targets, 1) if self._card.regions else dict(self._card.targets)
-
-    def _volumes_ml(self, answer: Answer, voxel_ml: float) -> dict[str, float]:
-        if answer.mask is None:
-            return {}
-        if self._card.regions:
-            counts = answer.mask.sum(axis=(1, 2, 3), dtype=np.int64)
-            return {name: float(count * voxel_ml) for name, count in zip(self._card.targets, counts, strict=True)}
-        counts = np.bincount(answer.mask.ravel(), minlength=256)
-        return {name: float(counts[value] * voxel_ml) for name, value in self._card.targets.items()}
 
 
 def load_predictor(folder: Path, device: str | None = None, *, mixed: bool = False) -> Predictor | BundlePredictor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from medray import config
 from medray.errors import InputError, NotFoundError, ResourceError
 from medray.evaluation.calibration import CALIBRATION, Calibration, Calibrations
 from medray.imaging.geometry import closest_lps
+from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
 from medray.inference.sliding_window import slide_all
 from medray.models.networks import build_model
@@ -30,7 +31,7 @@ from medray.tasks.answer import Answer
 from medray.tasks.task import task_of
 from medray.types import Affine, Shape, Voxels
 
-__all__ = ["Prediction", "Predictor", "Unwanted"]
+__all__ = ["Prediction", "Predictor", "Unwanted", "predicted", "volumes_of"]
 
 
 class Unwanted(Exception):  # noqa: N818 - nothing went wrong
@@ -173,14 +174,7 @@ class Predictor:
             ImageError: If the image is of a modality that the model doesn't know.
             InputError: If the model is a generator, which says nothing of images.
         """
-        started = time.perf_counter()
-        prepared = self.prepare(volume)
-        ready = time.perf_counter()
-        [(_, blocks)] = self.activate([prepared])
-        begun = time.perf_counter()
-        prediction = self.finish(blocks, volume, prepared)
-        network = begun - ready + prediction.latencies["network"]
-        return replace(prediction, latencies={"preprocess": ready - started, **prediction.latencies, "network": network})
+        return predicted(self, volume)
 
     def prepare(self, volume: Volume) -> NDArray[np.float32]:
         """Return what the network is shown of an image, ``(C, I, J, K)`` on the plan's grid; raises what `predict` does."""
@@ -222,10 +216,11 @@ class Predictor:
         started = time.perf_counter()
         watched = _Watched(blocks.parts)
         answer = self._onto_source(Blocks(blocks.grid, watched), volume)
-        volumes_ml = self._volumes_ml(answer, volume.voxel_ml)
+        values = self._values()
+        volumes_ml = volumes_of(answer.mask, values, volume.voxel_ml, regions=bool(self.plan.regions))
         rest = time.perf_counter() - started - watched.seconds
         latencies = {"network": watched.seconds, "postprocess": rest}
-        return Prediction(answer, volume.shape, volume.affine, volumes_ml, self._values(), latencies)
+        return Prediction(answer, volume.shape, volume.affine, volumes_ml, values, latencies)
 
     def probe(self) -> None:
         """Run the network on the smallest image that it takes.
@@ -283,11 +278,47 @@ class Predictor:
             else {name: self.plan.labels.names[name] for name in self.plan.targets}
         )
 
-    def _volumes_ml(self, answer: Answer, voxel_ml: float) -> dict[str, float]:
-        if answer.mask is None:
-            return {}
-        if self.plan.regions:
-            counts = answer.mask.sum(axis=(1, 2, 3), dtype=np.int64)
-            return {name: float(count * voxel_ml) for name, count in zip(self.plan.targets, counts, strict=True)}
-        volumes = self.plan.labels.volumes_ml(answer.mask[0], voxel_ml)
-        return {name: volumes[name] for name in self.plan.targets}
+
+class Asked(Protocol):
+    """What predicts; see `Predictor`."""
+
+    def prepare(self, volume: Volume) -> NDArray[np.float32]:
+        """Return what the network is shown of an image."""
+        ...
+
+    def activate(self, images: Sequence[NDArray[np.float32]]) -> Iterator[tuple[int, Blocks]]:
+        """Run the network on prepared images."""
+        ...
+
+    def finish(self, blocks: Blocks, volume: Volume, prepared: NDArray[np.float32]) -> Prediction:
+        """Bring what the network says onto the image's own grid."""
+        ...
+
+
+def predicted(asked: Asked, volume: Volume) -> Prediction:
+    """Predict on one image alone, and say how long each stage took."""
+    started = time.perf_counter()
+    prepared = asked.prepare(volume)
+    ready = time.perf_counter()
+    [(_, blocks)] = asked.activate([prepared])
+    begun = time.perf_counter()
+    prediction = asked.finish(blocks, volume, prepared)
+    network = begun - ready + prediction.latencies["network"]
+    return replace(prediction, latencies={"preprocess": ready - started, **prediction.latencies, "network": network})
+
+
+def volumes_of(mask: Voxels | None, values: Mapping[str, int], voxel_ml: float, *, regions: bool) -> dict[str, float]:
+    """Return each target's volume in millilitres.
+
+    Args:
+        mask: Of an `Answer`; without one there are no volumes.
+        values: Target to its value in the mask, in the order of channels where there are several.
+        voxel_ml: Of one voxel.
+        regions: Whether targets have a channel of 0 and 1 each.
+    """
+    if mask is None:
+        return {}
+    if not regions:
+        return LabelSchema(values).volumes_ml(mask[0], voxel_ml)
+    counts = mask.sum(axis=(1, 2, 3), dtype=np.int64)
+    return {name: float(count * voxel_ml) for name, count in zip(values, counts, strict=True)}

@@ -16,6 +16,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from medray.errors import ImageError, ResourceError
+from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.serving.references import References
@@ -93,6 +94,7 @@ class Desk:
         self.limits = limits
         self._references = References(registry, limits.names, limits.refresh_s, self.warm)
         self.sources = Sources(limits.sources, limits.pacs, limits.cohort)
+        self._cards: dict[str, ModelCard] = {}
         self._bodies = Room(limits.bodies_mb << 20, most_waiting=0)
 
     async def resolve(self, reference: str) -> ModelVersion:
@@ -106,7 +108,13 @@ class Desk:
     async def describe(self, reference: str) -> dict[str, Any]:
         """Say what a model is."""
         version = await self.resolve(reference)
-        return describe(version, await asyncio.to_thread(self.registry.card, version))
+        return describe(version, await self.card(version))
+
+    async def card(self, version: ModelVersion) -> ModelCard:
+        """Return a version's card, which never changes and is read once."""
+        if str(version) not in self._cards:
+            self._cards[str(version)] = await asyncio.to_thread(self.registry.card, version)
+        return self._cards[str(version)]
 
     async def warm(self, version: ModelVersion) -> None:
         """Load a version somewhere.

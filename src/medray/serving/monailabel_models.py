@@ -18,7 +18,7 @@ from medray.errors import InputError, NotFoundError
 from medray.serving.auth import Principal
 from medray.serving.desk import Desk
 from medray.serving.form import Part, compose, json_of, media_type_of, parts_of, zip_of
-from medray.serving.results import JSON, NIFTI, SEGMENTATION, SEGMENTS, Reply
+from medray.serving.results import JSON, NIFTI, SEGMENTATION, SEGMENTS, Reply, told
 from medray.serving.sessions import Session, Sessions
 from medray.serving.sources import Reference
 from medray.serving.v1 import respond
@@ -106,7 +106,7 @@ class Models:
         if image:
             data = await asyncio.to_thread(self._sessions.image, found)
             return respond(Reply(HTTPStatus.OK, "application/octet-stream", data))
-        return respond(_json(_session(found)))
+        return respond(told(_session(found)))
 
     async def close_session(self, session: str, request: Request) -> dict[str, Any]:
         """Delete a session."""
@@ -155,7 +155,7 @@ def _told(reply: Reply, said: Mapping[str, Any], params: Mapping[str, Any], outp
     answer = {} if segmentation else json.loads(reply.body)
     facts = {**_result(said, answer), "latencies": _latencies(reply.timing, total)}
     if output == "json":
-        return respond(_json({"params": facts, **facts}), **_model_header(reply))
+        return respond(told({"params": facts, **facts}), **_model_header(reply))
     if output == "dicom_seg":
         return respond(reply)
     if segmentation:
@@ -243,10 +243,6 @@ def _fields(request: Request, body: bytes) -> dict[str, Part]:
     """Return a form's fields by name; of a body that is no form, nothing."""
     kind = media_type_of(request.headers.get("content-type", ""))
     return {part.name: part for part in _parts(request, body)} if kind.startswith("multipart/") else {}
-
-
-def _json(said: Any) -> Reply:
-    return Reply(HTTPStatus.OK, JSON, json.dumps(said).encode())
 
 
 def _model_header(reply: Reply) -> dict[str, str]:

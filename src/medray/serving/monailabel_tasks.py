@@ -112,7 +112,7 @@ class Tasks:
     async def model_info(self, model: str) -> dict[str, Any]:
         """Say when a model was made, and how good it was."""
         version = await self._desk.resolve(model)
-        card = await asyncio.to_thread(self._desk.registry.card, version)
+        card = await self._desk.card(version)
         scores = {split: dict(found) for split, found in card.scores.items()}
         return {"model": str(version), "modified_time": card.created, "scores": scores}
 
@@ -138,7 +138,7 @@ class Tasks:
 
     async def _train(self, model: str, params: Mapping[str, Any]) -> Errand:
         version, worklist = await self._desk.resolve(model), required(self._shown)
-        card = await asyncio.to_thread(self._desk.registry.card, version)
+        card = await self._desk.card(version)
         place = config.home() / "monailabel" / f"{version.name}-{time.time_ns()}"
         commands = _training(version, worklist.uri, place, params)
         await asyncio.to_thread(_write_plan, place, card.recipe())

@@ -37,6 +37,7 @@ __all__ = [
     "describe",
     "problem",
     "refusal",
+    "told",
 ]
 
 JSON = "application/json"
@@ -169,6 +170,11 @@ def _image_of(prediction: Prediction) -> Format | None:
     if prediction.answer.mask is not None:
         return "seg-nrrd"
     return "nrrd" if prediction.answer.saliency is not None else None
+
+
+def told(said: Any, status: int = HTTPStatus.OK) -> Reply:
+    """Say something in JSON."""
+    return Reply(status, JSON, json.dumps(said).encode())
 
 
 def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> Reply:

@@ -1,7 +1,6 @@
 """medray's own routes: models, predictions of each task, and those that are answered later."""
 
 import asyncio
-import json
 import time
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from medray.serving.desk import Desk
 from medray.serving.form import FORM, RELATED, media_type_of, parts_of, zip_of
 from medray.serving.guard import Guard
 from medray.serving.jobs import OVER, Docket
-from medray.serving.results import BOTH, FORMATS, JSON, NIFTI, NRRD, PROBLEM, Reply, accepted
+from medray.serving.results import BOTH, FORMATS, JSON, NIFTI, NRRD, PROBLEM, Reply, accepted, told
 from medray.serving.sources import Reference, parse_reference
 
 __all__ = ["BODY", "image_in", "jobs", "respond", "unwrapped", "v1"]
@@ -83,7 +82,7 @@ def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
                 words = (request.state.principal.name, str(version), task, media_type, body)
                 job = await asyncio.to_thread(docket.add, *words, referred=_refers(request))
                 clerk.call()
-                return respond(_told(HTTPStatus.ACCEPTED, job.plain()), Location=f"/v1/jobs/{job.id}")
+                return respond(told(job.plain(), HTTPStatus.ACCEPTED), Location=f"/v1/jobs/{job.id}")
             received = time.perf_counter()
             reply = await desk.ask(version, task, image_in(desk, request, body), media_type)
         done = time.perf_counter()
@@ -144,10 +143,6 @@ def jobs(docket: Docket, guard: Guard) -> APIRouter:
         return (await asyncio.to_thread(docket.get, job, principal)).plain()
 
     return routes
-
-
-def _told(status: int, said: Any) -> Reply:
-    return Reply(status, JSON, json.dumps(said).encode())
 
 
 def unwrapped(request: Request, body: bytes) -> bytes:

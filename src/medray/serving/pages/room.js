@@ -188,12 +188,12 @@ function table(heads, rows) {
 function segmentation(model, result) {
   const names = Object.entries(model.targets);
   state.lookup = () => {
-    const rows = [[0, 0, 0, 0, "background"]];
-    names.forEach(([name, value], index) => rows.push([value, ...COLOURS[index % COLOURS.length], state.hidden.has(name) ? 0 : 255, name]));
     const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: ["background"] };
-    for (const [value, red, green, blue, alpha, name] of rows.slice(1)) {
-      table.R.push(red); table.G.push(green); table.B.push(blue); table.A.push(alpha); table.I.push(value); table.labels.push(name);
-    }
+    names.forEach(([name, value], index) => {
+      const [red, green, blue] = COLOURS[index % COLOURS.length];
+      table.R.push(red); table.G.push(green); table.B.push(blue); table.I.push(value); table.labels.push(name);
+      table.A.push(state.hidden.has(name) ? 0 : 255);
+    });
     nv.volumes[1].setColormapLabel(table);
     nv.updateGLVolume();
   };
