@@ -286,7 +286,7 @@ def test_a_model_labels_many_images(viewer, root):
     assert (status, json.loads(said)["status"]) == (200, "RUNNING")
     wait_until(lambda: json.loads(viewer.ask("GET", "/batch/infer/")[2])["status"] != "RUNNING", seconds=60)
     done = json.loads(viewer.ask("GET", "/batch/infer/")[2])
-    assert done["status"] == "DONE", done
+    assert done["status"] == "DONE", done["details"]
     counts = viewer.info()["datastore"]
     assert counts["label_tags"] == {"original": len(open_cohort(root).rows)}
     assert counts["completed"] == 0  # nobody has looked at them
@@ -325,7 +325,7 @@ def test_training_makes_a_new_version_that_is_served(viewer, root):
     assert json.loads(viewer.ask("GET", "/train/?check_if_running=true")[2])["status"] == "RUNNING"
     wait_until(lambda: json.loads(viewer.ask("GET", "/train/")[2])["status"] != "RUNNING", seconds=180)
     done = json.loads(viewer.ask("GET", "/train/")[2])
-    assert done["status"] == "DONE", done
+    assert done["status"] == "DONE", done["details"]
     assert [version.version for version in medray.Registry().versions("ball")] == [1, 2, 3]
     status, _, said = viewer.ask("POST", "/train/", {"ball": {"epochs": 1000}})
     time.sleep(1)
