@@ -3,7 +3,8 @@
 DenseNet121 on PNGs of 224 x 224, and a network of next to nothing on PNGs of 8 x 8, both untrained: the same weights and the
 same decoding on each side, two cores that server and clients share, one side at a time.
 
-* medray: the network as a MONAI Bundle behind ``/v1/diagnose``; exact, and in bfloat16 (``mixed``);
+* medray: the network as a MONAI Bundle behind ``/v1/diagnose``; exact, and in bfloat16 (``mixed``), each as one replica with
+  both cores and as two with one each; the best counts;
 * LitServe and BentoML (``MEDRAY_BENCH_PYTHON``): the network as TorchScript, channels last, in three configurations each:
   one worker with both cores, two with one core each, one with both cores and batches; the best counts.
 
@@ -54,7 +55,8 @@ NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
         8,
     ),
 }
-PEERS, OURS = ("LitServe", "BentoML"), ("medray", "medray, mixed")
+PEERS, OURS = ("LitServe", "BentoML"), {"medray": False, "medray mixed": True}
+REPLICAS = {" replicas=1 cpus=2": 1, " replicas=2 cpus=1": 2}
 
 
 def main() -> None:
@@ -79,8 +81,9 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
     folder.mkdir()
     body, model = picture(side), bundled(folder, name, network, side)
     sides: dict[str, Callable[[], Any]] = {
-        "medray": lambda: ours(name, mixed=False),
-        "medray, mixed": lambda: ours(name, mixed=True),
+        f"{label}{shape}": partial(ours, name, replicas, mixed=mixed)
+        for label, mixed in OURS.items()
+        for shape, replicas in REPLICAS.items()
     }
     for shape, (workers, threads, batch) in SHAPES.items() if PEER else ():
         sides[f"LitServe {shape}"] = partial(litserve, model, workers, threads, batch)
@@ -96,20 +99,26 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
                 knees[label] = 0.0
                 print(name, label, error, flush=True)
             print(name, label, f"{knees[label]:.1f}/s", flush=True)
-    best = {peer: max(found, key=knees.__getitem__) for peer in PEERS if (found := [label for label in knees if peer in label])}
-    rate = 0.8 * max((knees[label] for label in best.values()), default=knees["medray"])
+    made = {
+        side: [f"{side}{shape}" for shape in (REPLICAS if side in OURS else map(" {}".format, SHAPES))]
+        for side in (*OURS, *PEERS)
+    }
+    best = {side: max(labels, key=knees.__getitem__) for side, labels in made.items() if labels[0] in knees}
+    rate = 0.8 * max(knees[best.get(peer, best["medray"])] for peer in PEERS)
     tails = {}
-    for label in (*OURS, *best.values()):
+    for label in best.values():
         with sides[label]() as (path, form):
             load = Load(path, form, body)
             load.closed(4)
             tails[label] = load.open(rate)
             print(name, label, tails[label], flush=True)
-    truth = np.array(answers["medray"])
+    truth = np.array(answers[best["medray"]])
     return {
         "knee": knees,
         "best": best,
-        "ratios": {f"{side} to {peer}": knees[side] / knees[label] for side in OURS for peer, label in best.items()},
+        "ratios": {
+            f"{side} to {peer}": knees[best[side]] / knees[best[peer]] for side in OURS for peer in PEERS if peer in best
+        },
         "rate": rate,
         "latency_ms": tails,
         "largest_difference": {label: float(np.abs(np.array(answer) - truth).max()) for label, answer in answers.items()},
@@ -157,9 +166,10 @@ def bundled(folder: Path, name: str, network: dict[str, Any], side: int) -> Path
 
 
 @contextmanager
-def ours(name: str, *, mixed: bool) -> Iterator[tuple[str, bool]]:
+def ours(name: str, replicas: int, *, mixed: bool) -> Iterator[tuple[str, bool]]:
     """Serve by medray."""
-    with medray.deploy([name], port=PORT, insecure=True, cpus=CORES, mixed=mixed):
+    shape = {"cpus": CORES // replicas, "min_replicas": replicas, "max_replicas": replicas}
+    with medray.deploy([name], port=PORT, insecure=True, mixed=mixed, **shape):
         yield f"/v1/diagnose/{name}", False
 
 
