@@ -171,7 +171,7 @@ def bundled(folder: Path, name: str, network: dict[str, Any], side: int) -> Path
 @contextmanager
 def ours(name: str, replicas: int, *, mixed: bool) -> Iterator[tuple[str, bool]]:
     """Serve by medray."""
-    shape = {"cpus": CORES // replicas, "min_replicas": replicas, "max_replicas": replicas}
+    shape: dict[str, Any] = {"cpus": CORES // replicas, "min_replicas": replicas, "max_replicas": replicas}
     with medray.deploy([name], port=PORT, insecure=True, mixed=mixed, **shape):
         yield f"/v1/diagnose/{name}", False
 
