@@ -56,7 +56,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     ),
 }
 PEERS, OURS = ("LitServe", "BentoML"), {"medray": False, "medray mixed": True}
-REPLICAS = {" replicas=1 cpus=2": 1, " replicas=2 cpus=1": 2}
+REPLICAS = {"replicas=1 cpus=2": 1, "replicas=2 cpus=1": 2}
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
     folder.mkdir()
     body, model = picture(side), bundled(folder, name, network, side)
     sides: dict[str, Callable[[], Any]] = {
-        f"{label}{shape}": partial(ours, name, replicas, mixed=mixed)
+        f"{label} {shape}": partial(ours, name, replicas, mixed=mixed)
         for label, mixed in OURS.items()
         for shape, replicas in REPLICAS.items()
     }
@@ -99,10 +99,7 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
                 knees[label] = 0.0
                 print(name, label, error, flush=True)
             print(name, label, f"{knees[label]:.1f}/s", flush=True)
-    made = {
-        side: [f"{side}{shape}" for shape in (REPLICAS if side in OURS else map(" {}".format, SHAPES))]
-        for side in (*OURS, *PEERS)
-    }
+    made = {side: [f"{side} {shape}" for shape in (REPLICAS if side in OURS else SHAPES)] for side in (*OURS, *PEERS)}
     best = {side: max(labels, key=knees.__getitem__) for side, labels in made.items() if labels[0] in knees}
     rate = 0.8 * max(knees[best.get(peer, best["medray"])] for peer in PEERS)
     tails: dict[str, dict[str, float] | str] = {}
