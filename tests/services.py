@@ -16,7 +16,7 @@ from tests.ports import free_port
 
 S3_PORTS = (
     "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
-    "s3.port.grpc", "s3.port.iceberg", "admin.port", "admin.port.grpc",
+    "s3.port.grpc", "admin.port", "admin.port.grpc",
 )  # fmt: skip
 
 
@@ -50,8 +50,10 @@ class S3:
 def s3_server(folder: Path):
     """Run SeaweedFS on free ports with its files below ``folder``."""
     port = free_port()
-    where = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}", "-webdav=false", f"-dir={folder}"]
-    command = [str(Path(sys.executable).parent / "weed"), "mini", *where, *(f"-{name}={free_port()}" for name in S3_PORTS)]
+    where = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}", f"-dir={folder}", "-master.telemetry=false"]
+    unused = ["-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]  # on ports of their own, where two servers would meet
+    ports = [f"-{name}={free_port()}" for name in S3_PORTS]
+    command = [str(Path(sys.executable).parent / "weed"), "mini", *where, *unused, *ports]
     keys = {"AWS_ACCESS_KEY_ID": "medray", "AWS_SECRET_ACCESS_KEY": "medray-secret"}
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **keys}, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
