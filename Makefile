@@ -52,7 +52,7 @@ $(VENV)/.samples: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[samples,faces,ocr,postgres,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[samples,faces,ocr,postgres,openvino,dev]"
 	touch $@ $(VENV)/.samples
 
 clean:

@@ -10,6 +10,7 @@ from medray.errors import ImageError, InputError, NotFoundError
 from medray.imaging.volume import Volume
 from medray.inference.predictor import Predictor
 from medray.models.networks import build_model
+from medray.models.runtime import Runtime
 from medray.preprocessing.planning import plan
 from medray.tasks.task import task_of
 from tests.phantoms import SMALL_PLAN, grid, orientations, phantom
@@ -84,6 +85,12 @@ def test_validation_and_serving_share_the_path(predictor, scan):
     prepared = prepare_image(scan, predictor.plan)
     answer = predictor.answer(prepared.voxels.astype(np.float32))
     assert answer.mask.shape == (1, *prepared.shape)
+
+
+def test_openvino_gives_the_same_mask(predictor, scan, tmp_path):
+    other = Predictor.load(tmp_path / "model", runtime=Runtime("openvino", threads=1))
+    assert np.mean(other.predict(scan).mask.voxels == predictor.predict(scan).mask.voxels) > 0.9999
+    other.probe()
 
 
 def test_mirrored_predictions_turn_with_the_image(tmp_path, phantom_cohort, rng):

@@ -17,6 +17,7 @@ from medray.formats.nifti import read_nifti, write_nifti
 from medray.imaging.volume import Volume
 from medray.inference.bundled import BundlePredictor, load_predictor
 from medray.models.bundle import read_bundle
+from medray.models.runtime import Runtime
 from medray.registry.bundles import import_bundle
 from tests.phantoms import grid, orientations, phantom
 
@@ -149,6 +150,14 @@ def test_a_segmentation_answers_as_monais_own_workflow(scan, tmp_path):
     assert set(prediction.volumes_ml) == {"spleen"}
     card = medray.Registry().card("spleen-ct-segmentation")
     assert (card.about.task, card.targets, card.dimension, card.about.modalities) == ("segmentation", {"spleen": 1}, 3, ("CT",))
+
+
+def test_openvino_answers_as_torch(scan, tmp_path):
+    predictor = served(bundle(tmp_path / "spleen"))
+    by = Runtime("openvino", threads=1)
+    other = load_predictor(medray.Registry().fetch("spleen-ct-segmentation"), runtime=by)
+    agree = other.predict(scan).mask.voxels == predictor.predict(scan).mask.voxels
+    assert np.mean(agree) > 0.9999
 
 
 @pytest.mark.filterwarnings("ignore:inverse has been called")  # there is nothing that moves a voxel

@@ -19,6 +19,7 @@ from medray.imaging.geometry import RAS_TO_LPS
 from medray.imaging.volume import Volume
 from medray.inference.predictor import Prediction, Predictor, Unwanted, predicted, volumes_of
 from medray.models.bundle import BundleCard, digest_of, read_bundle
+from medray.models.runtime import EXACT, Network, Runtime, ready_to_run
 from medray.preprocessing.blocks import Block, Blocks
 from medray.tasks.answer import Answer
 
@@ -39,33 +40,30 @@ class BundlePredictor:
 
     Args:
         card: What it is for.
-        network: In evaluation mode, on ``device``.
+        network: What runs it; see `medray.models.runtime`.
         pipeline: What goes before it, how it is run, what comes after.
         device: Where it runs.
-        mixed: Whether it may run in bfloat16.
     """
 
     def __init__(
         self,
         card: BundleCard,
-        network: torch.nn.Module,
+        network: Network,
         pipeline: tuple[Any, Any, Any],
         device: torch.device,
-        *,
-        mixed: bool = False,
     ) -> None:
         self.task = card.task
-        self._mixed = mixed
         self._card = card
         self._network = network
         self._before, self._inferer, self._after = pipeline
         self._device = device
 
     @classmethod
-    def load(cls, folder: Path, device: str | None = None, *, mixed: bool = False) -> BundlePredictor:
+    def load(cls, folder: Path, device: str | None = None, *, runtime: Runtime = EXACT) -> BundlePredictor:
         """Load a model folder: ``bundle.json``, ``weights.safetensors`` and the bundle in ``bundle``.
 
         Raises:
+            ConfigError: If the runtime isn't installed.
             InputError: If the bundle isn't the one that was imported, or can't be built.
         """
         card = config.load(BundleCard, config.read_file(folder / BUNDLE), what=str(folder / BUNDLE))
@@ -75,10 +73,8 @@ class BundlePredictor:
         network = bundle.network()
         network.load_state_dict(load_file(folder / "weights.safetensors"))
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        network.to(place).eval()
-        if len(card.shape) == 2:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(card, network, bundle.pipeline(), place, mixed=mixed)
+        ready = ready_to_run(runtime, network.to(place).eval(), place, (card.channels, *card.shape))
+        return cls(card, ready, bundle.pipeline(), place)
 
     def predict(self, volume: Volume) -> Prediction:
         """Predict on an image of any grid; see `Predictor.predict`."""
@@ -160,11 +156,10 @@ class BundlePredictor:
         def network(patch: torch.Tensor, *more: Any, **named: Any) -> Any:
             if unwanted():
                 raise Unwanted
-            shaped = patch.contiguous(memory_format=torch.channels_last) if patch.ndim == 4 else patch
-            return self._network(shaped, *more, **named)
+            return self._network(patch, *more, **named)
 
         given = torch.from_numpy(images).to(self._device)
-        with torch.inference_mode(), torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._mixed):
+        with torch.inference_mode():
             said = self._inferer(given, network) if self._inferer else network(given)
         found: NDArray[np.float32] = _first(said).float().cpu().numpy()
         return found
@@ -209,11 +204,11 @@ class BundlePredictor:
         return dict.fromkeys(self._card.targets, 1) if self._card.regions else dict(self._card.targets)
 
 
-def load_predictor(folder: Path, device: str | None = None, *, mixed: bool = False) -> Predictor | BundlePredictor:
+def load_predictor(folder: Path, device: str | None = None, *, runtime: Runtime = EXACT) -> Predictor | BundlePredictor:
     """Load a model folder, whether medray has trained it or it is a MONAI Bundle; see their own ``load``."""
     if (folder / BUNDLE).is_file():
-        return BundlePredictor.load(folder, device, mixed=mixed)
-    return Predictor.load(folder, device, mixed=mixed)
+        return BundlePredictor.load(folder, device, runtime=runtime)
+    return Predictor.load(folder, device, runtime=runtime)
 
 
 def _first(said: Any) -> torch.Tensor:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import nn
 
 from medray import config
 from medray.errors import InputError, NotFoundError, ResourceError
@@ -23,6 +22,7 @@ from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
 from medray.inference.sliding_window import slide_all
 from medray.models.networks import build_model
+from medray.models.runtime import EXACT, Network, Runtime, ready_to_run
 from medray.preprocessing.blocks import Block, Blocks
 from medray.preprocessing.case import frame_of, prepare_image
 from medray.preprocessing.foreground import shape_of
@@ -116,39 +116,30 @@ class Predictor:
         task: What it says of an image.
 
     Args:
-        model: In evaluation mode, on `device`.
+        network: What runs it; see `medray.models.runtime`.
         plan: What it was trained by.
         device: Where it runs.
         calibration: How its answers are to be taken.
-        mixed: Whether it may run in bfloat16, as training does: faster, and not the same on every machine.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        plan: Plan,
-        device: torch.device,
-        *,
-        calibration: Calibrations | None = None,
-        mixed: bool = False,
-    ) -> None:
+    def __init__(self, network: Network, plan: Plan, device: torch.device, *, calibration: Calibrations | None = None) -> None:
         self.plan = plan
         self.task = plan.task
         self._decoder = task_of(plan, calibration)
-        self._model = model
+        self._network = network
         self._device = device
-        self._mixed = mixed
 
     @classmethod
-    def load(cls, folder: Path, device: str | None = None, *, mixed: bool = False) -> Predictor:
+    def load(cls, folder: Path, device: str | None = None, *, runtime: Runtime = EXACT) -> Predictor:
         """Load a model folder: ``plan.json``, ``weights.safetensors`` and, where there is one, ``calibration.json``.
 
         Args:
             folder: Where they are.
             device: Where the network runs: this process's GPU by default where it has one, else the CPU.
-            mixed: Whether it may run in bfloat16.
+            runtime: What runs it.
 
         Raises:
+            ConfigError: If that isn't installed.
             NotFoundError: If a file is missing.
             InputError: If the weights don't fit the plan.
         """
@@ -165,7 +156,9 @@ class Predictor:
         known = config.read_file(folder / CALIBRATION) if (folder / CALIBRATION).is_file() else {}
         calibration = {name: config.load(Calibration, found, what=str(folder / CALIBRATION)) for name, found in known.items()}
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(model.to(place).eval(), plan, place, calibration=calibration, mixed=mixed)
+        divisor = plan.network.divisor if plan.network.extends else 0
+        network = ready_to_run(runtime, model.to(place).eval(), place, (task.inputs, *plan.patch), divisor=divisor)
+        return cls(network, plan, place, calibration=calibration)
 
     def predict(self, volume: Volume) -> Prediction:
         """Predict on an image of any grid.
@@ -241,9 +234,7 @@ class Predictor:
         return self._decoder.decode(blocks, (given.shape[1], given.shape[2], given.shape[3]))
 
     def _run(self, patch: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._mixed):
-            outputs = self._model(patch)
-        return self._decoder.activate(outputs)
+        return self._decoder.activate(self._network(patch))
 
     def _mirrored(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the mean answer of patches ``(N, C, I, J, K)`` and their mirror images."""

@@ -18,6 +18,7 @@ from medray import config
 from medray.cohort.cohort import open_cohort
 from medray.engine import cpus_each, join_ray, require_cpus
 from medray.errors import ConfigError
+from medray.models.runtime import Runtime, RuntimeName
 from medray.registry.registry import Registry
 from medray.serving.auth import signing_key
 from medray.serving.desk import Limits
@@ -47,6 +48,8 @@ class ServeConfig:
         idle_s: Seconds without need after which a replica goes.
         models_mb: Memory of a replica for loaded models; weights that a node's replicas have in common are there once.
         work_mb: Memory of a replica for images in work: what needs more is refused.
+        runtime: What runs networks: ``torch`` or, on CPUs, ``openvino``: less time for the same answer, and each replica has
+            weights of its own.
         mixed: Whether networks may run in bfloat16: twice as fast and more where a CPU or GPU has it, and a few voxels in ten
             thousand may fall to the other label; off, an answer is the same on every machine.
         batch_voxels: Images of several callers go through a network together up to so many voxels.
@@ -82,6 +85,7 @@ class ServeConfig:
     idle_s: float = Field(default=600, gt=0)
     models_mb: int = Field(default=2048, ge=1)
     work_mb: int = Field(default=4096, ge=1)
+    runtime: RuntimeName = "torch"
     mixed: bool = False
     batch_voxels: int = Field(default=1_000_000, ge=1)
     max_body_mb: int = Field(default=512, ge=1)
@@ -140,7 +144,8 @@ def build(args: dict[str, Any]) -> serve.Application:
     )
     limits = Limits(**{name: getattr(chosen, name) for name in Limits.__dataclass_fields__})
     memory = (chosen.models_mb, chosen.work_mb, chosen.batch_voxels)
-    settings = PoolConfig(registry, cpus, *memory, chosen.sources, chosen.pacs, chosen.cohort, chosen.mixed)
+    runtime = Runtime(chosen.runtime, chosen.mixed, cpus)
+    settings = PoolConfig(registry, cpus, *memory, chosen.sources, chosen.pacs, chosen.cohort, runtime)
     bound = pool.bind(settings)
     doors = Doors(
         **{name: getattr(chosen, name) for name in Doors.__dataclass_fields__ if name != "tls"}, tls=bool(chosen.certificate)
@@ -201,7 +206,7 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
 
     Raises:
         ConfigError: On an unknown setting or a wrong value, if there is no key to check tokens with, or if Serve runs already,
-            at another port.
+            at another port, or the runtime isn't installed.
         NotFoundError: If a model isn't registered or the cohort isn't there; checked before anything starts.
         ResourceError: If the cluster has too few free CPUs.
     """
@@ -210,6 +215,7 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
         raise ConfigError(f"without authentication only this machine may ask: host {host} isn't loopback")
     if not chosen.insecure and not chosen.issuer:
         signing_key()
+    Runtime(chosen.runtime).require()
     if chosen.cohort:
         open_cohort(chosen.cohort)
     registry = Registry(chosen.registry or None)

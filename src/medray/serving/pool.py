@@ -21,6 +21,7 @@ from medray.errors import MedrayError, ResourceError
 from medray.formats.image import declared_bytes, read_image_files
 from medray.formats.nrrd import write_nrrd
 from medray.inference.bundled import load_predictor
+from medray.models.runtime import EXACT, Runtime
 from medray.preprocessing.blocks import Block, Blocks
 from medray.registry.registry import Registry
 from medray.serving.auth import Refusal
@@ -56,7 +57,7 @@ class PoolConfig:
         sources: URIs below which references may be read.
         pacs: A DICOMweb service for references.
         cohort: The cohort that is shown.
-        mixed: Whether networks may run in bfloat16.
+        runtime: What runs networks.
         most_waiting: Requests that may wait for memory.
     """
 
@@ -68,7 +69,7 @@ class PoolConfig:
     sources: tuple[str, ...] = ()
     pacs: str = ""
     cohort: str = ""
-    mixed: bool = False
+    runtime: Runtime = EXACT
     most_waiting: int = 64
 
 
@@ -86,7 +87,7 @@ class Pool:
 
     def __init__(self, settings: PoolConfig) -> None:
         torch.set_num_threads(1)  # of every thread but the batcher's
-        load = partial(load_predictor, mixed=settings.mixed)
+        load = partial(load_predictor, runtime=settings.runtime)
         self._shelf = Shelf(Registry(settings.registry).fetch, load, settings.models_mb << 20)
         self._batcher = Batcher(settings.batch_voxels, settings.threads)
         self._hands = ThreadPoolExecutor(HANDS, initializer=partial(torch.set_num_threads, settings.threads))

@@ -15,6 +15,7 @@ import torch
 from medray.errors import InputError
 from medray.evaluation.calibration import Calibrations
 from medray.inference.predictor import Predictor
+from medray.models.runtime import by_torch
 from medray.preprocessing.bricks import Case
 from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Answer, Example, Record, Truth
@@ -100,7 +101,7 @@ def run_epochs(
         trained = time.perf_counter()
         learner.settle()
         batches.team.agree(learner.judged)
-        predictor = Predictor(learner.judged.eval(), plan, learner.device, mixed=config.mixed)
+        predictor = Predictor(by_torch(learner.judged.eval(), learner.device, mixed=config.mixed), plan, learner.device)
         records = validate(predictor, task, validation, batches.team, on_answer)
         calibration = task.calibrate(records)
         scores = _scores(task_of(plan, calibration), records)
