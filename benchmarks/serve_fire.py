@@ -46,6 +46,9 @@ from medray.tasks.task import task_of
 SECONDS, RATE, PORT, SCANS = 300, 4.0, 18432, 4
 KILL_EVERY_S, MOVES_S, PROXY_S = 20, (90, 210), 150
 UPLOADS, UPLOAD_MB, BUDGET_MB = 200, 16, 1024
+PROXY = "haproxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "ProxyActor"
+PARTS = ("Serve", "ProxyActor", "HAProxyManager", "haproxy")
+"""Of the endpoint, by the names of their processes."""
 
 
 @dataclass
@@ -77,6 +80,7 @@ def main() -> None:
     result = {
         "seconds": seconds,
         "requests_a_second": RATE,
+        "proxy": PROXY,
         "requests": asked,
         "outcomes": dict(seen.counts),
         "answered_share": seen.counts["right"] / asked,
@@ -158,7 +162,7 @@ async def have_accidents(seen: Seen, started: float) -> None:
         if what.startswith("ball/"):
             await asyncio.to_thread(medray.Registry().promote, what)
             continue
-        victims = processes("ProxyActor" if what == "proxy" else "ServeReplica:medray:Pool")
+        victims = processes(PROXY if what == "proxy" else "ServeReplica:medray:Pool")
         if victims:
             victims[0].kill()
             seen.killed += what == "replica"
@@ -176,10 +180,15 @@ def processes(name: str) -> list[psutil.Process]:
     return found
 
 
+def parts() -> list[psutil.Process]:
+    """Return the endpoint's processes."""
+    return [process for name in PARTS for process in processes(name)]
+
+
 def memory_mib() -> float:
     """Return what the endpoint's processes have for themselves together."""
     total = 0
-    for child in processes("Serve") + processes("ProxyActor"):
+    for child in parts():
         try:
             total += child.memory_info().rss - child.memory_info().shared
         except psutil.Error:
@@ -189,7 +198,7 @@ def memory_mib() -> float:
 
 async def uploads(url: str) -> dict[str, Any]:
     """Send many large bodies at once."""
-    before = {process.pid for process in processes("Serve") + processes("ProxyActor")}
+    before = {process.pid for process in parts()}
     body, counts, most = os.urandom(UPLOAD_MB << 20), Counter[str](), memory_mib()
 
     async def send(client: httpx.AsyncClient) -> None:
@@ -204,7 +213,7 @@ async def uploads(url: str) -> dict[str, Any]:
         while not sending.done():
             most = max(most, memory_mib())
             await asyncio.wait([asyncio.ensure_future(sending)], timeout=0.2)
-    after = {process.pid for process in processes("Serve") + processes("ProxyActor")}
+    after = {process.pid for process in parts()}
     return {
         "uploads": UPLOADS,
         "mb_each": UPLOAD_MB,

@@ -1,16 +1,18 @@
 """What does an endpoint add to a model? One warm segmentation of a head at a time, and the first of all from zero replicas.
 
-The same weights (a U-Net as a plan makes it, untrained: what was learned makes no time) and the same volume, on two cores:
+The same weights (a U-Net as a plan makes it, trained for a minute: how smooth a mask is makes time) and the same volume, on two
+cores:
 
 * bare: read the file, `Predictor.predict`, write the mask, in a process of its own;
 * server: the same over HTTP, as the server's own clock has it (``Server-Timing``) and as the client's has it;
 * viewer: the same as 3D Slicer's plug-in asks for it, by MONAI Label's protocol, of an image that the server has;
 * MONAI Label: its own server, asked in the same way: the same network as TorchScript, in the transforms and the two kinds of
   sliding windows of its sample apps: as large as those (160 voxels), and as the network was taught. Where
-  ``MEDRAY_BENCH_PYTHON`` names an interpreter that has it. It is asked in the same rounds; medray in bfloat16
-  (``mixed``) afterwards.
+  ``MEDRAY_BENCH_PYTHON`` names an interpreter that has it.
 
-Rounds of all alternate. Then the stages' sum against the total, and the first answer of an endpoint that has no replica yet.
+A viewer asks three endpoints, one after another and each in rounds that alternate with MONAI Label's: the plain one, one whose
+networks OpenVINO runs, and one in bfloat16 (``mixed``). Rounds of all others alternate, too. Then the stages' sum against the
+total, and the first answer of an endpoint that has no replica yet.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
 
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -34,20 +37,20 @@ import httpx
 import numpy as np
 import torch
 from report import bars, save
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import medray
-from medray import config
 from medray.formats.image import read_image
 from medray.formats.nifti import write_nifti
 from medray.inference.predictor import Predictor
 from medray.models.networks import build_model
-from medray.registry.card import ModelCard
 from medray.samples.brain import write_brain_cohort
-from medray.storage.location import locate
 from medray.tasks.task import task_of
 
-ROUNDS, CORES, PORT, PEER_PORT = 15, 2, 18431, 18433
+ROUNDS, LOOKS, CORES, PORT, PEER_PORT = 15, 9, 2, 18431, 18433
+WAYS: dict[str, dict[str, Any]] = {"exact": {}, "openvino": {"runtime": "openvino"}, "bfloat16": {"mixed": True}}
+"""Of running networks."""
+TRAINED = medray.FitConfig(epochs=3, steps=60, picture=False)
 SAMPLE_ROI, SAMPLE_OVERLAP = (160, 160, 160), 0.25
 """Of MONAI Label's sample app for the spleen (sample-apps/radiology/lib/infers/segmentation_spleen.py)."""
 PEER = os.environ.get("MEDRAY_BENCH_PYTHON", "")
@@ -66,19 +69,20 @@ def main() -> None:
         cohort = medray.open_cohort(folder / "cohort")
         series = next(row.series for row in cohort.rows if np.array_equal(cohort.volume(row).voxels, read_image(body).voxels))
         peer, ways = start_peer(folder, scan) if PEER else (None, [])
-        with medray.deploy(["head"], port=PORT, insecure=True, cpus=CORES, cohort=str(folder / "cohort")) as endpoint:
-            viewers = {"viewer_s": (f"{endpoint.url}/monailabel/infer/head", series)}
-            viewers |= {f"monailabel_{way}_s": (f"http://127.0.0.1:{PEER_PORT}/infer/{way}", "scan") for way in ways}
-            rounds = [one_round(bare, endpoint.url, body) | look(viewers) for _ in range(ROUNDS)]
+        facts: dict[str, Any] = {"port": PORT, "insecure": True, "cpus": CORES}
+        with medray.deploy(["head"], **facts) as endpoint:
+            rounds = [one_round(bare, endpoint.url, body) for _ in range(ROUNDS)]
         bare.kill()
-        with medray.deploy(
-            ["head"], port=PORT, insecure=True, cpus=CORES, cohort=str(folder / "cohort"), mixed=True
-        ) as endpoint:
-            viewer = {"viewer_mixed_s": (f"{endpoint.url}/monailabel/infer/head", series)}
-            mixed = statistics.median(look(viewer)["viewer_mixed_s"] for _ in range(ROUNDS))
+        peers = {f"monailabel_{way}": (f"http://127.0.0.1:{PEER_PORT}/infer/{way}", "scan") for way in ways}
+        looked = {}
+        for name, settings in WAYS.items():
+            with medray.deploy(["head"], cohort=str(folder / "cohort"), **facts, **settings) as endpoint:
+                viewers = {"medray": (f"{endpoint.url}/monailabel/infer/head", series), **peers}
+                looks = [look(viewers) for _ in range(LOOKS)][2:]
+            looked[name] = {side: statistics.median(found[side] for found in looks) for side in viewers}
         if peer:
             os.killpg(peer.pid, signal.SIGKILL)
-        with medray.deploy(port=PORT, insecure=True, cpus=CORES, min_replicas=0) as endpoint:
+        with medray.deploy(min_replicas=0, **facts) as endpoint:
             started = time.perf_counter()
             ask(endpoint.url, body)
             cold = time.perf_counter() - started
@@ -93,9 +97,10 @@ def main() -> None:
         "client_to_bare": middle["client_s"] / middle["bare_s"],
         "stages_off_total": {"median": statistics.median(off), "largest": max(off)},
         "cold_s": cold,
-        "viewer_mixed_s": mixed,
-        "monailabel_to_viewer_mixed": {way: middle[f"monailabel_{way}_s"] / mixed for way in ways},
-        "monailabel_to_viewer": {way: middle[f"monailabel_{way}_s"] / middle["viewer_s"] for way in ways},
+        "viewer_s": looked,
+        "monailabel_to_viewer": {
+            name: {way: found[f"monailabel_{way}"] / found["medray"] for way in ways} for name, found in looked.items()
+        },
     }
     save("serve_latency", result)
     values = {
@@ -103,26 +108,20 @@ def main() -> None:
         "medray, server's clock": middle["server_s"],
         "medray, client's clock": middle["client_s"],
         "medray, first answer from zero replicas": cold,
-        "medray, asked by a viewer": middle["viewer_s"],
-        "medray, asked by a viewer, bfloat16": mixed,
-        **{f"MONAI Label, windows as {way}": middle[f"monailabel_{way}_s"] for way in ways},
+        **{f"medray, asked by a viewer, {name}": found["medray"] for name, found in looked.items()},
+        **{f"MONAI Label, windows as {way}": looked["exact"][f"monailabel_{way}"] for way in ways},
     }
     bars("serve_latency", "one segmentation of a head, two cores", values, "seconds, median")
 
 
 def make_model(folder: Path) -> Path:
-    """Register an untrained model, and return a scan."""
+    """Train and register a model, and return a scan."""
     write_brain_cohort(folder / "source", subjects=8, formats=("nifti",))
     cohort = medray.ingest(folder / "source", folder / "cohort", labels="*_dseg.nii.gz")
     plan = medray.plan(cohort)
-    torch.manual_seed(0)
-    task = task_of(plan)
-    model = build_model(plan.network, task.inputs, task.channels, plan.patch)
-    (folder / "model").mkdir()
-    save_file(model.state_dict(), folder / "model" / "weights.safetensors")
-    (folder / "model" / "plan.json").write_text(json.dumps(config.dump(plan)))
-    card = ModelCard(name="head", created="2026-01-01", plan=plan, scores={}, subjects={})
-    medray.Registry().register(card, locate(folder / "model"))
+    run = medray.fit(medray.prepare(cohort, plan, folder / "prepared"), TRAINED, name="head", runs=folder / "runs")
+    medray.Registry().register(medray.card_from_run(run, plan=plan), run.model)
+    shutil.copytree(run.model.path, folder / "model")
     return next((folder / "source").rglob("*_T1w.nii.gz"))
 
 

@@ -2,6 +2,7 @@ import io
 import json
 import ssl
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -100,6 +101,16 @@ def test_bad_bodies_are_problems(endpoint, body, status, title):
     assert (reply.status_code, problem["title"]) == (status, title)
     assert reply.headers["content-type"] == "application/problem+json"
     assert "\n" not in problem["detail"]
+
+
+def test_many_at_once_are_each_answered_for_themselves(endpoint, scan):
+    """Small ones go to the pool together."""
+    right, bad = post(endpoint, write_nifti(scan), accept="application/x-nifti").content, cut_off()
+    with ThreadPoolExecutor(16) as threads:
+        bodies = [bad if number % 5 == 0 else write_nifti(scan) for number in range(40)]
+        replies = list(threads.map(lambda body: post(endpoint, body, accept="application/x-nifti"), bodies))
+    assert [reply.status_code for reply in replies] == [400 if number % 5 == 0 else 200 for number in range(40)]
+    assert all(reply.content == right for reply in replies if reply.status_code == 200)
 
 
 def test_unknown_models_and_media_types(endpoint, scan):

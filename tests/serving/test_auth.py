@@ -236,3 +236,9 @@ def test_no_authentication_is_for_this_machine_alone(monkeypatch):
         medray.deploy(["ball"])
     with pytest.raises(ConfigError, match="both certificate and private_key"):
         medray.deploy(["ball"], certificate="x.pem")
+
+
+def test_haproxy_speaks_no_tls(monkeypatch):
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    with pytest.raises(ConfigError, match="Serve speaks no TLS"):
+        medray.deploy(["ball"], certificate="x.pem", private_key="x.key", insecure=True)

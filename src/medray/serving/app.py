@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -12,6 +14,7 @@ from typing import Any, Self, cast
 from pydantic import Field
 from pydantic.dataclasses import dataclass as strict_dataclass
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.context import _get_global_client  # there is no public way to ask for the port
 
 from medray import config
@@ -29,8 +32,13 @@ from medray.serving.rules import Rule
 __all__ = ["Endpoint", "ServeConfig", "build", "deploy"]
 
 APPLICATION = "medray"
+HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+"""In Ray's environment: whether HAProxy takes requests straight to the gateway, instead of through Serve's own proxy."""
 LOOK_BACK_S = 10.5
 """Over which Serve averages queues: it has a report of each every 10 s."""
+
+GOING_S = 20.0
+"""For which a Serve that was stopped may still be seen."""
 
 
 @strict_dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -164,11 +172,23 @@ def _require_port(port: int) -> None:
     Raises:
         ConfigError: If it does.
     """
-    running = _get_global_client(raise_if_no_controller_running=False)
+    running = _running()
     if running is not None and running.http_config.port != port:
         raise ConfigError(
             f"Serve listens at port {running.http_config.port} of this cluster already: use that, or stop it first"
         )
+
+
+def _running() -> Any:
+    """Return Serve's client of this cluster, or None; waits for one that is just going."""
+    patience = time.monotonic() + GOING_S
+    while True:
+        try:
+            return _get_global_client(raise_if_no_controller_running=False)
+        except RayActorError:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +226,8 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
 
     Raises:
         ConfigError: On an unknown setting or a wrong value, if there is no key to check tokens with, or if Serve runs already,
-            at another port, or the runtime isn't installed.
+            at another port, the runtime isn't installed, or there is a
+            certificate in Serve's HAProxy mode.
         NotFoundError: If a model isn't registered or the cohort isn't there; checked before anything starts.
         ResourceError: If the cluster has too few free CPUs.
     """
@@ -216,6 +237,8 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
     if not chosen.insecure and not chosen.issuer:
         signing_key()
     Runtime(chosen.runtime).require()
+    if chosen.certificate and os.environ.get(HAPROXY) == "1":
+        raise ConfigError(f"with {HAPROXY}=1 Serve speaks no TLS: put what does before it, and leave the certificate out")
     if chosen.cohort:
         open_cohort(chosen.cohort)
     registry = Registry(chosen.registry or None)

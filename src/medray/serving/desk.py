@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,6 +19,7 @@ from medray.errors import ImageError, ResourceError
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
+from medray.serving.parcels import SMALL_BYTES, Parcels, Wanted
 from medray.serving.references import References
 from medray.serving.results import Reply, describe, problem
 from medray.serving.room import Room
@@ -29,6 +30,8 @@ __all__ = ["Desk", "Limits"]
 
 ATTEMPTS = 3
 """Predicting twice does no harm: a request whose replica died goes to another."""
+CALLS_EACH = 2
+"""Calls with small images that are under way for each replica there may be: one is worked on and the next is there."""
 BUSY = {"Retry-After": "2"}
 LONGEST_PAUSE_S = 30.0
 """Between two times that something without a caller who waits finds all replicas busy."""
@@ -42,6 +45,7 @@ class Limits:
         models: References that are kept loaded; their names are all that may be asked for, or any where there are none.
         max_body_mb: Of one request.
         bodies_mb: Of all requests that are being received or answered.
+        max_replicas: Of the pool.
         timeout_s: Seconds that an answer may take.
         refresh_s: Seconds after which a moved alias is seen.
         sources: URIs below which references may be read.
@@ -57,6 +61,7 @@ class Limits:
     models: tuple[str, ...] = ()
     max_body_mb: int = 512
     bodies_mb: int = 1024
+    max_replicas: int = 1
     timeout_s: float = 600
     refresh_s: float = 1
     sources: tuple[str, ...] = ()
@@ -95,6 +100,7 @@ class Desk:
         self._references = References(registry, limits.names, limits.refresh_s, self.warm)
         self.sources = Sources(limits.sources, limits.pacs, limits.cohort)
         self._cards: dict[str, ModelCard] = {}
+        self._parcels = Parcels(self._send, CALLS_EACH * limits.max_replicas)
         self._bodies = Room(limits.bodies_mb << 20, most_waiting=0)
 
     async def resolve(self, reference: str) -> ModelVersion:
@@ -134,8 +140,16 @@ class Desk:
 
     async def ask(self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str) -> Reply:
         """Have an image answered; see `Pool.answer`."""
+        if isinstance(image, bytes) and len(image) <= SMALL_BYTES:
+            wanted = Wanted(task, image, media_type)
+            return await self._once(lambda: self._parcels.ask(str(version), wanted))
         handle = self._pool.options(multiplexed_model_id=str(version))
         return await self._once(lambda: handle.answer.remote(str(version), task, image, media_type))
+
+    async def _send(self, version: str, wanted: Sequence[Wanted]) -> Sequence[Reply]:
+        """Have small images answered in one call."""
+        replies: Sequence[Reply] = await self._pool.options(multiplexed_model_id=version).answer_all.remote(version, wanted)
+        return replies
 
     async def view(self, image: bytes | Reference) -> Reply:
         """Have an image read; see `Pool.view`."""

@@ -37,7 +37,7 @@ def images(desk: Desk, guard: Guard, shown: Worklist | None) -> APIRouter:
     async def view(request: Request) -> Response:
         """Give an image as NRRD, whatever it came as: the same bodies as for a prediction."""
         async with desk.received(request) as sent:
-            body = await asyncio.to_thread(unwrapped, request, sent)
+            body = await unwrapped(request, sent)
             return respond(await desk.view(image_in(desk, request, body)))
 
     return routes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,19 +13,24 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from medray.errors import MedrayError, ResourceError
 from medray.formats.image import declared_bytes, read_image_files
 from medray.formats.nrrd import write_nrrd
-from medray.inference.bundled import load_predictor
+from medray.imaging.volume import Volume
+from medray.inference.bundled import BundlePredictor, load_predictor
+from medray.inference.predictor import Predictor
 from medray.models.runtime import EXACT, Runtime
 from medray.preprocessing.blocks import Block, Blocks
 from medray.registry.registry import Registry
 from medray.serving.auth import Refusal
 from medray.serving.batcher import Batcher
+from medray.serving.parcels import SMALL_BYTES, Wanted
 from medray.serving.results import NRRD, Reply, answer, problem, refusal
 from medray.serving.room import Room
 from medray.serving.router import WarmFirst
@@ -42,6 +47,9 @@ HANDS = 8
 """Threads that bring networks' answers onto their images' grids."""
 COPIES = 4
 """How often an image lies in memory while it is worked on: decoded, upright, on the plan's grid, and as its answer."""
+
+SMALL_WORK = 8 << 20
+"""Bytes of an image in work that one thread may read and prepare: for what is larger, torch takes more cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,11 @@ class Pool:
         """
         return await _told(self._answer(version, task, image, media_type, progress or _Progress()))
 
+    async def answer_all(self, version: str, wanted: Sequence[Wanted]) -> list[Reply]:
+        """Do what `answer` does for several callers' images at once."""
+        asked = (self.answer(version, one.task, one.image, one.media_type) for one in wanted)
+        return await asyncio.gather(*asked)
+
     async def view(self, image: bytes | Reference) -> Reply:
         """Read an image and give it as NRRD; raises as little as `answer` does."""
         return await _told(self._view(image))
@@ -156,44 +169,73 @@ class Pool:
     async def _view(self, image: bytes | Reference) -> Reply:
         stages = _Stages()
         async with AsyncExitStack() as stack:
-            files = await self._files(image, stages, stack)
+            files, _ = await self._files(image, stages, stack)
             volume = await asyncio.to_thread(read_image_files, files)
             return Reply(HTTPStatus.OK, NRRD, await asyncio.to_thread(write_nrrd, volume))
 
     async def _answer(self, version: str, task: str, image: bytes | Reference, media_type: str, progress: _Progress) -> Reply:
         stages = _Stages()
         async with AsyncExitStack() as stack:
-            files = await self._files(image, stages, stack)
+            files, needed = await self._files(image, stages, stack)
             predictor = await stack.enter_async_context(self._shelf.lend(version))
             stages.end("load")
             if predictor.task != task:
                 said = f"{version} is for {predictor.task}, not {task}"
                 return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "other-task", said)
-            volume = await asyncio.to_thread(read_image_files, files)
-            stages.end("decode")
-            prepared = await self._batcher.beside(predictor.prepare, volume)
-            stages.end("preprocess")
+            volume, prepared = await self._shown(predictor, files, stages, small=needed <= SMALL_WORK)
             blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
             stages.end("network")
-            words = (progress.watched(blocks), volume, prepared)
-            prediction = await asyncio.get_running_loop().run_in_executor(self._hands, predictor.finish, *words)
-            stages.end("postprocess")
-            stages["network"] += prediction.latencies["network"]  # the network went on while the first blocks were decoded
-            stages["postprocess"] -= prediction.latencies["network"]
-            self._last, self._answered = version, time.monotonic()
-            return await asyncio.to_thread(answer, prediction, version, media_type, stages, files)
 
-    async def _files(self, image: bytes | Reference, stages: _Stages, stack: AsyncExitStack) -> list[bytes]:
-        """Return an image's files, once there is room for working on them until the stack ends."""
+            def finished() -> Reply:
+                prediction = predictor.finish(progress.watched(blocks), volume, prepared)
+                stages.end("postprocess")
+                stages["network"] += prediction.latencies["network"]  # it went on while the first blocks were decoded
+                stages["postprocess"] -= prediction.latencies["network"]
+                return answer(prediction, version, media_type, stages, files)
+
+            reply = await asyncio.get_running_loop().run_in_executor(self._hands, finished)
+            self._last, self._answered = version, time.monotonic()
+            return reply
+
+    async def _shown(
+        self, predictor: Predictor | BundlePredictor, files: list[bytes], stages: _Stages, *, small: bool
+    ) -> tuple[Volume, NDArray[np.float32]]:
+        """Read an image and make what the network is shown: of a small one in one go, for each change of threads takes time."""
+
+        def read() -> Volume:
+            volume = read_image_files(files)
+            stages.end("decode")
+            return volume
+
+        def read_and_prepared() -> tuple[Volume, NDArray[np.float32]]:
+            volume = read()
+            return volume, predictor.prepare(volume)
+
+        if small:
+            shown = await asyncio.to_thread(read_and_prepared)
+        else:
+            volume = await asyncio.to_thread(read)
+            shown = volume, await self._batcher.beside(predictor.prepare, volume)
+        stages.end("preprocess")
+        return shown
+
+    async def _files(self, image: bytes | Reference, stages: _Stages, stack: AsyncExitStack) -> tuple[list[bytes], int]:
+        """Return an image's files and the bytes that work on it takes, once there is room for those until the stack ends."""
         if isinstance(image, bytes):
             files = [image]
         else:
             files = await asyncio.to_thread(self._sources.fetch, image, self._work_bytes // COPIES)
             stages.end("fetch")
-        needed = COPIES * await asyncio.to_thread(lambda: sum(map(declared_bytes, files)))
+        few = sum(map(len, files)) <= SMALL_BYTES
+        needed = _needed(files) if few else await asyncio.to_thread(_needed, files)
         await stack.enter_async_context(self._room.hold(needed))
         stages.end("wait")
-        return files
+        return files, needed
+
+
+def _needed(files: Sequence[bytes]) -> int:
+    """Return how many bytes work on an image takes."""
+    return COPIES * sum(map(declared_bytes, files))
 
 
 async def _told(answering: Awaitable[Reply]) -> Reply:

@@ -76,7 +76,7 @@ def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
             raise Refusal(HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", f"Accept one of {offered}")
         version = await desk.resolve(model)
         async with desk.received(request) as sent:
-            body = await asyncio.to_thread(unwrapped, request, sent)
+            body = await unwrapped(request, sent)
             if "respond-async" in request.headers.get("prefer", ""):
                 image_in(desk, request, body)  # a reference that may not be is refused now, not later
                 words = (request.state.principal.name, str(version), task, media_type, body)
@@ -145,11 +145,13 @@ def jobs(docket: Docket, guard: Guard) -> APIRouter:
     return routes
 
 
-def unwrapped(request: Request, body: bytes) -> bytes:
+async def unwrapped(request: Request, body: bytes) -> bytes:
     """Return the image of a body that may be multipart: its files, one or those of a DICOM series."""
     content_type = request.headers.get("content-type", "")
-    if media_type_of(content_type) not in FORM:
-        return body
+    return await asyncio.to_thread(_files_in, body, content_type) if media_type_of(content_type) in FORM else body
+
+
+def _files_in(body: bytes, content_type: str) -> bytes:
     parts = parts_of(body, content_type)
     files = [part.data for part in parts if part.filename or media_type_of(content_type) == RELATED]
     if not any(files):
