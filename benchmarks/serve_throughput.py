@@ -3,10 +3,11 @@
 DenseNet121 on PNGs of 224 x 224, and a network of next to nothing on PNGs of 8 x 8, both untrained: the same weights and the
 same decoding on each side, two cores that server and clients share, one side at a time.
 
-* medray: the network as a MONAI Bundle behind ``/v1/diagnose``; exact, and in bfloat16 (``mixed``), each as one replica with
-  both cores and as two with one each; the best counts;
+* medray: the network as a MONAI Bundle behind ``/v1/diagnose``, one replica with both cores; exact, and in bfloat16
+  (``mixed``), each by PyTorch, by OpenVINO, and by OpenVINO with HAProxy instead of Serve's own proxy; the best counts;
 * LitServe and BentoML (``MEDRAY_BENCH_PYTHON``): the network as TorchScript, channels last, in three configurations each:
-  one worker with both cores, two with one core each, one with both cores and batches; the best counts.
+  one worker with both cores, two with one core each, one with both cores and batches; the best counts. LitServe's best in
+  bfloat16, too, which its user would write himself; it is shown beside and no part of the ratios.
 
 The knee is the best rate of closed loops of 4 and of 16 clients. Then requests come at 80 % of the better peer's knee, at
 random and whether or not those before them were answered (open loop); latencies count from when each was due.
@@ -23,11 +24,13 @@ import asyncio
 import io
 import json
 import random
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,8 +58,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
         8,
     ),
 }
+Side = Callable[[], AbstractContextManager[tuple[str, bool]]]
+"""Starts a server, and gives the route and whether images go there as forms."""
 PEERS, OURS = ("LitServe", "BentoML"), {"medray": False, "medray mixed": True}
-REPLICAS = {"replicas=1 cpus=2": 1, "replicas=2 cpus=1": 2}
+RUNTIMES = {"torch": ("torch", "0"), "openvino": ("openvino", "0"), "openvino haproxy": ("openvino", "1")}
+"""What runs the network, and whether HAProxy takes requests."""
 
 
 def main() -> None:
@@ -80,39 +86,19 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
     """Measure all sides on one network."""
     folder.mkdir()
     body, model = picture(side), bundled(folder, name, network, side)
-    sides: dict[str, Callable[[], Any]] = {
-        f"{label} {shape}": partial(ours, name, replicas, mixed=mixed)
-        for label, mixed in OURS.items()
-        for shape, replicas in REPLICAS.items()
-    }
-    for shape, (workers, threads, batch) in SHAPES.items() if PEER else ():
-        sides[f"LitServe {shape}"] = partial(litserve, model, workers, threads, batch)
-        sides[f"BentoML {shape}"] = partial(bento, model, workers, threads, batch)
+    sides = sides_of(name, model)
     knees, answers = {}, {}
     for label, start in sides.items():
-        with start() as (path, form):
-            load = Load(path, form, body)
-            try:
-                answers[label] = load.once()
-                knees[label] = max(load.closed(clients) for clients in CLIENTS)
-            except RefusedError as error:  # a configuration that doesn't stand the load isn't the best one
-                knees[label] = 0.0
-                print(name, label, error, flush=True)
-            print(name, label, f"{knees[label]:.1f}/s", flush=True)
-    made = {side: [f"{side} {shape}" for shape in (REPLICAS if side in OURS else SHAPES)] for side in (*OURS, *PEERS)}
+        knees[label], answers[label] = knee(start, body)
+        print(name, label, f"{knees[label]:.1f}/s", flush=True)
+    made = {side: [f"{side} {shape}" for shape in (RUNTIMES if side in OURS else SHAPES)] for side in (*OURS, *PEERS)}
     best = {side: max(labels, key=knees.__getitem__) for side, labels in made.items() if labels[0] in knees}
     rate = 0.8 * max(knees[best.get(peer, best["medray"])] for peer in PEERS)
-    tails: dict[str, dict[str, float] | str] = {}
+    tails = {}
     for label in best.values():
-        with sides[label]() as (path, form):
-            load = Load(path, form, body)
-            load.closed(4)
-            try:
-                tails[label] = load.open(rate)
-            except RefusedError as error:  # it doesn't stand this rate
-                tails[label] = str(error)
-            print(name, label, tails[label], flush=True)
-    truth = np.array(answers[best["medray"]])
+        tails[label] = tail(sides[label], body, rate)
+        print(name, label, tails[label], flush=True)
+    truth = np.array(answers["medray torch"])
     return {
         "knee": knees,
         "best": best,
@@ -121,8 +107,50 @@ def compared(folder: Path, name: str, network: dict[str, Any], side: int) -> dic
         },
         "rate": rate,
         "latency_ms": tails,
-        "largest_difference": {label: float(np.abs(np.array(answer) - truth).max()) for label, answer in answers.items()},
+        "answer": answers["medray torch"],
+        "largest_difference": {
+            label: float(np.abs(np.array(answer) - truth).max()) for label, answer in answers.items() if answer
+        },
     }
+
+
+def sides_of(name: str, model: Path) -> dict[str, Side]:
+    """Return what starts each side in each configuration."""
+    sides: dict[str, Side] = {
+        f"{label} {shape}": partial(ours, name, *runtime, mixed=mixed)
+        for label, mixed in OURS.items()
+        for shape, runtime in RUNTIMES.items()
+    }
+    if not PEER:
+        return sides
+    for shape, (workers, threads, batch) in SHAPES.items():
+        sides[f"LitServe {shape}"] = partial(litserve, model, workers, threads, batch)
+        sides[f"BentoML {shape}"] = partial(bento, model, workers, threads, batch)
+    return {**sides, "LitServe bfloat16, workers=2 threads=1": partial(litserve, model, 2, 1, 1, mixed=True)}
+
+
+def knee(start: Side, body: bytes) -> tuple[float, list[float]]:
+    """Return how many images a second a side answers at most, and its answer; 0 where it refuses some of them."""
+    answer: list[float] = []
+    with start() as (path, form):
+        load = Load(path, form, body)
+        try:
+            answer = load.once()
+            return max(load.closed(clients) for clients in CLIENTS), answer
+        except RefusedError as error:
+            print(error, flush=True)
+            return 0.0, answer
+
+
+def tail(start: Side, body: bytes, rate: float) -> dict[str, float] | str:
+    """Return a side's latencies in ms at a rate, or what it says where it doesn't stand that."""
+    with start() as (path, form):
+        load = Load(path, form, body)
+        try:
+            load.closed(4)
+            return load.open(rate)
+        except RefusedError as error:
+            return str(error)
 
 
 def picture(side: int) -> bytes:
@@ -156,7 +184,7 @@ def bundled(folder: Path, name: str, network: dict[str, Any], side: int) -> Path
     built = ConfigParser({"net": network}).get_parsed_content("net").eval()
     for part in built.modules():
         if isinstance(part, torch.nn.Linear):
-            torch.nn.init.normal_(part.weight)  # else all answers would be alike
+            torch.nn.init.normal_(part.weight, std=part.in_features**-0.5)  # else all answers would be alike
     torch.save(built.state_dict(), folder / "models" / "model.pt")
     medray.Registry().promote(str(import_bundle(folder, name=name)))
     trace: Any = torch.jit.trace
@@ -166,18 +194,24 @@ def bundled(folder: Path, name: str, network: dict[str, Any], side: int) -> Path
 
 
 @contextmanager
-def ours(name: str, replicas: int, *, mixed: bool) -> Iterator[tuple[str, bool]]:
-    """Serve by medray."""
-    shape: dict[str, Any] = {"cpus": CORES // replicas, "min_replicas": replicas, "max_replicas": replicas}
-    with medray.deploy([name], port=PORT, insecure=True, mixed=mixed, **shape):
+def ours(name: str, runtime: str, haproxy: str, *, mixed: bool) -> Iterator[tuple[str, bool]]:
+    """Serve by medray, in a process of its own: HAProxy is for a whole process."""
+    said = {"RAY_SERVE_ENABLE_HA_PROXY": haproxy, "RAY_SERVE_HAPROXY_METRICS_PORT": str(PORT + 1)}
+    with started([sys.executable, __file__, "serve", name, runtime, "mixed" if mixed else ""], said, "/readyz"):
         yield f"/v1/diagnose/{name}", False
 
 
+def serve(name: str, runtime: str, mixed: str) -> None:
+    """Be medray's side until the process is ended."""
+    with medray.deploy([name], port=PORT, insecure=True, mixed=bool(mixed), runtime=runtime, cpus=CORES):
+        signal.pause()
+
+
 @contextmanager
-def litserve(model: Path, workers: int, threads: int, batch: int) -> Iterator[tuple[str, bool]]:
+def litserve(model: Path, workers: int, threads: int, batch: int, *, mixed: bool = False) -> Iterator[tuple[str, bool]]:
     """Serve by LitServe."""
-    script = Path(__file__).parent / "throughput_litserve.py"
-    with started([PEER, str(script), str(model), str(PORT), *map(str, (workers, threads, batch))], {}, "/health"):
+    script, said = Path(__file__).parent / "throughput_litserve.py", {"MIXED": "1" if mixed else ""}
+    with started([PEER, str(script), str(model), str(PORT), *map(str, (workers, threads, batch))], said, "/health"):
         yield "/predict", True
 
 
@@ -329,4 +363,7 @@ class Client:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["serve"]:
+        serve(*sys.argv[2:])
+    else:
+        main()

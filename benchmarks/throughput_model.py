@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def loaded(path: str, threads: int) -> Any:
 
 def probabilities(network: Any, images: torch.Tensor) -> list[list[float]]:
     """Run the network."""
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(os.environ.get("MIXED"))):
         scores = network(images.contiguous(memory_format=torch.channels_last))
-        found: list[list[float]] = torch.softmax(scores, dim=1).tolist()
+        found: list[list[float]] = torch.softmax(scores.float(), dim=1).tolist()
     return found
