@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medray.inference.predictor import Unwanted
+from medray.inference.prediction import Unwanted
 from medray.preprocessing.blocks import Blocks
 from medray.serving.batcher import Batcher
 

@@ -17,8 +17,10 @@ from medray import config
 from medray.errors import ImageError, InputError, ResourceError
 from medray.imaging.geometry import RAS_TO_LPS
 from medray.imaging.volume import Volume
-from medray.inference.predictor import Prediction, Predictor, Unwanted, predicted, volumes_of
-from medray.models.bundle import BundleCard, digest_of, read_bundle
+from medray.inference.prediction import Prediction, Unwanted, predicted, volumes_of
+from medray.inference.predictor import Predictor
+from medray.models.bundle import digest_of, read_bundle
+from medray.models.bundle_card import BundleCard
 from medray.models.runtime import EXACT, Network, Runtime, ready_to_run
 from medray.preprocessing.blocks import Block, Blocks
 from medray.tasks.answer import Answer

@@ -7,7 +7,7 @@ from pathlib import Path
 from medray.audit import Event, open_trail
 from medray.formats.image import dicom_files_at, read_image_path
 from medray.inference.bundled import load_predictor
-from medray.inference.predictor import Prediction
+from medray.inference.prediction import Prediction
 from medray.inference.written import Format, checked, written
 from medray.registry.registry import Registry
 from medray.storage.location import locate

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from medray import config
 from medray.errors import InputError, NotFoundError, ResourceError
 from medray.evaluation.calibration import CALIBRATION, Calibration, Calibrations
 from medray.imaging.geometry import closest_lps
-from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
+from medray.inference.prediction import Prediction, Unwanted, predicted, volumes_of
 from medray.inference.sliding_window import slide_all
 from medray.models.networks import build_model
 from medray.models.runtime import EXACT, Network, Runtime, ready_to_run
@@ -29,65 +28,9 @@ from medray.preprocessing.foreground import shape_of
 from medray.preprocessing.plan import Plan, read_plan
 from medray.tasks.answer import Answer
 from medray.tasks.task import task_of
-from medray.types import Affine, Shape, Voxels
+from medray.types import Voxels
 
-__all__ = ["Prediction", "Predictor", "Unwanted", "predicted", "volumes_of"]
-
-
-class Unwanted(Exception):  # noqa: N818 - nothing went wrong
-    """Nobody waits for the answer any more."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """A result on the image's own grid.
-
-    Attributes:
-        answer: What the task says.
-        shape: The source grid's voxels along I, J, K.
-        affine: The source grid's.
-        volumes_ml: Of a segmentation: target to volume in millilitres.
-        values: Of a segmentation: target to its value in the mask, in the order of channels where there are several.
-        latencies: Stage to seconds: ``preprocess``, ``network``, ``postprocess``.
-    """
-
-    answer: Answer
-    shape: Shape
-    affine: Affine
-    volumes_ml: Mapping[str, float]
-    values: Mapping[str, int]
-    latencies: Mapping[str, float]
-
-    @property
-    def mask(self) -> Volume:
-        """Of a segmentation: uint8 label values in one channel or, where targets overlap, a channel of 0 and 1 for each.
-
-        Raises:
-            InputError: If the model is for something else.
-        """
-        return self._volume(self.answer.mask, "mask")
-
-    @property
-    def image(self) -> Volume:
-        """The mask or, of a diagnosis, how much each voxel speaks for each target: float32, 0 to 1, a channel a target.
-
-        Raises:
-            InputError: If the model gives neither.
-        """
-        return self._volume(self.answer.saliency if self.answer.mask is None else self.answer.mask, "image")
-
-    def plain(self) -> dict[str, Any]:
-        """Return what the task says as JSON-ready data, images left out."""
-        if self.answer.mask is not None:
-            return {"volumes_ml": {name: round(value, 4) for name, value in self.volumes_ml.items()}}
-        if self.answer.probabilities:
-            return {"probabilities": {name: round(value, 6) for name, value in self.answer.probabilities.items()}}
-        return {"boxes": [box.plain(self.affine) for box in self.answer.boxes]}
-
-    def _volume(self, voxels: Voxels | None, what: str) -> Volume:
-        if voxels is None:
-            raise InputError(f"this model gives no {what}: ask for json")
-        return Volume(voxels, self.affine)
+__all__ = ["Predictor"]
 
 
 class _Watched:
@@ -268,48 +211,3 @@ class Predictor:
             if self.plan.regions
             else {name: self.plan.labels.names[name] for name in self.plan.targets}
         )
-
-
-class Asked(Protocol):
-    """What predicts; see `Predictor`."""
-
-    def prepare(self, volume: Volume) -> NDArray[np.float32]:
-        """Return what the network is shown of an image."""
-        ...
-
-    def activate(self, images: Sequence[NDArray[np.float32]]) -> Iterator[tuple[int, Blocks]]:
-        """Run the network on prepared images."""
-        ...
-
-    def finish(self, blocks: Blocks, volume: Volume, prepared: NDArray[np.float32]) -> Prediction:
-        """Bring what the network says onto the image's own grid."""
-        ...
-
-
-def predicted(asked: Asked, volume: Volume) -> Prediction:
-    """Predict on one image alone, and say how long each stage took."""
-    started = time.perf_counter()
-    prepared = asked.prepare(volume)
-    ready = time.perf_counter()
-    [(_, blocks)] = asked.activate([prepared])
-    begun = time.perf_counter()
-    prediction = asked.finish(blocks, volume, prepared)
-    network = begun - ready + prediction.latencies["network"]
-    return replace(prediction, latencies={"preprocess": ready - started, **prediction.latencies, "network": network})
-
-
-def volumes_of(mask: Voxels | None, values: Mapping[str, int], voxel_ml: float, *, regions: bool) -> dict[str, float]:
-    """Return each target's volume in millilitres.
-
-    Args:
-        mask: Of an `Answer`; without one there are no volumes.
-        values: Target to its value in the mask, in the order of channels where there are several.
-        voxel_ml: Of one voxel.
-        regions: Whether targets have a channel of 0 and 1 each.
-    """
-    if mask is None:
-        return {}
-    if not regions:
-        return LabelSchema(values).volumes_ml(mask[0], voxel_ml)
-    counts = mask.sum(axis=(1, 2, 3), dtype=np.int64)
-    return {name: float(count * voxel_ml) for name, count in zip(values, counts, strict=True)}

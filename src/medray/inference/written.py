@@ -11,7 +11,7 @@ import numpy as np
 from medray.errors import ConfigError
 from medray.formats.nifti import write_nifti
 from medray.formats.nrrd import write_nrrd
-from medray.inference.predictor import Prediction
+from medray.inference.prediction import Prediction
 
 if TYPE_CHECKING:
     from medray.formats.dicom_results import Finding

@@ -16,17 +16,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import dataclasses as strict
 from torch import nn
 
-from medray.config import STRICT
 from medray.errors import InputError, NotFoundError
+from medray.models.bundle_card import BundleCard, card_of, class_of
 from medray.models.bundle_safety import Unsafe, harmless
 
-__all__ = ["Bundle", "BundleCard", "digest_of", "files_of", "read_bundle"]
+__all__ = ["Bundle", "digest_of", "files_of", "read_bundle"]
 
 REQUIRED = ("version", "monai_version", "pytorch_version", "numpy_version")
 """Of metadata.json; what MONAI's own loader asks for (``monai.bundle.properties.MetaProperties``)."""
@@ -38,37 +37,6 @@ BEFORE, AFTER = ("preprocessing", "pre_transforms"), ("postprocessing", "post_tr
 KEPT = ("configs", "scripts")
 READERS = ("LoadImage", "LoadImaged", "LoadImageD", "LoadImageDict")
 WRITERS = ("SaveImage", "SaveImaged", "SaveImageD", "SaveImageDict")
-
-
-@strict.dataclass(frozen=True, kw_only=True, config=STRICT)
-class BundleCard:
-    """What a bundle is for, as ``bundle.json`` beside it.
-
-    Attributes:
-        name: Of the bundle.
-        version: Its own version.
-        task: What it says of an image.
-        targets: What it tells apart, to the channel of its answer.
-        regions: Whether targets may overlap: each has a channel of its own, or a probability that leaves the others alone.
-        activated: Of a diagnosis: whether the bundle's own transforms make probabilities of what the network says.
-        modalities: DICOM modalities that it is for; any where there are none.
-        channels: Of an image.
-        shape: Of an image that it runs on.
-        trusted: Whether its code may be run.
-        digest: Hash of its files.
-    """
-
-    name: str
-    version: str
-    task: Literal["segmentation", "diagnosis"]
-    targets: Mapping[str, int]
-    regions: bool
-    activated: bool
-    modalities: tuple[str, ...]
-    channels: int
-    shape: tuple[int, ...]
-    trusted: bool
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +64,13 @@ class Bundle:
         inputs, outputs = self._formats()
         image = next(iter(inputs.values()))
         pred = outputs.get("pred") or next(iter(outputs.values()))
-        task: Literal["segmentation", "diagnosis"] = "segmentation" if pred.get("type") == "image" else "diagnosis"
-        targets = _targets(pred)
-        after = _steps(self._section(AFTER))
-        alone = any(step.get("sigmoid") for step in after) or len(targets) == 1
-        regions = _regions(after, targets) if task == "segmentation" else alone
-        labels = task == "segmentation" and not regions
-        names = {name: channel for name, channel in targets.items() if channel > 0 or not labels}
-        return BundleCard(
-            name=str(self.metadata.get("name") or self.folder.name),
-            version=str(self.metadata["version"]),
-            task=task,
-            targets=names,
-            regions=regions,
-            activated=any(step.get("softmax") or step.get("sigmoid") for step in after),
-            modalities=_modalities(str(image.get("modality", ""))),
-            channels=int(image.get("num_channels", 1)),
-            shape=_shape(image.get("spatial_shape", ())),
-            trusted=self.trusted,
-            digest=digest_of(self.folder),
-        )
+        who = {
+            "name": name,
+            "version": str(self.metadata["version"]),
+            "trusted": self.trusted,
+            "digest": digest_of(self.folder),
+        }
+        return card_of(image, pred, self._section(AFTER), who)
 
     def network(self) -> nn.Module:
         """Build the network, without its weights.
@@ -287,50 +242,5 @@ def _without_files(section: Any) -> Any:
     if not isinstance(section, dict) or not isinstance(section.get("transforms"), list):
         return section
     files = (*READERS, *WRITERS)
-    kept = [item for item in section["transforms"] if not (isinstance(item, dict) and _class(item) in files)]
+    kept = [item for item in section["transforms"] if not (isinstance(item, dict) and class_of(item) in files)]
     return {**section, "transforms": kept}
-
-
-def _class(item: Mapping[str, Any]) -> str:
-    return str(item.get("_target_", "")).rpartition(".")[2]
-
-
-def _targets(pred: Mapping[str, Any]) -> dict[str, int]:
-    """Return the names of an answer's channels, to their numbers."""
-    named = {str(name): int(channel) for channel, name in (pred.get("channel_def") or {}).items()}
-    count = int(pred.get("num_channels") or len(named) or 1)
-    return named or {f"class {channel}": channel for channel in range(count)}
-
-
-def _steps(after: Any) -> list[Mapping[str, Any]]:
-    """Return the transforms of a section."""
-    steps = after.get("transforms", []) if isinstance(after, dict) else []
-    return [item for item in steps if isinstance(item, dict)]
-
-
-def _regions(after: Sequence[Mapping[str, Any]], targets: Mapping[str, int]) -> bool:
-    """Tell whether channels are taken one by one: cut at a threshold, or squeezed one by one by a sigmoid."""
-    if any(_class(item).startswith("AsDiscrete") and item.get("argmax") for item in after):
-        return False
-    one_by_one = any(item.get("threshold") is not None or item.get("sigmoid") for item in after)
-    return one_by_one or 0 not in targets.values() or "background" not in {name.lower() for name in targets}
-
-
-def _modalities(said: str) -> tuple[str, ...]:
-    """Return DICOM's words for a bundle's; ``n/a`` and what isn't known is any."""
-    known = {
-        "CT": ("CT",),
-        "MR": ("MR",),
-        "MRI": ("MR",),
-        "XRAY": ("CR", "DX"),
-        "X-RAY": ("CR", "DX"),
-        "US": ("US",),
-        "PET": ("PT",),
-    }
-    return known.get(said.upper(), ())
-
-
-def _shape(said: Any) -> tuple[int, ...]:
-    """Return sides for an image to try a network on; those that are free, ``*`` or a formula, are 64."""
-    sides = said if isinstance(said, list) else []
-    return tuple(side if isinstance(side, int) else 64 for side in sides) or (64, 64, 64)

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from medray import config
 from medray.errors import InputError, NotFoundError
-from medray.models.bundle import Bundle, BundleCard, files_of, read_bundle
+from medray.models.bundle import Bundle, files_of, read_bundle
+from medray.models.bundle_card import BundleCard
 from medray.registry.card import INTENDED_USE, ModelCard
 from medray.registry.registry import REFERENCE, Registry
 from medray.registry.version import ModelVersion

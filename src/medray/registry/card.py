@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from medray import config
 from medray.errors import ConfigError, InputError
-from medray.models.bundle import BundleCard
+from medray.models.bundle_card import BundleCard
 from medray.preprocessing.plan import Plan
 
 __all__ = ["ModelCard", "card_from_run"]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medray.inference.predictor import Unwanted
+from medray.inference.prediction import Unwanted
 from medray.preprocessing.blocks import Block, Blocks
 
 __all__ = ["Batcher", "Network"]

@@ -18,7 +18,7 @@ from medray.serving.auth import Refusal
 from medray.serving.form import Part, compose
 
 if TYPE_CHECKING:  # the gateway knows no network
-    from medray.inference.predictor import Prediction
+    from medray.inference.prediction import Prediction
     from medray.inference.written import Format
 
 __all__ = [
