@@ -71,13 +71,20 @@ def main() -> None:
         facts: dict[str, Any] = {"port": PORT, "insecure": True, "refresh_s": 0.5}
         with medray.deploy(["ball@champion"], min_replicas=2, max_replicas=2, **facts) as endpoint:
             seen = asyncio.run(fire(endpoint.url, bodies, truths, seconds))
+        result = told(seen, seconds)
+        save("serve_fire", result)
+        draw(seen)
         with medray.deploy(["ball@champion"], bodies_mb=BUDGET_MB, **facts) as endpoint:
-            flood = asyncio.run(uploads(endpoint.url))
+            save("serve_fire", {**result, "uploads": asyncio.run(uploads(endpoint.url))})
+
+
+def told(seen: Seen, seconds: int) -> dict[str, Any]:
+    """Return figures of what came back."""
     asked = sum(seen.counts.values())
     times = sorted(latency for _, latency in seen.latencies)
     third = len(seen.memory) // 3
     early, late = (statistics.mean(mib for _, mib in part) for part in (seen.memory[:third], seen.memory[-third:]))
-    result = {
+    return {
         "seconds": seconds,
         "requests_a_second": RATE,
         "proxy": PROXY,
@@ -87,10 +94,7 @@ def main() -> None:
         "replicas_killed": seen.killed,
         "latency_s": {name: times[int(len(times) * share)] for name, share in (("p50", 0.5), ("p99", 0.99))},
         "memory_mib": {"first_third": early, "last_third": late, "growth": late / early - 1},
-        "uploads": flood,
     }
-    save("serve_fire", result)
-    draw(seen)
 
 
 def make_models(folder: Path) -> tuple[list[bytes], dict[str, list[Any]]]:

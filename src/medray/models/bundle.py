@@ -65,7 +65,7 @@ class Bundle:
         image = next(iter(inputs.values()))
         pred = outputs.get("pred") or next(iter(outputs.values()))
         who = {
-            "name": name,
+            "name": str(self.metadata.get("name") or self.folder.name),
             "version": str(self.metadata["version"]),
             "trusted": self.trusted,
             "digest": digest_of(self.folder),

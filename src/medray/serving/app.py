@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Self, cast
 
+import ray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as strict_dataclass
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.context import _get_global_client  # there is no public way to ask for the port
 
 from medray import config
@@ -37,8 +38,8 @@ HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 LOOK_BACK_S = 10.5
 """Over which Serve averages queues: it has a report of each every 10 s."""
 
-GOING_S = 20.0
-"""For which a Serve that was stopped may still be seen."""
+GOING_S = 60.0
+"""For which Serve may still be there after it was stopped: in HAProxy mode it is."""
 
 
 @strict_dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -172,23 +173,11 @@ def _require_port(port: int) -> None:
     Raises:
         ConfigError: If it does.
     """
-    running = _running()
+    running = _get_global_client(raise_if_no_controller_running=False)
     if running is not None and running.http_config.port != port:
         raise ConfigError(
             f"Serve listens at port {running.http_config.port} of this cluster already: use that, or stop it first"
         )
-
-
-def _running() -> Any:
-    """Return Serve's client of this cluster, or None; waits for one that is just going."""
-    patience = time.monotonic() + GOING_S
-    while True:
-        try:
-            return _get_global_client(raise_if_no_controller_running=False)
-        except RayActorError:
-            if time.monotonic() > patience:
-                raise
-            time.sleep(0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +191,15 @@ class Endpoint:
     url: str
 
     def stop(self) -> None:
-        """Stop Serve."""
+        """Stop Serve, and wait until it is gone: who starts it again would get the one that goes."""
         serve.shutdown()
+        patience = time.monotonic() + GOING_S
+        while time.monotonic() < patience:
+            try:
+                ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            except ValueError:
+                return
+            time.sleep(0.1)
 
     def __enter__(self) -> Self:
         return self
