@@ -28,6 +28,12 @@ def test_small_as_bytes_and_large_as_voxels(tight):
     assert (reply.status_code, reply.json()["title"]) == (413, "too-large")
 
 
+def test_a_map_too_large(tight):
+    """As an image it would fit; a plan of finer voxels makes a map of it that doesn't."""
+    reply = ask(tight, Volume(np.ones((1, 64, 64, 64), np.int16), np.diag([4.0, 4.0, 4.0, 1.0])))
+    assert (reply.status_code, reply.json()["title"]) == (413, "too-large")
+
+
 def test_a_large_body(tight):
     reply = ask(tight, os.urandom(3 << 20))
     assert (reply.status_code, reply.json()["title"]) == (413, "too-large")

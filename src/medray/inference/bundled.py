@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -18,7 +19,7 @@ from medray.errors import ImageError, InputError, ResourceError
 from medray.imaging.geometry import RAS_TO_LPS
 from medray.imaging.volume import Volume
 from medray.inference.prediction import Prediction, Unwanted, predicted, volumes_of
-from medray.inference.predictor import Predictor
+from medray.inference.predictor import FLOAT_BYTES, Predictor
 from medray.models.bundle import digest_of, read_bundle
 from medray.models.bundle_card import BundleCard
 from medray.models.runtime import EXACT, Network, Runtime, ready_to_run
@@ -109,6 +110,12 @@ class BundlePredictor:
         traced = np.asarray(done.detach().cpu().numpy(), np.float32).view(_Traced)
         traced.tensor = done
         return traced
+
+    def map_bytes(self, prepared: NDArray[np.float32]) -> int:
+        """Return about how many bytes its map has; see `Predictor.map_bytes`."""
+        if self.task == "diagnosis":
+            return 0
+        return FLOAT_BYTES * (1 + max(self._card.targets.values())) * math.prod(prepared.shape[1:])
 
     def activate(
         self, images: Sequence[NDArray[np.float32]], *, unwanted: Callable[[], bool] = lambda: False

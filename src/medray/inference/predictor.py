@@ -19,7 +19,7 @@ from medray.evaluation.calibration import CALIBRATION, Calibration, Calibrations
 from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
 from medray.inference.prediction import Prediction, Unwanted, predicted, volumes_of
-from medray.inference.sliding_window import slide_all
+from medray.inference.sliding_window import slide_all, window_of
 from medray.models.networks import build_model
 from medray.models.runtime import EXACT, Network, Runtime, ready_to_run
 from medray.preprocessing.blocks import Block, Blocks
@@ -30,7 +30,10 @@ from medray.tasks.answer import Answer
 from medray.tasks.task import task_of
 from medray.types import Voxels
 
-__all__ = ["Predictor"]
+__all__ = ["FLOAT_BYTES", "Predictor"]
+
+FLOAT_BYTES = 4
+"""Of each value that a network says."""
 
 
 class _Watched:
@@ -118,6 +121,11 @@ class Predictor:
             raise InputError("the model makes images and says nothing of them: use it with medray synthesise")
         prepared: NDArray[np.float32] = prepare_image(volume, self.plan).voxels
         return prepared
+
+    def map_bytes(self, prepared: NDArray[np.float32]) -> int:
+        """Return about how many bytes of its map are there at a time while `activate` and `finish` go through it."""
+        i, j, k = (int(side) for side in prepared.shape[1:])
+        return FLOAT_BYTES * int(self._decoder.channels) * min(i, window_of((i, j, k), self.plan)[0]) * j * k
 
     def activate(
         self, images: Sequence[NDArray[np.float32]], *, unwanted: Callable[[], bool] = lambda: False

@@ -56,7 +56,8 @@ class ServeConfig:
         max_replicas: Serve adds them while requests queue.
         idle_s: Seconds without need after which a replica goes.
         models_mb: Memory of a replica for loaded models; weights that a node's replicas have in common are there once.
-        work_mb: Memory of a replica for images in work: what needs more is refused.
+        work_mb: Memory of a replica for images in work, and as much again for what networks say of them: what needs more is
+            refused.
         runtime: What runs networks: ``torch`` or, on CPUs, ``openvino``: less time for the same answer, and each replica has
             weights of its own.
         mixed: Whether networks may run in bfloat16: twice as fast and more where a CPU or GPU has it, and a few voxels in ten

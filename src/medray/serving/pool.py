@@ -60,7 +60,7 @@ class PoolConfig:
         registry: MLflow tracking URI.
         threads: Cores that networks may use.
         models_mb: Memory for loaded models.
-        work_mb: Memory for images in work.
+        work_mb: Memory for images in work, and as much again for what networks say of them.
         batch_voxels: Images of several callers go through a network together up to so many voxels.
         sources: URIs below which references may be read.
         pacs: A DICOMweb service for references.
@@ -100,6 +100,7 @@ class Pool:
         self._batcher = Batcher(settings.batch_voxels, settings.threads)
         self._hands = ThreadPoolExecutor(HANDS, initializer=partial(torch.set_num_threads, settings.threads))
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
+        self._maps = Room(settings.work_mb << 20, settings.most_waiting)
         self._work_bytes = settings.work_mb << 20
         self._sources = Sources(settings.sources, settings.pacs, settings.cohort)
         self._answered = 0.0
@@ -183,6 +184,7 @@ class Pool:
                 said = f"{version} is for {predictor.task}, not {task}"
                 return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "other-task", said)
             volume, prepared = await self._shown(predictor, files, stages, small=needed <= SMALL_WORK)
+            await stack.enter_async_context(self._maps.hold(predictor.map_bytes(prepared)))
             blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
             stages.end("network")
 
