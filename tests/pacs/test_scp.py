@@ -282,3 +282,15 @@ def test_answers_are_the_standards(stow, tmp_path):
     assert httpx.post(f"{url}/studies", content=b"x", headers={**headers, "Authorization": "Bearer wrong"}).status_code == 401
     assert httpx.get(f"{url}/studies", headers=headers).status_code == 405
     assert len(objects(spool.arriving)) == 11, "all but the one that was cut"
+
+
+def test_a_disk_that_fills_while_objects_come(stow, tmp_path, monkeypatch):
+    url, spool, _ = stow
+    monkeypatch.setattr(Spool, "has_room", lambda self: len(objects(self.arriving)) < 3)
+    files = [file.read_bytes() for file in objects(write_series(tmp_path / "s"))[:3]]
+    headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=xyz', "Authorization": "Bearer secret"}
+    reply = httpx.post(f"{url}/studies", content=body_of([*files, bytes(16 << 20)]), headers=headers)
+    assert reply.status_code == 202
+    assert len(reply.json()["00081199"]["Value"]) == 3, "what came whole is kept"
+    assert reply.json()["00081198"]["Value"][0]["00081197"]["Value"] == [0xA700]
+    assert list(spool.incoming.iterdir()) == []

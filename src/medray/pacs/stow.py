@@ -73,6 +73,8 @@ async def take_in(request: Request, spool: Spool, witness: Witness) -> Response:
         return Response(status_code=415)
     try:
         async for piece in request.stream():
+            if not spool.has_room():
+                raise OSError("no room")
             await run_in_threadpool(writer.feed, piece)
         writer.close()
     except ClientDisconnect:

@@ -30,6 +30,7 @@ from medray.serving.monailabel import monailabel
 from medray.serving.orders import OrderBook
 from medray.serving.reading_room import reading_room
 from medray.serving.results import problem, refusal
+from medray.serving.sessions import Sessions
 from medray.serving.v1 import jobs, respond, v1
 from medray.serving.worklist import Worklist
 
@@ -75,7 +76,7 @@ class Doors:
 
 def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     """Make the web application."""
-    docket, errands = Docket(desk.limits.jobs), Errands(desk.registry.uri)
+    docket, sessions, errands = Docket(desk.limits.jobs), Sessions(desk.limits.jobs), Errands(desk.registry.uri)
     shown = Worklist(desk.limits.cohort) if desk.limits.cohort else None
     clerk = Clerk(docket, desk, desk.limits.keep_answers_s)
     pacs, spool = pacs_of(desk.limits), spool_of(desk.limits)
@@ -84,7 +85,7 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
 
     @asynccontextmanager
     async def working(app: FastAPI) -> AsyncIterator[None]:
-        work = [asyncio.create_task(worker.run()) for worker in (clerk, courier) if worker]
+        work = [asyncio.create_task(worker.run()) for worker in (clerk, sessions, courier) if worker]
         yield
         await errands.close()
         for worker in work:
@@ -99,7 +100,7 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     app.include_router(images(desk, guard, shown))
     app.include_router(jobs(docket, guard))
     app.include_router(dicomweb(desk, guard, spool, book, pacs))
-    app.include_router(monailabel(desk, guard, errands, shown))
+    app.include_router(monailabel(desk, guard, errands, sessions, shown))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

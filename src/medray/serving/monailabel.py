@@ -29,17 +29,18 @@ BINARY = {"type": "string", "format": "binary"}
 TEXT = {"type": "string"}
 
 
-def monailabel(desk: Desk, guard: Guard, errands: Errands, shown: Worklist | None) -> APIRouter:
+def monailabel(desk: Desk, guard: Guard, errands: Errands, sessions: Sessions, shown: Worklist | None) -> APIRouter:
     """Make the routes.
 
     Args:
         desk: Who has images answered.
         guard: Who asks.
         errands: Who does long work.
+        sessions: Images that are kept.
         shown: The cohort that is shown, if there is one.
     """
     door, tasks = Door(desk, guard), Tasks(desk, errands, shown)
-    models, store = Models(desk, Sessions(desk.limits.jobs), shown), Datastore(desk, shown)
+    models, store = Models(desk, sessions, shown), Datastore(desk, shown)
     table: list[tuple[str, str, Callable[..., Any], Role | None, dict[str, Any]]] = [
         ("GET", "/", door.alive, None, {}),
         ("GET", "/auth/", door.auth, None, {}),

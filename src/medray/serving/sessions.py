@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import time
 import uuid
 from dataclasses import asdict, dataclass, replace
 
-from medray.errors import NotFoundError
+from medray.errors import MedrayError, NotFoundError
 from medray.serving.auth import Principal
 from medray.serving.jobs import own_folder
 from medray.storage.location import Location
@@ -17,6 +19,8 @@ __all__ = ["Session", "Sessions"]
 DEFAULT_S, MOST_S = 3600, 86_400
 PURGE_S = 60.0
 META, IMAGE = "session.json", "image"
+
+logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,18 @@ class Sessions:
 
     def __init__(self, folder: str = "") -> None:
         self._folder: Location = own_folder(folder, "sessions")
-        self._purged = 0.0
+
+    async def run(self) -> None:
+        """Delete those whose time is over, until cancelled."""
+        while True:
+            try:
+                await asyncio.to_thread(self.purge)
+            except (MedrayError, OSError) as error:  # the store is away: it is asked again in a moment
+                logger.warning("old sessions stay: %s", type(error).__name__)
+            await asyncio.sleep(PURGE_S)
 
     def open(self, owner: str, image: bytes, expiry: int = 0) -> Session:
         """Keep an image."""
-        self._purge()
         now = time.time()
         made = Session(uuid.uuid4().hex, owner, len(image), now, now, min(expiry if expiry > 0 else DEFAULT_S, MOST_S))
         self._folder.join(made.id, IMAGE).write(image)
@@ -91,10 +102,8 @@ class Sessions:
         self._folder.join(session.id, META).write(json.dumps(asdict(session)).encode())
         return session
 
-    def _purge(self) -> None:
-        if time.time() - self._purged < PURGE_S:
-            return
-        self._purged = time.time()
+    def purge(self) -> None:
+        """Delete those whose time is over."""
         for entry in self._folder.entries() if self._folder.exists() else ():
             if entry.name.endswith(META):
                 found = Session(**json.loads(self._folder.join(entry.name).read()))
