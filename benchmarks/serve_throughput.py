@@ -345,7 +345,18 @@ class Client:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self) -> bytes:
-        """Send the request, and return the body of its answer."""
+        """Send the request, and return the body of its answer; a connection that the server closed meanwhile is made anew."""
+        kept = self._streams is not None
+        try:
+            return await self._ask()
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            self.close()
+            self._streams = None
+            if not kept:
+                raise RefusedError(f"hung up: {error}") from None
+        return await self.ask()
+
+    async def _ask(self) -> bytes:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", PORT)
         reader, writer = self._streams

@@ -13,8 +13,9 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from medray.storage.location import Location, locate
 
 __all__ = ["Batch", "predict_all"]
 
+READERS = 16
+"""Records of earlier runs that are read at a time: a bucket answers each after some ten milliseconds."""
 CRASHED = "reading or predicting it ended its process each time: it is damaged, or too large for a worker"
 
 
@@ -122,13 +125,23 @@ def predict_all(
         items = [_Item(row.series, _stamp(version, form, row.volume), row=row) for row in open_cohort(place).rows]
     else:
         items = _found(work, on_progress)
-    known = {item.name: record for item in items if (record := _record(work, item)).get("stamp") == item.stamp}
-    left, counted = [item for item in items if item.name not in known], len(known)
-    on_progress("predict", counted, len(items))
-    for _ in stream(left, lambda item: _predict(work, item), on_crash=lambda item: _note(work, item, "crashed", CRASHED)):
-        counted += 1
-        on_progress("predict", counted, len(items))
-    return _summary(work, [known.get(item.name) or _record(work, item) for item in items], resumed=len(known))
+    known = _known(work, items)
+    left, resumed = [item for item in items if item.name not in known], len(known)
+    on_progress("predict", resumed, len(items))
+    for record in stream(left, lambda item: _predict(work, item), on_crash=lambda item: _note(work, item, "crashed", CRASHED)):
+        known[record["name"]] = record
+        on_progress("predict", len(known), len(items))
+    return _summary(work, [known[item.name] for item in items], resumed=resumed)
+
+
+def _known(work: _Work, items: Sequence[_Item]) -> dict[str, dict[str, Any]]:
+    """Return the records of earlier runs, of images that are the same since."""
+    records = work.output.join("records")
+    there = {entry.name for entry in records.entries()} if records.exists() else set()
+    seen = [item for item in items if f"{item.name}.json" in there]
+    with ThreadPoolExecutor(READERS) as readers:
+        found = readers.map(partial(_record, work), seen)
+        return {item.name: record for item, record in zip(seen, found, strict=True) if record.get("stamp") == item.stamp}
 
 
 def _summary(work: _Work, records: Sequence[Mapping[str, Any]], *, resumed: int) -> Batch:
@@ -197,8 +210,8 @@ def _record(work: _Work, item: _Item) -> dict[str, Any]:
     return record
 
 
-def _predict(work: _Work, item: _Item) -> str:
-    """Predict on one image and note what became of it. Never raises for what is in the image."""
+def _predict(work: _Work, item: _Item) -> dict[str, Any]:
+    """Predict on one image, and note and return what became of it. Never raises for what is in the image."""
     try:
         predictor = _predictor(work.registry, work.version)
         files, volume = _opened(work, item)
@@ -217,10 +230,10 @@ def _predict(work: _Work, item: _Item) -> str:
     return _note(work, item, "ok", "", file=file, **prediction.plain())
 
 
-def _note(work: _Work, item: _Item, outcome: str, detail: str, **facts: Any) -> str:
+def _note(work: _Work, item: _Item, outcome: str, detail: str, **facts: Any) -> dict[str, Any]:
     record = {"name": item.name, "model": str(work.version), "outcome": outcome, "detail": detail, "stamp": item.stamp, **facts}
     work.record_at(item).write(json.dumps(record).encode())
-    return item.name
+    return record
 
 
 def _opened(work: _Work, item: _Item) -> tuple[list[bytes], Volume]:
