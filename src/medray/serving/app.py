@@ -195,7 +195,7 @@ class Endpoint:
         """Stop Serve, and wait until it is gone: who starts it again would get the one that goes."""
         serve.shutdown()
         patience = time.monotonic() + GOING_S
-        while time.monotonic() < patience:
+        while ray.is_initialized() and time.monotonic() < patience:
             try:
                 ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
             except ValueError:
