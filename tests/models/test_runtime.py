@@ -37,6 +37,14 @@ def test_openvino_says_what_torch_says(name, caplog):
     assert torch.allclose(run(by, images), truth, atol=1e-4 * float(truth.abs().max()))
 
 
+def test_pictures_that_come_together_are_each_answered():
+    torch.manual_seed(0)
+    built = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    by = ready_to_run(Runtime("openvino", threads=2), built, CPU, (1, 32, 32))
+    images = torch.randn(7, 1, 32, 32)
+    assert torch.allclose(run(by, images), built(images), atol=1e-5)
+
+
 def test_a_network_for_any_size_runs_on_any_size():
     built, asked = network(), []
     by = ready_to_run(OPENVINO, built, CPU, (1, 32, 32, 32), divisor=8)
