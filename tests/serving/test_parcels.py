@@ -1,10 +1,14 @@
 """Small images that go together."""
 
 import asyncio
+import os
 
+import numpy as np
 import pytest
 
-from medray.serving.parcels import MOST, MOST_BYTES, Parcels, Wanted
+from medray.formats.nifti import write_nifti
+from medray.imaging.volume import Volume
+from medray.serving.parcels import MOST, MOST_BYTES, SMALL_BYTES, Parcels, Wanted, is_small
 from medray.serving.results import Reply
 
 
@@ -32,6 +36,16 @@ async def asked(parcels, numbers, version="a/1", size=10):
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return asking
+
+
+def test_what_is_small():
+    def packed(side):
+        return write_nifti(Volume(np.zeros((1, side, side, side), np.float32), np.eye(4)))
+
+    assert is_small(packed(32))
+    assert not is_small(packed(128)), "a few kilobytes that inflate to megabytes"
+    assert not is_small(os.urandom(SMALL_BYTES + 1))
+    assert is_small(b"hello"), "what it is is said by who reads it"
 
 
 def test_one_goes_at_once_and_who_comes_meanwhile_goes_together():

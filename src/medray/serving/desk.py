@@ -19,7 +19,7 @@ from medray.errors import ImageError, ResourceError
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
-from medray.serving.parcels import SMALL_BYTES, Parcels, Wanted
+from medray.serving.parcels import Parcels, Wanted, is_small
 from medray.serving.references import References
 from medray.serving.results import Reply, describe, problem
 from medray.serving.room import Room
@@ -140,7 +140,7 @@ class Desk:
 
     async def ask(self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str) -> Reply:
         """Have an image answered; see `Pool.answer`."""
-        if isinstance(image, bytes) and len(image) <= SMALL_BYTES:
+        if isinstance(image, bytes) and is_small(image):
             wanted = Wanted(task, image, media_type)
             return await self._once(lambda: self._parcels.ask(str(version), wanted))
         handle = self._pool.options(multiplexed_model_id=str(version))

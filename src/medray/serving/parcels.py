@@ -8,14 +8,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 
+from medray.errors import ImageError
+from medray.formats.image import declared_bytes
 from medray.serving.results import Reply
 
-__all__ = ["SMALL_BYTES", "Parcels", "Wanted"]
+__all__ = ["SMALL_BYTES", "Parcels", "Wanted", "is_small"]
 
-SMALL_BYTES = 256 << 10
-"""Of an image that doesn't go alone."""
+SMALL_BYTES, SMALL_READ = 256 << 10, 2 << 20
+"""Of an image that doesn't go alone, in its file and when it is read."""
 MOST_BYTES, MOST = 4 << 20, 32
 """Of a call, in bytes and images."""
+
+
+def is_small(image: bytes) -> bool:
+    """Tell whether an image is small, in its file and by what its header says: nobody is to wait for another's large one."""
+    if len(image) > SMALL_BYTES:
+        return False
+    try:
+        return declared_bytes(image) <= SMALL_READ
+    except ImageError:  # who reads it will say what is wrong with it
+        return True
 
 
 @dataclass(frozen=True, slots=True)
