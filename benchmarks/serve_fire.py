@@ -172,27 +172,22 @@ async def have_accidents(seen: Seen, started: float) -> None:
             seen.killed += what == "replica"
 
 
-def processes(name: str) -> list[psutil.Process]:
+def processes(*names: str) -> list[psutil.Process]:
     """Return processes of this benchmark's Ray by what they call themselves."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
-            if name in "".join(child.cmdline()[:1]):
+            if any(name in "".join(child.cmdline()[:1]) for name in names):
                 found.append(child)
         except psutil.Error:
             continue
     return found
 
 
-def parts() -> list[psutil.Process]:
-    """Return the endpoint's processes."""
-    return [process for name in PARTS for process in processes(name)]
-
-
 def memory_mib() -> float:
     """Return what the endpoint's processes have for themselves together."""
     total = 0
-    for child in parts():
+    for child in processes(*PARTS):
         try:
             total += child.memory_info().rss - child.memory_info().shared
         except psutil.Error:
@@ -202,7 +197,7 @@ def memory_mib() -> float:
 
 async def uploads(url: str) -> dict[str, Any]:
     """Send many large bodies at once."""
-    before = {process.pid for process in parts()}
+    before = {process.pid for process in processes(*PARTS)}
     body, counts, most = os.urandom(UPLOAD_MB << 20), Counter[str](), memory_mib()
 
     async def send(client: httpx.AsyncClient) -> None:
@@ -217,7 +212,7 @@ async def uploads(url: str) -> dict[str, Any]:
         while not sending.done():
             most = max(most, memory_mib())
             await asyncio.wait([asyncio.ensure_future(sending)], timeout=0.2)
-    after = {process.pid for process in parts()}
+    after = {process.pid for process in processes(*PARTS)}
     return {
         "uploads": UPLOADS,
         "mb_each": UPLOAD_MB,

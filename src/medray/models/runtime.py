@@ -137,9 +137,10 @@ class _OpenVino:
             "ENABLE_CPU_PINNING": False,  # replicas would all be pinned to the first cores
             **({"INFERENCE_NUM_THREADS": runtime.threads} if runtime.threads else {}),
         }
-        self._compiled = openvino.Core().compile_model(model, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
+        core = openvino.Core()
+        self._compiled = core.compile_model(model, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
         streams = runtime.threads if math.prod(sides) <= PICTURE else 1
-        self._each = openvino.Core().compile_model(model, "CPU", {**settings, "NUM_STREAMS": streams}) if streams > 1 else None
+        self._each = core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": streams}) if streams > 1 else None
         self._torchs = torchs
         self._free = tuple(free)
         self._divisor = divisor

@@ -223,8 +223,7 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
 
     Raises:
         ConfigError: On an unknown setting or a wrong value, if there is no key to check tokens with, or if Serve runs already,
-            at another port, the runtime isn't installed, or there is a
-            certificate in Serve's HAProxy mode.
+            at another port, the runtime isn't installed, or there is a certificate in Serve's HAProxy mode.
         NotFoundError: If a model isn't registered or the cohort isn't there; checked before anything starts.
         ResourceError: If the cluster has too few free CPUs.
     """

@@ -45,11 +45,15 @@ class Wanted:
     media_type: str
 
 
+Waiting = tuple[Wanted, asyncio.Future[Reply]]
+"""What is wanted, and where its answer goes."""
+
+
 @dataclass(slots=True, eq=False)
 class _Line:
     """Those that wait for one model."""
 
-    waiting: deque[tuple[Wanted, asyncio.Future[Reply]]] = field(default_factory=deque)
+    waiting: deque[Waiting] = field(default_factory=deque)
     under_way: int = 0
 
 
@@ -101,9 +105,9 @@ class Parcels:
                 self._lines.pop(version, None)
 
 
-def _next(waiting: deque[tuple[Wanted, asyncio.Future[Reply]]]) -> list[tuple[Wanted, asyncio.Future[Reply]]]:
+def _next(waiting: deque[Waiting]) -> list[Waiting]:
     """Take those from the line that go together, without who has gone."""
-    batch: list[tuple[Wanted, asyncio.Future[Reply]]] = []
+    batch: list[Waiting] = []
     size = 0
     while waiting and len(batch) < MOST:
         wanted, answer = waiting[0]
