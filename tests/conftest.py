@@ -10,6 +10,7 @@ os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 os.environ["MEDRAY_HOME"] = tempfile.mkdtemp(prefix="medray-home-")  # of what fixtures do for whole modules
+os.environ["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"] = "0.25"  # as medray sets it for a cluster of its own
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MEDRAY_KEY_FILE"):
     os.environ.pop(name, None)
 

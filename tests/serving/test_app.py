@@ -18,6 +18,7 @@ from medray.serving.app import build
 from tests.certificates import issue
 from tests.formats.test_dicom import WHO
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -158,6 +159,17 @@ def test_unregistered_models_are_refused_before_anything_starts():
 def test_serve_arguments_are_strict():
     with pytest.raises(ConfigError, match="unknown key 'model'"):
         build({"model": ["x"]})
+
+
+def test_a_killed_proxy_costs_waiting_callers_nothing(endpoint, scan):
+    proxies = [child for child in psutil.Process().children(recursive=True) if "ProxyActor" in "".join(child.cmdline()[:1])]
+    assert len(proxies) == 1
+    proxies[0].kill()
+    proxies[0].wait(10)
+    port = int(endpoint.rsplit(":", 1)[1])
+    wait_until(lambda: any(item.laddr.port == port for item in psutil.Process().net_connections("tcp")))
+    with ThreadPoolExecutor(8) as threads:
+        assert [reply.status_code for reply in threads.map(lambda _: post(endpoint, write_nifti(scan)), range(8))] == [200] * 8
 
 
 def test_tls_is_what_it_says_it_is(local_ray, home, scan, tmp_path, monkeypatch, endpoint):

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, Self, cast
 
@@ -29,12 +29,15 @@ from medray.serving.desk import Limits
 from medray.serving.gateway import Doors, Gateway
 from medray.serving.pool import Pool, PoolConfig
 from medray.serving.rules import Rule
+from medray.serving.standin import StandIn
 
 __all__ = ["Endpoint", "ServeConfig", "build", "deploy"]
 
 APPLICATION = "medray"
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 """In Ray's environment: whether HAProxy takes requests straight to the gateway, instead of through Serve's own proxy."""
+SHARED_PORT = "SERVE_SOCKET_REUSE_PORT_ENABLED"
+"""In Ray's environment: whether another process may listen at HAProxy's port; at that of Serve's own proxy it may."""
 LOOK_BACK_S = 10.5
 """Over which Serve averages queues: it has a report of each every 10 s."""
 
@@ -187,12 +190,16 @@ class Endpoint:
 
     Attributes:
         url: Where it answers.
+        stand_in: Takes connections while Serve's proxy starts again.
     """
 
     url: str
+    stand_in: StandIn | None = field(default=None, repr=False, compare=False)
 
     def stop(self) -> None:
         """Stop Serve, and wait until it is gone: who starts it again would get the one that goes."""
+        if self.stand_in:
+            self.stand_in.stop()
         serve.shutdown()
         patience = time.monotonic() + GOING_S
         while ray.is_initialized() and time.monotonic() < patience:
@@ -251,4 +258,6 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
     handle = serve.run(application, name=APPLICATION, logging_config={"log_level": "WARNING", "enable_access_log": False})
     if chosen.min_replicas:
         handle.ready.remote().result()
-    return Endpoint(f"http{'s' if tls else ''}://{host}:{port}")
+    shares = os.environ.get(HAPROXY) != "1" or os.environ.get(SHARED_PORT) == "1"
+    stand_in = StandIn(host, port, tls=bool(tls)).start() if shares else None
+    return Endpoint(f"http{'s' if tls else ''}://{host}:{port}", stand_in)
