@@ -1,6 +1,6 @@
 """``ray job submit --working-dir . -- python jobs/predict.py --config predict.toml``: a model on every image below a place.
 
-Keys: model, source (a cohort, folder or bucket), output; optional format, registry.
+Keys: model, source (a cohort, folder or bucket), output; optional format, registry, runtime (torch or openvino), mixed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from medray.cli.job import run_job
 from medray.inference.batch import predict_all
 from medray.inference.written import Format
+from medray.models.runtime import Runtime, RuntimeName
 from medray.registry.registry import Registry
 
 
@@ -19,9 +20,13 @@ def step(
     output: str,
     format: Format = "nifti",  # noqa: A002 - a key of the config
     registry: str | None = None,
+    runtime: RuntimeName = "torch",
+    mixed: bool = False,
 ) -> dict[str, object]:
     """Predict and report."""
-    return {"output": output, **asdict(predict_all(model, source, output, form=format, registry=Registry(registry)))}
+    by = Runtime(runtime, mixed)
+    batch = predict_all(model, source, output, form=format, registry=Registry(registry), runtime=by)
+    return {"output": output, **asdict(batch)}
 
 
 if __name__ == "__main__":

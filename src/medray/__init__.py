@@ -21,6 +21,7 @@ _HOMES = {
     "Plan": "medray.preprocessing.plan",
     "Predictor": "medray.inference.predictor",
     "Registry": "medray.registry.registry",
+    "Runtime": "medray.models.runtime",
     "Volume": "medray.imaging.volume",
     "card_from_run": "medray.registry.card",
     "deploy": "medray.serving.app",
@@ -48,6 +49,7 @@ __all__ = [
     "Plan",
     "Predictor",
     "Registry",
+    "Runtime",
     "Volume",
     "card_from_run",
     "deploy",
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from medray.inference.predict import predict
     from medray.inference.predictor import Predictor
     from medray.ingestion.pipeline import ingest
+    from medray.models.runtime import Runtime
     from medray.preprocessing.budget import Memory
     from medray.preprocessing.plan import Plan
     from medray.preprocessing.planning import plan

@@ -78,6 +78,7 @@ def test_an_unknown_key_in_a_plan(tmp_path, plan_file, phantom_cohort):
         (["fit", "nowhere", "--name", "x"], "no prepared cohort"),
         (["fit", "nowhere", "--name", "x", "--set", "epoch=1"], "unknown key 'epoch'"),
         (["predict", "none", "a.nii", "b.nii"], "no model none"),
+        (["predict", "none", "a.nii", "b.nii", "--runtime", "tensorrt"], "'torch' or 'openvino'"),
         (["evaluate", "none", "nowhere", "--split", "all"], "split 'all' is unknown"),
         (["models", "show", "Bad Name"], "must be name, name@alias or name/version"),
         (["serve", "none"], "no model none"),

@@ -12,10 +12,11 @@ import pytest
 from pydicom import dcmread
 
 import medray
-from medray.errors import InputError, NotFoundError
+from medray.errors import ConfigError, InputError, NotFoundError
 from medray.formats.dicom_series import write_dicom_series
 from medray.formats.nifti import read_nifti, write_nifti
 from medray.inference.batch import predict_all
+from medray.models.runtime import Runtime
 from medray.registry.card import ModelCard
 from medray.storage.location import locate
 from tests.formats.test_dicom import WHO
@@ -102,6 +103,21 @@ def test_a_bucket_to_a_bucket_as_dicom(tmp_path, monkeypatch):
         assert outcomes == ["ok", "ok", "truncated", "unusable", "unusable"], "what was no DICOM can't be referred to"
         [first, _] = [record for record in found.values() if record["outcome"] == "ok"]
         assert dcmread(BytesIO(locate(f"{bucket}/out/{first['file']}").read())).Modality == "SEG"
+
+
+def test_by_another_runtime(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for seed in (0, 1):
+        (tmp_path / "in" / f"scan{seed}.nii.gz").write_bytes(write_nifti(scan(seed)))
+    for name in ("torch", "openvino"):
+        batch = predict_all("ball", tmp_path / "in", tmp_path / name, runtime=Runtime(name))
+        assert batch.predicted == 2
+    for record in records(tmp_path / "torch").values():
+        exact, other = (read_nifti((tmp_path / by / record["file"]).read_bytes()).voxels for by in ("torch", "openvino"))
+        assert (exact == other).mean() > 0.9999
+    monkeypatch.setattr("medray.models.runtime.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install"):
+        predict_all("ball", tmp_path / "in", tmp_path / "none", runtime=Runtime("openvino"))
 
 
 def test_a_cohort(phantom_cohort, tmp_path):

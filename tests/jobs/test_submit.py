@@ -93,7 +93,15 @@ def test_ingest_fit_and_predict_as_jobs(phantom_source, phantom_cohort, tmp_path
             url, "fit.py", prepared=prepared, name="ball", runs=tmp_path / "runs", registry=store, promote="champion",
             **{"fit.epochs": 2, "fit.steps": 2},
         )  # fmt: skip
-        masks = submit(url, "predict.py", model="ball", source=phantom_source, output=tmp_path / "masks", registry=store)
+        masks = submit(
+            url,
+            "predict.py",
+            model="ball",
+            source=phantom_source,
+            output=tmp_path / "masks",
+            registry=store,
+            runtime="openvino",
+        )
     assert report["model"] == "ball/1"
     assert masks["predicted"] >= len(phantom_cohort.rows)
     assert len(list((tmp_path / "masks" / "images").rglob("*.nii.gz"))) == masks["predicted"]

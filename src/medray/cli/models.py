@@ -151,20 +151,26 @@ def predict(
     everything: Annotated[
         bool, typer.Option("--all", help="On every image below INPUT: a cohort, folder or bucket; OUTPUT is a folder.")
     ] = False,
+    runtime: Annotated[str, typer.Option(help="What runs the network: torch or, on CPUs, openvino.")] = "torch",
+    mixed: Annotated[bool, typer.Option("--mixed", help="In bfloat16: faster, and a few voxels may differ.")] = False,
     as_json: Json = False,
 ) -> None:
     """Segment, diagnose or detect on one image or, with --all, on many; a run that was killed goes on where it was."""
+    from medray import config
+    from medray.models.runtime import Runtime
+
+    by = config.load(Runtime, {"name": runtime, "mixed": mixed}, what="runtime")
     if everything:
         from medray.inference.batch import predict_all
 
         with progress() as on_progress:
-            batch = predict_all(model, source, output, form=form, on_progress=on_progress)  # type: ignore[arg-type]
+            batch = predict_all(model, source, output, form=form, runtime=by, on_progress=on_progress)  # type: ignore[arg-type]
         facts = {"output": output, "model": batch.model, "predicted": batch.predicted, "resumed": batch.resumed}
         show({**facts, "failed": dict(batch.failed)}, as_json=as_json)
         return
     from medray.inference.predict import predict as run
 
-    found = run(model, source, output, form=form)  # type: ignore[arg-type]
+    found = run(model, source, output, form=form, runtime=by)  # type: ignore[arg-type]
     show({"output": output, **found.plain(), "seconds": found.latencies}, as_json=as_json)
 
 

@@ -14,7 +14,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from medray.imaging.volume import Volume
 from medray.inference.bundled import BundlePredictor, load_predictor
 from medray.inference.predictor import Predictor
 from medray.inference.written import SUFFIXES, Format, checked, written
+from medray.models.runtime import EXACT, Runtime
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
@@ -85,6 +86,7 @@ class _Work:
     source: Location
     output: Location
     form: Format
+    runtime: Runtime
 
     def record_at(self, item: _Item) -> Location:
         """Return where it stands what became of an image."""
@@ -98,6 +100,7 @@ def predict_all(
     *,
     form: Format = "nifti",
     registry: Registry | None = None,
+    runtime: Runtime = EXACT,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Batch:
     """Predict on every image below a place; call it again to go on where a run was killed.
@@ -108,17 +111,20 @@ def predict_all(
         output: A folder, a path or a URI.
         form: See `medray.inference.written.written`.
         registry: The default one when None.
+        runtime: What runs the network; what another one has said stays.
         on_progress: Called with ``("look", done, total)`` and ``("predict", done, total)``.
 
     Raises:
         NotFoundError: If there is no such model, or nothing at the source.
-        ConfigError: If the format is unknown.
+        ConfigError: If the format is unknown, or the runtime isn't installed.
         InputError: If DICOM results are asked for of a cohort, whose series are DICOM no more.
         StorageError: If the source or the output can't be reached.
     """
     store = registry or Registry()
+    runtime.require()
     version, place = store.resolve(model), locate(source)
-    work = _Work(store.uri, version, place, locate(output), checked(form))
+    alone = replace(runtime, threads=1)  # of an image in work; others are beside it
+    work = _Work(store.uri, version, place, locate(output), checked(form), alone)
     if place.join("cohort.json").exists():
         if form.startswith("dicom"):
             raise InputError("a cohort's series are DICOM no more: ask for nifti, nrrd or json")
@@ -213,7 +219,7 @@ def _record(work: _Work, item: _Item) -> dict[str, Any]:
 def _predict(work: _Work, item: _Item) -> dict[str, Any]:
     """Predict on one image, and note and return what became of it. Never raises for what is in the image."""
     try:
-        predictor = _predictor(work.registry, work.version)
+        predictor = _predictor(work.registry, work.version, work.runtime)
         files, volume = _opened(work, item)
         prediction = predictor.predict(volume)
         data = written(prediction, work.form, str(work.version), lambda: dicom_files(files))
@@ -244,6 +250,6 @@ def _opened(work: _Work, item: _Item) -> tuple[list[bytes], Volume]:
 
 
 @lru_cache(maxsize=1)
-def _predictor(registry: str, version: ModelVersion) -> Predictor | BundlePredictor:
+def _predictor(registry: str, version: ModelVersion, runtime: Runtime) -> Predictor | BundlePredictor:
     """Load a model once a process."""
-    return load_predictor(Registry(registry).fetch(version))
+    return load_predictor(Registry(registry).fetch(version), runtime=runtime)

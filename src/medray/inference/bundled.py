@@ -58,7 +58,7 @@ class BundlePredictor:
         self.task = card.task
         self._card = card
         self._network = network
-        self._before, self._inferer, self._after = pipeline
+        self._before, self._inferer, self._after = pipeline  # asked for None below: MONAI builds them anew for their truth
         self._device = device
 
     @classmethod
@@ -106,7 +106,7 @@ class BundlePredictor:
         image.meta["original_channel_dim"] = 0
         image.meta["original_affine"] = affine
         image.meta["spatial_shape"] = np.array(shown.shape[1:])
-        done = self._before({IMAGE: image})[IMAGE] if self._before else image
+        done = self._before({IMAGE: image})[IMAGE] if self._before is not None else image
         traced = np.asarray(done.detach().cpu().numpy(), np.float32).view(_Traced)
         traced.tensor = done
         return traced
@@ -169,7 +169,7 @@ class BundlePredictor:
 
         given = torch.from_numpy(images).to(self._device)
         with torch.inference_mode():
-            said = self._inferer(given, network) if self._inferer else network(given)
+            said = self._inferer(given, network) if self._inferer is not None else network(given)
         found: NDArray[np.float32] = _first(said).float().cpu().numpy()
         return found
 
@@ -178,15 +178,17 @@ class BundlePredictor:
         from monai.data import MetaTensor  # noqa: PLC0415
 
         if self.task == "diagnosis":
-            done = self._after({PRED: torch.from_numpy(said[:, 0, 0, 0]), IMAGE: image})[PRED] if self._after else said
+            done = (
+                self._after({PRED: torch.from_numpy(said[:, 0, 0, 0]), IMAGE: image})[PRED] if self._after is not None else said
+            )
             return Answer(probabilities=self._probabilities(np.asarray(done, np.float64).reshape(-1)))
         flat = len(self._card.shape) == 2
         pred = MetaTensor(
             torch.from_numpy(said[..., 0] if flat else said), meta=image.meta, applied_operations=image.applied_operations
         )
-        done = self._after({PRED: pred, IMAGE: image}) if self._after else {PRED: pred}
+        done = self._after({PRED: pred, IMAGE: image}) if self._after is not None else {PRED: pred}
         found = done[PRED]
-        if tuple(found.shape[1:]) != tuple(volume.shape[:2] if flat else volume.shape) and self._before:
+        if tuple(found.shape[1:]) != tuple(volume.shape[:2] if flat else volume.shape) and self._before is not None:
             found = self._before.inverse({IMAGE: found})[IMAGE]
         values = np.asarray(found.detach().cpu().numpy() if hasattr(found, "detach") else found)
         return Answer(mask=self._mask(values.reshape(len(values), *volume.shape)))

@@ -24,7 +24,7 @@ __all__ = ["Batcher", "Network"]
 Image = NDArray[np.float32]
 T = TypeVar("T")
 BLOCKS_AHEAD = 2
-"""Blocks that the network may be ahead of who decodes them."""
+"""Blocks that the network may be ahead of who decodes them, unless the whole map is small."""
 
 
 class Network(Protocol):
@@ -38,13 +38,13 @@ class Network(Protocol):
 class _Wish:
     """One caller's image, and its answer's blocks on their way from the network's thread to the caller's."""
 
-    def __init__(self, network: Network, image: Image) -> None:
+    def __init__(self, network: Network, image: Image, ahead: int) -> None:
         self.network = network
         self.image = image
         self.gone = False
         self._loop = asyncio.get_running_loop()
         self.begun: asyncio.Future[Blocks] = self._loop.create_future()
-        self._blocks: queue.Queue[Block | Exception | None] = queue.Queue(BLOCKS_AHEAD)
+        self._blocks: queue.Queue[Block | Exception | None] = queue.Queue(ahead)
 
     def send(self, blocks: Blocks) -> None:
         """Send what the network makes; in its thread."""
@@ -118,14 +118,28 @@ class Batcher:
 
         Who leaves the block early, or is cancelled, leaves the line or ends the network's run.
         """
-        wish = _Wish(network, image)
-        self._line.append(wish)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+        wish = _Wish(network, image, BLOCKS_AHEAD)
+        self._queue([wish])
         try:
             yield await wish.begun
         finally:
             wish.gone = True
+
+    @asynccontextmanager
+    async def run_all(self, network: Network, images: Sequence[Image]) -> AsyncIterator[list[Blocks | BaseException]]:
+        """Give the maps of several small images, or why there is none, once all are there; otherwise as `run` does."""
+        wishes = [_Wish(network, image, 0) for image in images]
+        self._queue(wishes)
+        try:
+            yield await asyncio.gather(*(wish.begun for wish in wishes), return_exceptions=True)
+        finally:
+            for wish in wishes:
+                wish.gone = True
+
+    def _queue(self, wishes: Sequence[_Wish]) -> None:
+        self._line.extend(wishes)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
 
     async def beside(self, work: Callable[..., T], *given: object) -> T:
         """Do something else that uses torch in the same thread."""

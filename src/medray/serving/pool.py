@@ -13,29 +13,26 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
-from medray.errors import MedrayError, ResourceError
+from medray.errors import ImageError, MedrayError, ResourceError
 from medray.formats.image import declared_bytes, read_image_files
 from medray.formats.nrrd import write_nrrd
-from medray.imaging.volume import Volume
-from medray.inference.bundled import BundlePredictor, load_predictor
-from medray.inference.predictor import Predictor
+from medray.inference.bundled import load_predictor
 from medray.models.runtime import EXACT, Runtime
 from medray.preprocessing.blocks import Block, Blocks
 from medray.registry.registry import Registry
-from medray.serving.auth import Refusal
 from medray.serving.batcher import Batcher
-from medray.serving.parcels import SMALL_BYTES, Wanted
-from medray.serving.results import NRRD, Reply, answer, problem, refusal
+from medray.serving.parcels import Wanted
+from medray.serving.results import NRRD, Reply, answer, other_task, refusal
 from medray.serving.room import Room
 from medray.serving.router import WarmFirst
 from medray.serving.shelf import Shelf
 from medray.serving.sources import Reference, Sources
+from medray.serving.stages import Stages
+from medray.serving.together import COPIES, Together
 
 __all__ = ["Pool", "PoolConfig"]
 
@@ -45,11 +42,6 @@ STUCK_S = 600.0
 """A batch that runs longer than this has its process replaced."""
 HANDS = 8
 """Threads that bring networks' answers onto their images' grids."""
-COPIES = 4
-"""How often an image lies in memory while it is worked on: decoded, upright, on the plan's grid, and as its answer."""
-
-SMALL_WORK = 8 << 20
-"""Bytes of an image in work that one thread may read and prepare: for what is larger, torch takes more cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +93,7 @@ class Pool:
         self._hands = ThreadPoolExecutor(HANDS, initializer=partial(torch.set_num_threads, settings.threads))
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
         self._maps = Room(settings.work_mb << 20, settings.most_waiting)
+        self._together = Together(self._shelf, self._batcher, self._hands, self._room, self._maps)
         self._work_bytes = settings.work_mb << 20
         self._sources = Sources(settings.sources, settings.pacs, settings.cohort)
         self._answered = 0.0
@@ -145,9 +138,15 @@ class Pool:
         return await _told(self._answer(version, task, image, media_type, progress or _Progress()))
 
     async def answer_all(self, version: str, wanted: Sequence[Wanted]) -> list[Reply]:
-        """Do what `answer` does for several callers' images at once."""
-        asked = (self.answer(version, one.task, one.image, one.media_type) for one in wanted)
-        return await asyncio.gather(*asked)
+        """Do what `answer` does for several callers' small images at once."""
+        try:
+            replies = await self._together.answer(version, wanted)
+        except ImageError:  # there is too little room for all of them together
+            return await asyncio.gather(*(self.answer(version, one.task, one.image, one.media_type) for one in wanted))
+        except MedrayError as error:
+            return [refusal(error)] * len(wanted)
+        self._last, self._answered = version, time.monotonic()
+        return replies
 
     async def view(self, image: bytes | Reference) -> Reply:
         """Read an image and give it as NRRD; raises as little as `answer` does."""
@@ -168,22 +167,24 @@ class Pool:
             answering.cancel()
 
     async def _view(self, image: bytes | Reference) -> Reply:
-        stages = _Stages()
+        stages = Stages()
         async with AsyncExitStack() as stack:
-            files, _ = await self._files(image, stages, stack)
+            files = await self._files(image, stages, stack)
             volume = await asyncio.to_thread(read_image_files, files)
             return Reply(HTTPStatus.OK, NRRD, await asyncio.to_thread(write_nrrd, volume))
 
     async def _answer(self, version: str, task: str, image: bytes | Reference, media_type: str, progress: _Progress) -> Reply:
-        stages = _Stages()
+        stages = Stages()
         async with AsyncExitStack() as stack:
-            files, needed = await self._files(image, stages, stack)
+            files = await self._files(image, stages, stack)
             predictor = await stack.enter_async_context(self._shelf.lend(version))
             stages.end("load")
             if predictor.task != task:
-                said = f"{version} is for {predictor.task}, not {task}"
-                return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "other-task", said)
-            volume, prepared = await self._shown(predictor, files, stages, small=needed <= SMALL_WORK)
+                return other_task(version, predictor.task, task)
+            volume = await asyncio.to_thread(read_image_files, files)
+            stages.end("decode")
+            prepared = await self._batcher.beside(predictor.prepare, volume)
+            stages.end("preprocess")
             await stack.enter_async_context(self._maps.hold(predictor.map_bytes(prepared)))
             blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
             stages.end("network")
@@ -199,40 +200,16 @@ class Pool:
             self._last, self._answered = version, time.monotonic()
             return reply
 
-    async def _shown(
-        self, predictor: Predictor | BundlePredictor, files: list[bytes], stages: _Stages, *, small: bool
-    ) -> tuple[Volume, NDArray[np.float32]]:
-        """Read an image and make what the network is shown: of a small one in one go, for each change of threads takes time."""
-
-        def read() -> Volume:
-            volume = read_image_files(files)
-            stages.end("decode")
-            return volume
-
-        def read_and_prepared() -> tuple[Volume, NDArray[np.float32]]:
-            volume = read()
-            return volume, predictor.prepare(volume)
-
-        if small:
-            shown = await asyncio.to_thread(read_and_prepared)
-        else:
-            volume = await asyncio.to_thread(read)
-            shown = volume, await self._batcher.beside(predictor.prepare, volume)
-        stages.end("preprocess")
-        return shown
-
-    async def _files(self, image: bytes | Reference, stages: _Stages, stack: AsyncExitStack) -> tuple[list[bytes], int]:
-        """Return an image's files and the bytes that work on it takes, once there is room for those until the stack ends."""
+    async def _files(self, image: bytes | Reference, stages: Stages, stack: AsyncExitStack) -> list[bytes]:
+        """Return an image's files, once there is room for work on it until the stack ends."""
         if isinstance(image, bytes):
             files = [image]
         else:
             files = await asyncio.to_thread(self._sources.fetch, image, self._work_bytes // COPIES)
             stages.end("fetch")
-        few = sum(map(len, files)) <= SMALL_BYTES
-        needed = _needed(files) if few else await asyncio.to_thread(_needed, files)
-        await stack.enter_async_context(self._room.hold(needed))
+        await stack.enter_async_context(self._room.hold(await asyncio.to_thread(_needed, files)))
         stages.end("wait")
-        return files, needed
+        return files
 
 
 def _needed(files: Sequence[bytes]) -> int:
@@ -244,10 +221,8 @@ async def _told(answering: Awaitable[Reply]) -> Reply:
     """Wait for an answer; what is wrong with an image is one, too."""
     try:
         return await answering
-    except (MedrayError, Refusal) as error:
+    except Exception as error:  # noqa: BLE001 - a strange file must get an answer
         return refusal(error)
-    except Exception as error:  # noqa: BLE001 - a strange file must get an answer; its kind is told, nothing of its content
-        return problem(HTTPStatus.BAD_REQUEST, "unreadable", f"the image can't be read ({type(error).__name__})")
 
 
 class _Progress:
@@ -266,16 +241,3 @@ class _Progress:
                 self.share = done / whole
 
         return Blocks(blocks.grid, parts())
-
-
-class _Stages(dict[str, float]):
-    """Seconds of each stage, in turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._since = time.perf_counter()
-
-    def end(self, stage: str) -> None:
-        """Say that a stage is over and the next begins."""
-        now = time.perf_counter()
-        self[stage], self._since = now - self._since, now

@@ -183,8 +183,13 @@ def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | N
     return Reply(status, PROBLEM, json.dumps(body).encode(), headers or {})
 
 
-def refusal(error: MedrayError | Refusal) -> Reply:
-    """Turn a refusal, or one of medray's errors, into a problem."""
+def other_task(version: str, task: str, asked: str) -> Reply:
+    """Say that a model is for something else."""
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "other-task", f"{version} is for {task}, not {asked}")
+
+
+def refusal(error: Exception) -> Reply:
+    """Turn a refusal or an error into a problem; of what isn't medray's own, and a strange file may raise, only the kind."""
     if isinstance(error, Refusal):
         return problem(error.status, error.title, error.detail, error.headers)
     if isinstance(error, ImageError):
@@ -194,4 +199,7 @@ def refusal(error: MedrayError | Refusal) -> Reply:
         return problem(HTTPStatus.NOT_FOUND, "not-found", str(error))
     if isinstance(error, ResourceError | StorageError):
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", str(error), {"Retry-After": "5"})
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "unusable", str(error))
+    if isinstance(error, MedrayError):
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "unusable", str(error))
+    said = f"the image can't be read ({type(error).__name__})"  # nothing of its content
+    return problem(HTTPStatus.BAD_REQUEST, "unreadable", said)

@@ -1,0 +1,126 @@
+"""Several callers' small images at once: each step for all in one thread, for a change of threads costs more than an image."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medray.formats.image import declared_bytes, read_image_files
+from medray.imaging.volume import Volume
+from medray.inference.bundled import BundlePredictor
+from medray.inference.predictor import Predictor
+from medray.preprocessing.blocks import Blocks
+from medray.serving.batcher import Batcher
+from medray.serving.parcels import Wanted
+from medray.serving.results import Reply, answer, other_task, refusal
+from medray.serving.room import Room
+from medray.serving.shelf import Shelf
+from medray.serving.stages import Stages
+
+__all__ = ["COPIES", "Together"]
+
+COPIES = 4
+"""How often an image lies in memory while it is worked on: decoded, upright, on the plan's grid, and as its answer."""
+
+
+class _Case:
+    """One caller's image on its way to a reply."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.stages = Stages()
+        self.needed = 0
+        self.reply: Reply | None = None
+        self.volume: Volume
+        self.prepared: NDArray[np.float32]
+        self.attempt(self._weigh)
+
+    def attempt(self, step: Callable[..., None], *given: Any) -> None:
+        """Take a step, unless an earlier one has failed; what goes wrong is this caller's reply."""
+        if self.reply is None:
+            try:
+                step(*given)
+            except Exception as error:  # noqa: BLE001 - of this image alone; the others go on
+                self.reply = refusal(error)
+
+    def _weigh(self) -> None:
+        self.needed = COPIES * declared_bytes(self.wanted.image)
+
+    def prepare(self, predictor: Predictor | BundlePredictor, version: str) -> None:
+        """Make what the network is shown."""
+        self.stages.end("wait")
+        if predictor.task != self.wanted.task:
+            self.reply = other_task(version, predictor.task, self.wanted.task)
+            return
+        self.volume = read_image_files([self.wanted.image])
+        self.stages.end("decode")
+        self.prepared = predictor.prepare(self.volume)
+        self.stages.end("preprocess")
+
+    def finish(self, predictor: Predictor | BundlePredictor, version: str, blocks: Blocks | BaseException) -> None:
+        """Make the reply of what the network says."""
+        self.stages.end("network")
+        if isinstance(blocks, BaseException):
+            raise blocks
+        prediction = predictor.finish(blocks, self.volume, self.prepared)
+        self.stages.end("postprocess")
+        self.reply = answer(prediction, version, self.wanted.media_type, self.stages, [self.wanted.image])
+
+
+class Together:
+    """Answers small images of one model together.
+
+    Args:
+        shelf: Where models are.
+        batcher: Runs networks.
+        hands: Threads that bring networks' answers onto their images' grids.
+        room: For images in work.
+        maps: For what networks say of them.
+    """
+
+    def __init__(
+        self, shelf: Shelf[Predictor | BundlePredictor], batcher: Batcher, hands: ThreadPoolExecutor, room: Room, maps: Room
+    ) -> None:
+        self._shelf = shelf
+        self._batcher = batcher
+        self._hands = hands
+        self._room = room
+        self._maps = maps
+
+    async def answer(self, version: str, wanted: Sequence[Wanted]) -> list[Reply]:
+        """Answer each; what is wrong with one image is its own reply and none of the others'.
+
+        Raises:
+            ImageError: ``too-large``, if there is less room than they need together.
+            ResourceError: If too many wait for room.
+        """
+        cases = [_Case(one) for one in wanted]
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._room.hold(sum(case.needed for case in cases)))
+            predictor = await stack.enter_async_context(self._shelf.lend(version))
+            for case in cases:
+                case.stages.end("load")
+            await asyncio.to_thread(_prepare, cases, predictor, version)
+            good = [case for case in cases if case.reply is None]
+            await stack.enter_async_context(self._maps.hold(sum(predictor.map_bytes(case.prepared) for case in good)))
+            said = await stack.enter_async_context(self._batcher.run_all(predictor, [case.prepared for case in good]))
+            await asyncio.get_running_loop().run_in_executor(self._hands, _finish, good, said, predictor, version)
+        return [case.reply for case in cases if case.reply is not None]
+
+
+def _prepare(cases: Sequence[_Case], predictor: Predictor | BundlePredictor, version: str) -> None:
+    for case in cases:
+        case.attempt(case.prepare, predictor, version)
+
+
+def _finish(
+    cases: Sequence[_Case], said: Sequence[Blocks | BaseException], predictor: Predictor | BundlePredictor, version: str
+) -> None:
+    for case, blocks in zip(cases, said, strict=True):
+        case.attempt(case.finish, predictor, version, blocks)
