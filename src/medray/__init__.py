@@ -22,6 +22,7 @@ _HOMES = {
     "Predictor": "medray.inference.predictor",
     "Registry": "medray.registry.registry",
     "Runtime": "medray.models.runtime",
+    "Scan": "medray.progression.track",
     "Volume": "medray.imaging.volume",
     "card_from_run": "medray.registry.card",
     "deploy": "medray.serving.app",
@@ -35,6 +36,7 @@ _HOMES = {
     "prepare": "medray.preprocessing.prepare",
     "read_space": "medray.training.space",
     "synthesise": "medray.synthesis.synthesise",
+    "track": "medray.progression.track",
     "tune": "medray.training.tune",
 }
 
@@ -50,6 +52,7 @@ __all__ = [
     "Predictor",
     "Registry",
     "Runtime",
+    "Scan",
     "Volume",
     "card_from_run",
     "deploy",
@@ -63,6 +66,7 @@ __all__ = [
     "prepare",
     "read_space",
     "synthesise",
+    "track",
     "tune",
 ]
 
@@ -80,6 +84,7 @@ if TYPE_CHECKING:
     from medray.preprocessing.plan import Plan
     from medray.preprocessing.planning import plan
     from medray.preprocessing.prepare import prepare
+    from medray.progression.track import Scan, track
     from medray.registry.card import ModelCard, card_from_run
     from medray.registry.registry import Registry
     from medray.serving.app import deploy

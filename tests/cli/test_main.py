@@ -33,7 +33,7 @@ def plan_file(tmp_path, phantom_cohort):
 def test_help_names_every_command():
     done = medray("--help")
     assert done.returncode == 0
-    every = "demo samples ingest receive cohort plan prepare fit tune evaluate predict synthesise gain serve models audit"
+    every = "demo samples ingest receive cohort plan prepare fit tune evaluate predict track synthesise gain serve models audit"
     for name in every.split():
         assert f" {name} " in done.stdout
 

@@ -11,13 +11,24 @@ from medray.imaging.volume import Volume
 from medray.samples.anatomy import load_anatomy
 from medray.samples.brain import write_brain_cohort
 from medray.samples.scan import BRAIN_LABELS
-from medray.samples.subject import Subject, make_subject
+from medray.samples.subject import Subject, atrophied, make_subject, sample_maps
 from tests.phantoms import take_in_all
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return write_brain_cohort(tmp_path_factory.mktemp("brains") / "s", subjects=2, followups=1, seed=5)
+
+
+def test_ventricles_widen_and_the_head_s_outline_stays():
+    subject = make_subject(load_anatomy(), np.random.default_rng(3), lesions=0)
+    sides = [np.linspace(-half, half, 80, dtype=np.float32) for half in subject.half_mm]
+    points = np.stack(np.meshgrid(*sides, indexing="ij"), -1) + subject.centre.astype(np.float32)
+    tissue = [sample_maps(one, points)[1:].sum(0) > 0.5 for one in (subject, atrophied(subject, 0.2), atrophied(subject, 0.5))]
+    volumes = [one.sum() for one in tissue]
+    assert volumes[0] > volumes[1] > volumes[2] > 0.97 * volumes[0]
+    assert [np.argwhere(one).min(0).tolist() for one in tissue[1:]] == [np.argwhere(tissue[0]).min(0).tolist()] * 2
+    assert [np.argwhere(one).max(0).tolist() for one in tissue[1:]] == [np.argwhere(tissue[0]).max(0).tolist()] * 2
 
 
 def test_hospital_formats_ingest_without_a_loss(source, tmp_path):
@@ -78,7 +89,6 @@ def test_the_map_from_subject_to_template_has_an_inverse():
 
 def test_an_undeformed_subject_is_the_template():
     anatomy = load_anatomy()
-    from medray.samples.subject import sample_maps
 
     subject = Subject(anatomy, np.eye(3), np.zeros((3, 4, 4, 4), np.float32))
     indices = np.argwhere(anatomy.maps[2] > 0.5)[::5000]

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from medray.cli import annotate, audit, data, demo, models, receive, synthesis
+from medray.cli import annotate, audit, data, demo, models, progression, receive, synthesis
 from medray.cli.output import error_console
 from medray.errors import MedrayError
 
@@ -36,6 +36,7 @@ app.command()(synthesis.synthesise)
 app.command()(synthesis.gain)
 app.command()(models.evaluate)
 app.command()(models.predict)
+app.command()(progression.track)
 app.command()(models.serve)
 app.add_typer(models.models_app, name="models")
 app.add_typer(annotate.annotate_app, name="annotate")

@@ -156,7 +156,6 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Segment, diagnose or detect on one image or, with --all, on many; a run that was killed goes on where it was."""
-    from medray import config
     from medray.models.runtime import Runtime
 
     by = config.load(Runtime, {"name": runtime, "mixed": mixed}, what="runtime")

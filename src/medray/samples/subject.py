@@ -21,13 +21,26 @@ from scipy.spatial.transform import Rotation
 from medray.samples.anatomy import Anatomy
 from medray.types import Affine
 
-__all__ = ["Lesion", "Subject", "affine_of", "brain_box", "deformation", "followed_up", "make_subject", "sample_maps"]
+__all__ = [
+    "Lesion",
+    "Subject",
+    "affine_of",
+    "atrophied",
+    "brain_box",
+    "deformation",
+    "followed_up",
+    "make_subject",
+    "sample_maps",
+]
 
 Points = TypeVar("Points", NDArray[np.float32], NDArray[np.float64])
 CONTROL_POINTS = (6, 7, 6)
 DISPLACEMENT_MM = 3.0
 FIELD_STEP = 4
 LESION_DEPTH_MM = 3.0
+VENTRICLES_LPS_MM = np.array([0.0, 12.0, 16.0])
+"""About the middle of the lateral ventricles in the MNI152 space."""
+ATROPHY_MM = 55.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,6 +137,19 @@ def followed_up(subject: Subject, rng: np.random.Generator) -> Subject:
     factors = rng.uniform(0.6, 2.0, len(subject.lesions)) ** (1 / 3)
     grown = [Lesion(old.centre, old.radii * factor, old.axes) for old, factor in zip(subject.lesions, factors, strict=True)]
     return Subject(subject.anatomy, subject.linear, subject.field, (*grown, *_draw_lesions(subject, rng, 1)))
+
+
+def atrophied(subject: Subject, share: float) -> Subject:
+    """Return the same head with wider ventricles: they grow by about ``share`` of their width, and the tissue around gives way.
+
+    The head's outline stays, as the skull makes it stay; what is lost is lost within `ATROPHY_MM` of the ventricles' middle.
+    """
+    shape = subject.field.shape[1:]
+    unit = np.stack(np.meshgrid(*((np.arange(n) + 0.5) * 2 / n - 1 for n in shape), indexing="ij"))
+    away = unit * subject.half_mm[:, None, None, None] - (VENTRICLES_LPS_MM - subject.centre)[:, None, None, None]
+    near = np.clip(1 - ((away**2).sum(axis=0) / ATROPHY_MM**2) ** 2, 0, 1) ** 2
+    field = (subject.field - share * near * away).astype(np.float32)
+    return Subject(subject.anatomy, subject.linear, field, subject.lesions)
 
 
 def sample_maps(subject: Subject, points: NDArray[np.float32]) -> NDArray[np.float32]:

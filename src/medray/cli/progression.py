@@ -1,0 +1,57 @@
+"""Commands about change over time: track."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from medray import config
+from medray.cli.output import Json, show
+from medray.errors import InputError
+
+__all__ = ["track"]
+
+NO_MODEL = "-"
+
+
+def track(
+    model: Annotated[str, typer.Argument(help="name, name@alias or name/version of a segmentation; - where masks are given.")],
+    scans: Annotated[
+        list[str], typer.Argument(help="Two or more of one patient, in any order: files, zips or folders of DICOM.")
+    ],
+    output: Annotated[str, typer.Option("--out", "-o", help="The folder to write to: a path or a URI.")],
+    days: Annotated[
+        str, typer.Option(help="When each was made: days, counted from any, such as 0,180; by DICOM's StudyDate without.")
+    ] = "",
+    masks: Annotated[list[str] | None, typer.Option("--mask", help="A label map of each scan, in turn.")] = None,
+    labels: Annotated[str, typer.Option(help="What masks' values mean, such as tissue=1,lesion=2.")] = "",
+    lesions: Annotated[
+        list[str] | None, typer.Option("--lesion", help="A label whose pieces are followed one by one; by names without.")
+    ] = None,
+    repeatability: Annotated[float, typer.Option(help="Coefficient of variation of volumes in repeated scans.")] = 0.0,
+    runtime: Annotated[str, typer.Option(help="What runs the network: torch or, on CPUs, openvino.")] = "torch",
+    as_json: Json = False,
+) -> None:
+    """Align a patient's scans, follow lesions and structures, and write what changed, with a report."""
+    from medray.models.runtime import Runtime
+    from medray.progression.track import Scan
+    from medray.progression.track import track as run
+
+    by = config.load(Runtime, {"name": runtime}, what="runtime")
+    when = _numbers(days)
+    if (when and len(when) != len(scans)) or (masks and len(masks) != len(scans)):
+        counts = f"{len(scans)} scans, {len(when)} days and {len(masks or ())} masks"
+        raise InputError(f"days and masks go with scans one by one: these are {counts}")
+    asked = [Scan(scan, when[number] if when else None, masks[number] if masks else None) for number, scan in enumerate(scans)]
+    named = {name: int(value) for name, _, value in (word.partition("=") for word in labels.split(",") if word)}
+    words = {"labels": named or None, "lesions": lesions or (), "repeatability": repeatability, "runtime": by}
+    history = run("" if model == NO_MODEL else model, asked, output, **words)  # type: ignore[arg-type]
+    show({"output": output, **history.plain()}, as_json=as_json)
+
+
+def _numbers(words: str) -> list[float]:
+    try:
+        return [float(word) for word in words.split(",") if word]
+    except ValueError:
+        raise InputError(f"days are numbers, such as 0,180; this is {words!r}") from None

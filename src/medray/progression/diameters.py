@@ -1,0 +1,83 @@
+"""How long and how wide a lesion is in the slices of its scan, as RECIST asks for."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import ConvexHull, QhullError
+
+from medray.imaging.geometry import spacing_mm
+from medray.types import Affine
+
+__all__ = ["Diameters", "diameters_of", "slice_axis"]
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Diameters:
+    """Of a lesion, in the slice where it is longest.
+
+    Attributes:
+        longest_mm: Between the two points of its outline that are farthest apart.
+        perpendicular_mm: Its extent at right angles to that, in the same slice.
+        slice_index: Along the slice axis of the scan.
+    """
+
+    longest_mm: float
+    perpendicular_mm: float
+    slice_index: int
+
+
+def slice_axis(affine: Affine) -> int:
+    """Return the voxel axis across slices: the coarsest one or, where none is, the one that is nearest to the body's own."""
+    spacing = np.array(spacing_mm(affine))
+    coarsest = np.flatnonzero(spacing > 0.99 * spacing.max())
+    if len(coarsest) == 1:
+        return int(coarsest[0])
+    along = np.abs(affine[2, :3]) / spacing
+    return int(coarsest[np.argmax(along[coarsest])])
+
+
+def diameters_of(indices: NDArray[np.intp], affine: Affine) -> Diameters:
+    """Measure a lesion.
+
+    Its outline runs halfway between voxels inside and outside. Diameters lie in a slice: RECIST 1.1's "longest diameter
+    in the plane of measurement" (Eisenhauer et al., European Journal of Cancer 45 (2009) 228-247).
+
+    Args:
+        indices: ``(N, 3)``, its voxels.
+        affine: ``(4, 4)``, of their grid.
+    """
+    across = slice_axis(affine)
+    plane = [axis for axis in range(3) if axis != across]
+    directions = affine[:3, plane]
+    best = Diameters(0.0, 0.0, int(indices[0, across]))
+    for number in np.unique(indices[:, across]):
+        outline = _outline(indices[indices[:, across] == number][:, plane]) @ directions.T
+        found = _measured(outline, int(number))
+        if found.longest_mm > best.longest_mm:
+            best = found
+    return best
+
+
+def _outline(pixels: NDArray[np.intp]) -> Points:
+    """Return the middles of pixels' edges ``(4 N, 2)``: the convex hull's corners are among them."""
+    halves = np.array([[0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]])
+    return np.asarray((pixels[:, None] + halves).reshape(-1, 2))
+
+
+def _measured(points: Points, number: int) -> Diameters:
+    flat = points - points.mean(axis=0)
+    _, _, axes = np.linalg.svd(flat, full_matrices=False)
+    inplane = flat @ axes[:2].T
+    with suppress(QhullError):  # all in one line
+        inplane = inplane[ConvexHull(inplane).vertices]
+    apart = np.linalg.norm(inplane[:, None] - inplane[None], axis=-1)
+    a, b = np.unravel_index(int(apart.argmax()), apart.shape)
+    along = (inplane[b] - inplane[a]) / max(float(apart[a, b]), 1e-12)
+    sideways = inplane @ np.array([-along[1], along[0]])
+    return Diameters(float(apart[a, b]), float(np.ptp(sideways)), number)

@@ -1,0 +1,206 @@
+"""A patient's history: every lesion and structure at every time point, and what changed in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from medray.errors import InputError
+from medray.imaging.volume import Volume
+from medray.progression.align import Alignment, align
+from medray.progression.change import Amount, Change, Fate, amount_of, change_between, fate_of, longest_of, structure_change
+from medray.progression.diameters import Diameters
+from medray.progression.lesions import Track, found_in, matched
+from medray.progression.response import Response, response_of
+from medray.progression.trend import Trend, common_trend, trend_of
+
+__all__ = ["History", "LesionHistory", "StructureHistory", "TimePoint", "history_of"]
+
+DAYS_A_YEAR = 365.25
+LESION_WORDS = ("lesion", "tumor", "tumour", "nodule", "metast", "mass")
+"""A label whose name has one of these is of lesions, unless it is said which are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TimePoint:
+    """One scan of a patient.
+
+    Attributes:
+        name: Of it.
+        day: When, counted from any day.
+        image: Of one channel.
+        mask: Label map on the image's grid.
+    """
+
+    name: str
+    day: float
+    image: Volume
+    mask: Volume
+
+
+@dataclass(frozen=True, slots=True)
+class LesionHistory:
+    """One lesion over time.
+
+    Attributes:
+        number: Of its track; stays when time points are added.
+        label: Its name in the masks.
+        centres_mm: At each time point, its centre in the scan's LPS mm; None where it isn't there.
+        amounts: Its volume at each time point.
+        diameters: Its diameters at each time point.
+        fates: What became of it from each time point to the next.
+        changes: By how much, from each time point to the next.
+        trend: Over all of them, from three on.
+    """
+
+    number: int
+    label: str
+    centres_mm: tuple[tuple[float, ...] | None, ...]
+    amounts: tuple[Amount, ...]
+    diameters: tuple[Diameters | None, ...]
+    fates: tuple[Fate, ...]
+    changes: tuple[Change, ...]
+    trend: Trend | None
+
+
+@dataclass(frozen=True, slots=True)
+class StructureHistory:
+    """A whole structure over time.
+
+    Attributes:
+        label: Its name in the masks.
+        amounts: Its volume at each time point, as scanned.
+        changes: From each time point to the next, as the earlier scanner would have seen both.
+        trend: Over all of them, from three on.
+    """
+
+    label: str
+    amounts: tuple[Amount, ...]
+    changes: tuple[Change, ...]
+    trend: Trend | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A patient's time points and what is in them.
+
+    Attributes:
+        names: Of the time points, the earliest first.
+        years: Of each, from the first.
+        alignment: How they lie to each other.
+        lesions: Every lesion of any time point.
+        structures: Every other label.
+        responses: RECIST 1.1, at each time point.
+        growth: What lesions have in common, from three time points on.
+    """
+
+    names: tuple[str, ...]
+    years: tuple[float, ...]
+    alignment: Alignment
+    lesions: tuple[LesionHistory, ...]
+    structures: tuple[StructureHistory, ...]
+    responses: tuple[Response, ...]
+    growth: Trend | None
+
+    def plain(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        fit = {f"{a + 1}-{b + 1}": one for (a, b), one in self.alignment.pairs.items()}
+        return {
+            "time_points": [{"name": name, "years": years} for name, years in zip(self.names, self.years, strict=True)],
+            "alignment": {
+                pair: {"likeness": one.likeness, "inconsistent_mm": one.inconsistent_mm} for pair, one in fit.items()
+            },
+            "lesions": [asdict(one) for one in self.lesions],
+            "structures": [asdict(one) for one in self.structures],
+            "responses": [asdict(one) for one in self.responses],
+            "growth": asdict(self.growth) if self.growth else None,
+        }
+
+
+def history_of(
+    points: Sequence[TimePoint], names: Mapping[str, int], *, lesions: Sequence[str] = (), repeatability: float = 0.0
+) -> History:
+    """Align a patient's time points, match lesions and measure what changed.
+
+    Args:
+        points: Two or more, in any order.
+        names: Of the masks' labels, and their values.
+        lesions: Which of them are of lesions, whose pieces are followed one by one; by their names when empty.
+        repeatability: See `amount_of`.
+
+    Raises:
+        InputError: If there are fewer than two time points, two of one day, or no such label.
+        ImageError: If they can't be aligned; see `align`.
+    """
+    points = sorted(points, key=lambda point: point.day)
+    followed = _followed(names, lesions)
+    if len(points) < 2:
+        raise InputError(f"change needs two time points or more; there is {len(points)}")
+    if any(later.day == earlier.day for earlier, later in pairwise(points)):
+        raise InputError("two time points are of one day: which came first can't be told")
+    alignment = align([point.image for point in points])
+    years = tuple((point.day - points[0].day) / DAYS_A_YEAR for point in points)
+    tracks = {name: _tracks(points, names[name], alignment) for name in followed}
+    everything = [track for of_one in tracks.values() for track in of_one]
+    numbered = [(name, track) for name, of_one in tracks.items() for track in of_one]
+    described = tuple(
+        _lesion(number, name, track, years, repeatability) for number, (name, track) in enumerate(numbered, start=1)
+    )
+    structures = tuple(
+        _structure(name, [_whole(point, names[name], repeatability) for point in points], years, alignment)
+        for name in names
+        if name not in followed
+    )
+    growth = common_trend([one.trend for one in described if one.trend], len(points))
+    responses = tuple(response_of(everything)) or tuple(Response(0.0, None, 0) for _ in points)
+    return History(tuple(point.name for point in points), years, alignment, described, structures, responses, growth)
+
+
+def _followed(names: Mapping[str, int], lesions: Sequence[str]) -> tuple[str, ...]:
+    unknown = [name for name in lesions if name not in names]
+    if unknown:
+        raise InputError(f"there is no label {unknown[0]!r}: the labels are {', '.join(names)}")
+    return tuple(lesions) or tuple(name for name in names if any(word in name.lower() for word in LESION_WORDS))
+
+
+def _tracks(points: Sequence[TimePoint], value: int, alignment: Alignment) -> list[Track]:
+    found = [
+        found_in(point.mask.with_voxels((point.mask.voxels == value).astype(np.uint8)), at) for at, point in enumerate(points)
+    ]
+    return matched(found, alignment.matrices)
+
+
+def _lesion(number: int, label: str, track: Track, years: Sequence[float], repeatability: float) -> LesionHistory:
+    amounts = [amount_of(pieces, repeatability=repeatability) for pieces in track.lesions]
+    steps = list(pairwise(range(len(years))))
+    centres = [np.concatenate([piece.points for piece in pieces]).mean(axis=0) if pieces else None for pieces in track.lesions]
+    return LesionHistory(
+        number,
+        label,
+        tuple(None if centre is None else tuple(float(round(mm, 2)) for mm in centre) for centre in centres),
+        tuple(amounts),
+        tuple(longest_of(track, at) for at in range(len(years))),
+        tuple(fate_of(track, a, b, repeatability=repeatability) for a, b in steps),
+        tuple(change_between(amounts[a], amounts[b], years[b] - years[a]) for a, b in steps),
+        trend_of(years, amounts),
+    )
+
+
+def _whole(point: TimePoint, value: int, repeatability: float) -> Amount:
+    inside = point.mask.with_voxels((point.mask.voxels == value).astype(np.uint8))
+    return amount_of(found_in(inside, 0, least_mm3=0.0), repeatability=repeatability)
+
+
+def _structure(label: str, amounts: Sequence[Amount], years: Sequence[float], alignment: Alignment) -> StructureHistory:
+    steps = list(pairwise(range(len(years))))
+    scaled = [amount.scaled(1 / alignment.scale(0, at)) for at, amount in enumerate(amounts)]
+    return StructureHistory(
+        label,
+        tuple(amounts),
+        tuple(structure_change(amounts[a], amounts[b], alignment.scale(a, b), years[b] - years[a]) for a, b in steps),
+        trend_of(years, scaled),
+    )

@@ -1,0 +1,165 @@
+"""`track`: what changed between a patient's scans, from files to a report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from medray.audit import Event, open_trail
+from medray.errors import InputError
+from medray.formats.dicom_header import read_dicom_file_header
+from medray.formats.image import dicom_files_at, read_image_path
+from medray.imaging.geometry import same_grid
+from medray.imaging.volume import Volume
+from medray.inference.bundled import load_predictor
+from medray.inference.prediction import Prediction
+from medray.models.runtime import EXACT, Runtime
+from medray.progression.history import History, TimePoint, history_of
+from medray.progression.report import write_report
+from medray.registry.registry import Registry
+from medray.storage.location import Location, locate
+
+__all__ = ["Scan", "track"]
+
+ANY = {"lesion": 1}
+"""What a mask's values mean where nobody says: whatever isn't 0 is lesion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One of a patient's scans.
+
+    Attributes:
+        source: A file, or a zip or folder of DICOM.
+        day: When it was made, counted from any day; by DICOM's StudyDate when None.
+        mask: A label map on its grid, instead of a model's.
+    """
+
+    source: str | Path
+    day: float | None = None
+    mask: str | Path | None = None
+
+
+def track(
+    model: str,
+    scans: Sequence[Scan | str | Path],
+    output: str | Path,
+    *,
+    labels: Mapping[str, int] | None = None,
+    lesions: Sequence[str] = (),
+    repeatability: float = 0.0,
+    registry: Registry | None = None,
+    runtime: Runtime = EXACT,
+) -> History:
+    """Measure what changed between a patient's scans and write it down.
+
+    ::
+
+        OUTPUT/history.json   everything
+        OUTPUT/lesions.csv    a row for each lesion and time point
+        OUTPUT/report.html    pictures, lesions and their trajectories; report.pdf is the same on paper
+
+    Args:
+        model: ``name``, ``name@alias`` or ``name/version`` of a segmentation; empty where each scan has a mask.
+        scans: Two or more, in any order.
+        output: A folder, a path or a URI.
+        labels: What the masks' values mean; without, whatever isn't 0 is lesion.
+        lesions: Labels whose pieces are followed one by one; see `history_of`.
+        repeatability: Within-patient coefficient of variation of repeated scans.
+        registry: The default one when None.
+        runtime: What runs the network.
+
+    Raises:
+        NotFoundError: If the model or a source isn't there.
+        ImageError: If a source can't be read, or the scans can't be aligned.
+        InputError: If a date is missing, a mask has another grid, or the model is no segmentation.
+        ConfigError: If the runtime isn't installed.
+    """
+    asked = [scan if isinstance(scan, Scan) else Scan(scan) for scan in scans]
+    drawn = [Path(scan.mask) for scan in asked if scan.mask is not None]
+    if len(drawn) != (0 if model else len(asked)):
+        raise InputError("give a model, or else a mask for each scan, and not both")
+    images = [read_image_path(Path(scan.source)) for scan in asked]
+    if model:
+        names, masks = _segmented(model, images, registry or Registry(), runtime)
+    else:
+        names = labels or ANY
+        masks = [_given(mask, image, labels) for mask, image in zip(drawn, images, strict=True)]
+    days = [_day_of(Path(scan.source)) if scan.day is None else scan.day for scan in asked]
+    points = [
+        TimePoint(f"scan {number}", day, image, mask)
+        for number, (day, image, mask) in enumerate(zip(days, images, masks, strict=True), start=1)
+    ]
+    history = history_of(points, names, lesions=lesions, repeatability=repeatability)
+    target = locate(output)
+    write_history(target, history)
+    write_report(target, history, sorted(points, key=lambda point: point.day), names)
+    open_trail().record([Event("patient.track", model or "masks", detail=f"{len(points)} time points")])
+    return history
+
+
+def write_history(target: Location, history: History) -> None:
+    """Write ``history.json`` and ``lesions.csv``."""
+    target.join("history.json").write(json.dumps(history.plain(), indent=1).encode())
+    rows = io.StringIO()
+    table = csv.writer(rows, lineterminator="\n")
+    table.writerow(
+        ["lesion", "label", "time_point", "years", "volume_mm3", "deviation_mm3", "longest_mm", "perpendicular_mm", "fate"]
+    )
+    for lesion in history.lesions:
+        for at, (amount, diameters) in enumerate(zip(lesion.amounts, lesion.diameters, strict=True)):
+            lengths = [round(diameters.longest_mm, 2), round(diameters.perpendicular_mm, 2)] if diameters else ["", ""]
+            fate = lesion.fates[at - 1] if at else ""
+            volume = [round(amount.mm3, 2), round(amount.deviation_mm3, 2)]
+            table.writerow([lesion.number, lesion.label, at + 1, round(history.years[at], 4), *volume, *lengths, fate])
+    target.join("lesions.csv").write(rows.getvalue().encode())
+
+
+def _segmented(
+    model: str, images: Sequence[Volume], registry: Registry, runtime: Runtime
+) -> tuple[Mapping[str, int], list[Volume]]:
+    runtime.require()
+    predictor = load_predictor(registry.fetch(registry.resolve(model)), runtime=runtime)
+    if predictor.task != "segmentation":
+        raise InputError(f"{model} is for {predictor.task}: change is measured on a segmentation")
+    found = [predictor.predict(image) for image in images]
+    return found[0].values if len(found[0].mask.voxels) == 1 else _numbers(found[0]), [_joined(one) for one in found]
+
+
+def _numbers(prediction: Prediction) -> dict[str, int]:
+    return {name: number for number, name in enumerate(prediction.values, start=1)}
+
+
+def _joined(prediction: Prediction) -> Volume:
+    """Put targets that may overlap into one label map; where they do, the later one is seen."""
+    voxels = prediction.mask.voxels
+    if len(voxels) == 1:
+        return prediction.mask
+    label = np.zeros((1, *prediction.shape), np.uint8)
+    for number, channel in enumerate(voxels, start=1):
+        label[0][channel > 0] = number
+    return prediction.mask.with_voxels(label)
+
+
+def _given(path: Path, image: Volume, labels: Mapping[str, int] | None) -> Volume:
+    mask = read_image_path(path)
+    if mask.shape != image.shape or not same_grid(mask.affine, image.affine, image.shape):
+        raise InputError("a mask has another grid than its scan: give one that was drawn on it")
+    return mask if labels else mask.with_voxels((mask.voxels != 0).astype(np.uint8))
+
+
+def _day_of(path: Path) -> float:
+    """Return StudyDate as a count of days."""
+    try:
+        header = read_dicom_file_header(dicom_files_at(path)[0])
+        acquired = header.acquired[:8]
+        return float(date(int(acquired[:4]), int(acquired[4:6]), int(acquired[6:])).toordinal())
+    except (InputError, IndexError, ValueError):
+        raise InputError("a scan doesn't say when it was made: give days, one for each scan") from None

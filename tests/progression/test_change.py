@@ -1,0 +1,193 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from medray.imaging.volume import Volume
+from medray.progression.change import Amount, amount_of, change_between, fate_of, structure_change
+from medray.progression.diameters import diameters_of, slice_axis
+from medray.progression.lesions import Track, found_in
+from medray.progression.response import response_of
+from medray.progression.trend import common_trend, trend_of
+from tests.progression.test_lesions import balls
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def ellipsoid(rng, radii, spacing, shape=(40, 40, 40)):
+    """A mask of an ellipsoid that lies anywhere between voxels, turned anyhow."""
+    turned = Rotation.random(random_state=rng).as_matrix()
+    affine = np.diag([*spacing, 1.0])
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) * spacing
+    middle = np.array(shape) * spacing / 2 + rng.uniform(-0.5, 0.5, 3) * spacing
+    inside = np.linalg.norm((grid - middle) @ turned / radii, axis=-1) <= 1
+    return Volume(inside[None].astype(np.uint8), affine)
+
+
+def test_the_interval_of_a_volume_holds_the_truth_as_often_as_it_says():
+    rng, held, trials = np.random.default_rng(0), 0, 300
+    for _ in range(trials):
+        radii = rng.uniform(3, 7, 3)
+        amount = amount_of(found_in(ellipsoid(rng, radii, rng.uniform(0.9, 1.4, 3)), 0))
+        held += abs(amount.mm3 - 4 / 3 * math.pi * radii.prod()) < 1.96 * amount.deviation_mm3
+    assert 0.93 <= held / trials <= 1.0
+
+
+def test_repeatability_widens_it():
+    [lesion] = found_in(balls(((20, 20, 20), 6)), 0)
+    assert amount_of([lesion], repeatability=0.1).deviation_mm3 == pytest.approx(0.1 * lesion.volume_mm3, rel=0.05)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS)
+def test_there_and_back_are_inverse(seed):
+    rng = np.random.default_rng(seed)
+    one, other = (Amount(*rng.uniform(1, 1000, 2)) for _ in range(2))
+    years = float(rng.uniform(0.1, 5))
+    there, back = change_between(one, other, years), change_between(other, one, -years)
+    assert there.mm3 == pytest.approx(-back.mm3)
+    assert there.percent is not None
+    assert back.percent is not None
+    assert there.interval_percent is not None
+    assert (1 + there.percent / 100) * (1 + back.percent / 100) == pytest.approx(1)
+    assert there.rate_per_year == pytest.approx(back.rate_per_year)
+    low, high = there.interval_percent
+    assert low <= there.percent <= high
+
+
+def test_growth_rate_and_doubling_time():
+    change = change_between(Amount(100, 1), Amount(200, 1), 2.0)
+    assert change.rate_per_year == pytest.approx(math.log(2) / 2)
+    assert change.doubling_days == pytest.approx(2 * 365.25)
+    assert change_between(Amount(200, 1), Amount(100, 1), 2.0).doubling_days == pytest.approx(-2 * 365.25)
+    assert change_between(Amount(0, 0), Amount(100, 1), 2.0).percent is None
+    assert change_between(Amount(100, 1), Amount(0, 0), 2.0).percent == -100
+
+
+def test_fates():
+    small, large = found_in(balls(((20, 20, 20), 4)), 0), found_in(balls(((20, 20, 20), 5)), 0)
+    two = found_in(balls(((10, 10, 10), 4), ((30, 30, 30), 4)), 0)
+    track = Track(1, (tuple(small), tuple(large), tuple(two), (), ()))
+    fates = [fate_of(track, a, b) for a, b in ((0, 0), (0, 1), (1, 0), (0, 2), (2, 1), (2, 3), (3, 0), (3, 4))]
+    assert fates == ["stable", "grown", "shrunk", "split", "merged", "vanished", "new", "absent"]
+    assert fate_of(track, 0, 1, repeatability=0.5) == "stable"
+
+
+def test_a_scanner_that_shows_everything_larger_is_no_growth():
+    change = structure_change(Amount(1e6, 100), Amount(1.03e6, 100), 1.03, 1.0)
+    assert change.percent == pytest.approx(0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS)
+def test_diameters_of_an_ellipse(seed):
+    rng = np.random.default_rng(seed)
+    long, short = 12.0, 7.0
+    angle = rng.uniform(0, np.pi)
+    spacing = np.array([0.8, 0.8, 3.0])
+    grid = np.stack(np.meshgrid(*map(np.arange, (48, 48, 9)), indexing="ij"), -1) * spacing
+    middle = np.array([19.0, 19.0, 12.0]) + rng.uniform(-0.4, 0.4, 3)
+    away = grid - middle
+    along, across = (
+        away[..., 0] * np.cos(angle) + away[..., 1] * np.sin(angle),
+        -away[..., 0] * np.sin(angle) + away[..., 1] * np.cos(angle),
+    )
+    inside = (along / long) ** 2 + (across / short) ** 2 + (away[..., 2] / 8) ** 2 <= 1
+    found = diameters_of(np.argwhere(inside), np.diag([*spacing, 1.0]))
+    assert found.longest_mm == pytest.approx(2 * long, abs=1.3)
+    assert found.perpendicular_mm == pytest.approx(2 * short, abs=1.3)
+    assert found.slice_index == 4
+
+
+def test_a_single_voxel_and_a_line_have_diameters():
+    assert diameters_of(np.array([[3, 3, 3]]), np.diag([2.0, 1.0, 5.0, 1.0])).longest_mm == 2
+    assert diameters_of(np.array([[3, 3, 3], [4, 3, 3], [5, 3, 3]]), np.eye(4)).longest_mm == 3
+
+
+def test_slices_lie_across_the_coarsest_axis_or_the_body():
+    assert slice_axis(np.diag([5.0, 1.0, 1.0, 1.0])) == 0
+    assert slice_axis(np.array([[0, 1.0, 0, 0], [0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1.0]])) == 0
+
+
+def tracks_of(*lengths):
+    """Lesions that are so many voxels long at each time point."""
+    tracks = []
+    for number, of_one in enumerate(lengths, start=1):
+        pieces = []
+        for at, length in enumerate(of_one):
+            voxels = np.zeros((1, 80, 5, 5), np.uint8)
+            voxels[0, 2 : 2 + length, 1:4, 1:4] = 1
+            pieces.append(tuple(found_in(Volume(voxels, np.eye(4)), at)))
+        tracks.append(Track(number, tuple(pieces)))
+    return tracks
+
+
+@pytest.mark.parametrize(
+    ("lengths", "categories"),
+    [
+        ([(20, 20)], ["SD"]),
+        ([(20, 13)], ["PR"]),
+        ([(20, 15)], ["SD"]),
+        ([(20, 24)], ["SD"]),
+        ([(20, 26)], ["PD"]),
+        ([(20, 0)], ["CR"]),
+        ([(40, 20, 24)], ["PR", "PR"]),
+        ([(40, 20, 26)], ["PR", "PD"]),
+        ([(20, 20), (0, 12)], ["PD"]),
+        ([(20, 10, 10), (0, 0, 12)], ["PR", "PD"]),
+        ([(6, 30)], [None]),
+        ([(6, 30), (0, 12)], ["PD"]),
+    ],
+)
+def test_recist(lengths, categories):
+    """By the guideline's own thresholds: -30 % of baseline, +20 % and 5 mm of the least."""
+    responses = response_of(tracks_of(*lengths))
+    assert responses[0].category is None
+    assert [response.category for response in responses[1:]] == categories
+
+
+def test_at_most_five_targets():
+    [baseline, _] = response_of(tracks_of(*[(20 + number, 20) for number in range(7)]))
+    longest = [math.hypot(20 + number, 2) for number in range(2, 7)]
+    assert baseline.sum_mm == pytest.approx(sum(longest), abs=3)
+
+
+def test_a_trend_is_the_line_through_logarithms():
+    years = [0.0, 0.5, 1.2, 2.0]
+    amounts = [Amount(100 * math.exp(0.4 * year), 1.0) for year in years]
+    trend = trend_of(years, amounts)
+    assert trend is not None
+    assert trend.rate_per_year == pytest.approx(0.4)
+    assert trend.doubling_days == pytest.approx(365.25 * math.log(2) / 0.4)
+    assert trend_of(years[:2], amounts[:2]) is None
+    assert trend_of([1.0] * 4, amounts) is None
+
+
+def seen(rng, rate):
+    """The trend of a lesion that grows at a rate, seen with noise."""
+    years = [0.0, 0.5, 1.0, 1.5]
+    values = 500 * np.exp(rate * np.array(years)) * (1 + rng.normal(0, 0.04, 4))
+    trend = trend_of(years, [Amount(value, 0.04 * value) for value in values])
+    assert trend is not None
+    return trend
+
+
+def test_its_interval_holds_the_truth_as_often_as_it_says():
+    rng, held, trials = np.random.default_rng(0), 0, 500
+    for _ in range(trials):
+        low, high = seen(rng, 0.3).interval
+        held += low <= 0.3 <= high
+    assert held / trials >= 0.93
+
+
+def test_what_lesions_have_in_common_holds_the_truth_though_they_differ():
+    rng, held, trials = np.random.default_rng(1), 0, 200
+    for _ in range(trials):
+        common = common_trend([seen(rng, rng.normal(0.3, 0.2)) for _ in range(8)], 4)
+        assert common is not None
+        held += common.interval[0] <= 0.3 <= common.interval[1]
+    assert held / trials >= 0.9
+    assert common_trend([], 4) is None

@@ -1,0 +1,122 @@
+"""From files to what changed, with the truth known."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+import medray
+from medray.errors import InputError
+from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
+from medray.formats.nifti import write_nifti
+from medray.progression.history import TimePoint, history_of
+from tests.progression.people import NAMES, motion, person, scanned
+
+MOVED = motion((10, -5, 8), (12, -8, 5))
+
+
+@pytest.fixture(scope="module")
+def people():
+    return person(4)
+
+
+@pytest.fixture(scope="module")
+def files(people, tmp_path_factory):
+    """A baseline as NIfTI and a follow-up as DICOM, each with its mask."""
+    folder = tmp_path_factory.mktemp("scans")
+    for name, subject, seed, moved in (("first", people[0], 1, None), ("second", people[1], 2, MOVED)):
+        image, mask = scanned(subject, seed, moved)
+        (folder / f"{name}.nii.gz").write_bytes(write_nifti(image))
+        (folder / f"{name}-mask.nii.gz").write_bytes(write_nifti(mask))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def history(files, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out")
+    scans = [
+        medray.Scan(files / f"{name}.nii.gz", day, files / f"{name}-mask.nii.gz")
+        for name, day in (("second", 365.25), ("first", 0))
+    ]
+    return medray.track("", scans, output, labels=NAMES), output
+
+
+def test_lesions_are_followed(history, people):
+    found, _ = history
+    fates = [lesion.fates[0] for lesion in found.lesions]
+    assert fates.count("new") == 1
+    assert "vanished" not in fates
+    truth = sorted(
+        1000 * later.volume_ml / (1000 * old.volume_ml)
+        for old, later in zip(people[0].lesions, people[1].lesions, strict=False)
+    )
+    said = sorted(1 + lesion.changes[0].percent / 100 for lesion in found.lesions if lesion.changes[0].percent is not None)
+    assert said == pytest.approx(truth, rel=0.08)
+
+
+def test_structures_stay_and_dates_order(history):
+    found, _ = history
+    assert found.years == (0.0, 1.0)
+    assert found.names == ("scan 2", "scan 1")
+    [tissue] = found.structures
+    assert abs(tissue.changes[0].percent) < 0.8
+
+
+def test_what_is_written(history):
+    found, output = history
+    said = json.loads((output / "history.json").read_text())
+    assert len(said["lesions"]) == len(found.lesions)
+    rows = list(csv.DictReader(io.StringIO((output / "lesions.csv").read_text())))
+    assert len(rows) == 2 * len(found.lesions)
+    assert float(rows[0]["volume_mm3"]) == pytest.approx(found.lesions[0].amounts[0].mm3, abs=0.01)
+    page = (output / "report.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "http" not in page.replace("http-equiv", "")
+    assert (output / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_command(files, tmp_path, capsys):
+    from medray.cli.main import app
+
+    words = ["track", "-", str(files / "first.nii.gz"), str(files / "second.nii.gz"), "-o", str(tmp_path), "--days", "0,100"]
+    masks = ["--mask", str(files / "first-mask.nii.gz"), "--mask", str(files / "second-mask.nii.gz")]
+    app([*words, *masks, "--labels", "tissue=1,lesion=2", "--json"], standalone_mode=False)
+    said = json.loads(capsys.readouterr().out)
+    assert [point["years"] for point in said["time_points"]] == pytest.approx([0, 100 / 365.25])
+
+
+def test_dicom_says_when_it_was_made(files, tmp_path):
+    from medray.formats.nifti import read_nifti
+    from medray.progression.track import _day_of
+
+    image = read_nifti((files / "first.nii.gz").read_bytes())
+    days = []
+    for number, date in enumerate(("20200131", "20210131")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        identity = SeriesIdentity(patient="p", study="s", series="x", date=date)
+        for at, data in enumerate(write_dicom_series(image, identity)[:2]):
+            (folder / f"{at}.dcm").write_bytes(data)
+        days.append(_day_of(folder))
+    assert days[1] - days[0] == 366
+
+
+def test_what_is_refused(files, tmp_path):
+    scan, mask = files / "first.nii.gz", files / "first-mask.nii.gz"
+    with pytest.raises(InputError, match="say when it was made"):
+        medray.track("", [medray.Scan(scan, None, mask)] * 2, tmp_path)
+    with pytest.raises(InputError, match="a model, or else a mask"):
+        medray.track("", [medray.Scan(scan, 0.0), medray.Scan(scan, 1.0, mask)], tmp_path)
+    with pytest.raises(InputError, match="another grid"):
+        medray.track("", [medray.Scan(scan, 0.0, files / "second-mask.nii.gz")] * 2, tmp_path)
+    image, label = scanned(person(4)[0], 1)
+    point = TimePoint("a", 0.0, image, label)
+    with pytest.raises(InputError, match="two time points or more"):
+        history_of([point], NAMES)
+    with pytest.raises(InputError, match="of one day"):
+        history_of([point, point], NAMES)
+    with pytest.raises(InputError, match="no label 'nodule'"):
+        history_of([point, point], NAMES, lesions=["nodule"])
+    assert np.isfinite(point.day)
