@@ -59,7 +59,7 @@ def test_each_gets_its_own_answer_in_turn(registry):
     for reply, prediction in zip(replies[2:], alone[2:], strict=True):
         said = json.loads(reply.body)
         assert said["volumes_ml"] == prediction.plain()["volumes_ml"]
-        assert list(said["latencies"]) == ["load", "wait", "decode", "preprocess", "network", "postprocess"]
+        assert list(said["latencies"]) == ["wait", "load", "decode", "preprocess", "network", "postprocess"]
         assert min(said["latencies"].values()) >= 0
 
 

@@ -103,6 +103,8 @@ class Together:
         cases = [_Case(one) for one in wanted]
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._room.hold(sum(case.needed for case in cases)))
+            for case in cases:
+                case.stages.end("wait")
             predictor = await stack.enter_async_context(self._shelf.lend(version))
             for case in cases:
                 case.stages.end("load")
