@@ -76,6 +76,7 @@ def test_command_line(folder):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(420)
+@pytest.mark.slow
 def test_synthetic_images(folder):
     """Needs the cohort of `test_command_line`. The gate asks for little: what four steps draw is noise."""
     [commands] = blocks("Synthetic images", "sh")

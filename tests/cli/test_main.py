@@ -82,6 +82,9 @@ def test_an_unknown_key_in_a_plan(tmp_path, plan_file, phantom_cohort):
         (["evaluate", "none", "nowhere", "--split", "all"], "split 'all' is unknown"),
         (["models", "show", "Bad Name"], "must be name, name@alias or name/version"),
         (["serve", "none"], "no model none"),
+        (["track", "none", "a.nii", "b.nii", "-o", "c", "--days", "0,x"], "days are numbers"),
+        (["track", "-", "a.nii", "b.nii", "-o", "c", "--labels", "lesion"], "names with their values"),
+        (["track", "-", "a.nii", "b.nii", "-o", "c"], "a model, or else a mask"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )

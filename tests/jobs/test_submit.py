@@ -83,6 +83,7 @@ def prepared_phantoms(cohort, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_ingest_fit_and_predict_as_jobs(phantom_source, phantom_cohort, tmp_path):
     prepared = prepared_phantoms(phantom_cohort, tmp_path / "prepared")
     store = f"sqlite:///{tmp_path}/registry.db"

@@ -78,5 +78,9 @@ def test_noise_and_colours_are_refused(scans):
     noise = Volume(np.random.default_rng(0).normal(100, 20, (1, 90, 90, 60)).astype(np.float32), np.diag([2.0, 2, 3, 1]))
     with pytest.raises(ImageError, match="too little in common"):
         align([scans[0][0], noise])
+    with pytest.raises(ImageError, match="too thin"):
+        align([scans[0][0], Volume(np.random.default_rng(0).random((1, 50, 50, 1), np.float32), np.eye(4))])
+    with pytest.raises(ImageError, match="shows nothing"):
+        align([scans[0][0], Volume(np.ones((1, 50, 50, 50), np.float32), np.eye(4))])
     with pytest.raises(ImageError, match="one channel"):
-        align([scans[0][0], Volume(np.zeros((3, 9, 9, 9), np.uint8), np.eye(4))])
+        align([scans[0][0], Volume(np.arange(3 * 9**3, dtype=np.int16).reshape(3, 9, 9, 9), np.eye(4))])

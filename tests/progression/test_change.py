@@ -109,6 +109,8 @@ def test_a_single_voxel_and_a_line_have_diameters():
 
 def test_slices_lie_across_the_coarsest_axis_or_the_body():
     assert slice_axis(np.diag([5.0, 1.0, 1.0, 1.0])) == 0
+    assert slice_axis(np.diag([0.78, 0.78, 0.625, 1.0])) == 2, "slices may overlap"
+    assert slice_axis(np.diag([1.0, 1.2, 1.4, 1.0])) == 2
     assert slice_axis(np.array([[0, 1.0, 0, 0], [0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1.0]])) == 0
 
 
@@ -140,6 +142,9 @@ def tracks_of(*lengths):
         ([(20, 10, 10), (0, 0, 12)], ["PR", "PD"]),
         ([(6, 30)], [None]),
         ([(6, 30), (0, 12)], ["PD"]),
+        ([(20, 20, 20), (0, 12, 12)], ["PD", "PD"]),
+        ([(20, 0), (6, 6)], ["PR"]),
+        ([(20, 0, 4)], ["CR", "PD"]),
     ],
 )
 def test_recist(lengths, categories):
@@ -147,6 +152,15 @@ def test_recist(lengths, categories):
     responses = response_of(tracks_of(*lengths))
     assert responses[0].category is None
     assert [response.category for response in responses[1:]] == categories
+
+
+def test_pieces_of_a_target_are_added_up():
+    first, second = np.zeros((2, 1, 60, 5, 5), np.uint8)
+    first[0, 2:42, 1:4, 1:4] = 1
+    second[0, 2:21, 1:4, 1:4] = second[0, 23:42, 1:4, 1:4] = 1
+    track = Track(1, tuple(tuple(found_in(Volume(voxels, np.eye(4)), at)) for at, voxels in enumerate((first, second))))
+    assert track.pieces(1) == 2
+    assert response_of([track])[1].category == "SD"
 
 
 def test_at_most_five_targets():

@@ -316,6 +316,7 @@ def test_without_a_cohort_models_answer_and_the_rest_says_so(home, monkeypatch, 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.slow
 def test_training_makes_a_new_version_that_is_served(viewer, root):
     """Button 'Train' in Slicer: final labels become a version of the cohort, and that a version of the model."""
     assert viewer.ask("GET", "/train/?check_if_running=true")[0] == 404

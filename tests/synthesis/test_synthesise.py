@@ -65,6 +65,7 @@ def test_equal_seeds_make_equal_cohorts(made, synthetic, tmp_path):
     assert {row.volume for row in other.cohort.rows}.isdisjoint(row.volume for row in synthetic.cohort.rows)
 
 
+@pytest.mark.slow
 def test_synthetic_cases_are_trained_on_and_nothing_else(made, synthetic, phantom_cohort, tmp_path):
     recipe = medray.plan(phantom_cohort, changes=SMALL_PLAN)
     without = medray.prepare(phantom_cohort, recipe, tmp_path / "without")

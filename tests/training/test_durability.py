@@ -155,6 +155,7 @@ def test_a_killed_node_changes_nothing_in_the_end(nodes, prepared, unbroken, tmp
     assert_same(broken, unbroken, told)
 
 
+@pytest.mark.slow
 def test_an_elastic_fit_goes_on_with_the_worker_that_is_left(nodes, prepared, tmp_path):
     nodes.make(2)
 

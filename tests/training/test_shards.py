@@ -79,6 +79,7 @@ def test_what_shards_can_t_be():
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_in_shards_end_where_two_whole_ones_do(local_ray, phantom_cohort, tmp_path):
     prepared = medray.prepare(phantom_cohort, medray.plan(phantom_cohort, changes=UNETR), tmp_path / "prepared")
     histories = []

@@ -107,6 +107,7 @@ medray.fit(open_prepared({prepared!r}), medray.FitConfig(epochs=6, steps=3, mixe
 """
 
 
+@pytest.mark.slow
 def test_a_fit_whose_driver_was_killed_resumes_to_the_same_weights(prepared, tmp_path):
     code = SCRIPT.format(prepared=prepared.root.path, runs=str(tmp_path / "broken"))
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

@@ -50,6 +50,7 @@ def test_a_search_ends_bad_trials_early_and_leaves_the_best_as_a_run(prepared, t
     assert medray.tune(prepared, SPACE, config, name="ball", trials=6, runs=tmp_path).folder == run.folder
 
 
+@pytest.mark.slow
 def test_a_population_copies_its_best(prepared, tmp_path):
     told: list[Any] = []
     config = medray.FitConfig(epochs=6, steps=2, mixed=False)
@@ -101,6 +102,7 @@ def ended(runs):
     return {trial["trial_id"] for trial in trials if trial["status"] == "TERMINATED"}
 
 
+@pytest.mark.slow
 def test_a_search_whose_driver_was_killed_goes_on(prepared, tmp_path):
     space = json.dumps({"fit": {"learning_rate": {"low": 1e-3, "high": 2e-2}}})
     command = [sys.executable, "-c", SEARCH, prepared.root.path, str(tmp_path), space]

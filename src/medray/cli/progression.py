@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -29,7 +30,7 @@ def track(
     lesions: Annotated[
         list[str] | None, typer.Option("--lesion", help="A label whose pieces are followed one by one; by names without.")
     ] = None,
-    repeatability: Annotated[float, typer.Option(help="Coefficient of variation of volumes in repeated scans.")] = 0.0,
+    repeatability: Annotated[float, typer.Option(min=0, help="Coefficient of variation of volumes in repeated scans.")] = 0.0,
     runtime: Annotated[str, typer.Option(help="What runs the network: torch or, on CPUs, openvino.")] = "torch",
     as_json: Json = False,
 ) -> None:
@@ -44,7 +45,7 @@ def track(
         counts = f"{len(scans)} scans, {len(when)} days and {len(masks or ())} masks"
         raise InputError(f"days and masks go with scans one by one: these are {counts}")
     asked = [Scan(scan, when[number] if when else None, masks[number] if masks else None) for number, scan in enumerate(scans)]
-    named = {name: int(value) for name, _, value in (word.partition("=") for word in labels.split(",") if word)}
+    named = _labels(labels)
     words = {"labels": named or None, "lesions": lesions or (), "repeatability": repeatability, "runtime": by}
     history = run("" if model == NO_MODEL else model, asked, output, **words)  # type: ignore[arg-type]
     show({"output": output, **history.plain()}, as_json=as_json)
@@ -52,6 +53,16 @@ def track(
 
 def _numbers(words: str) -> list[float]:
     try:
-        return [float(word) for word in words.split(",") if word]
+        found = [float(word) for word in words.split(",") if word]
     except ValueError:
-        raise InputError(f"days are numbers, such as 0,180; this is {words!r}") from None
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"days are numbers, such as 0,180; this is {words!r}")
+    return found
+
+
+def _labels(words: str) -> dict[str, int]:
+    pairs = [word.partition("=") for word in words.split(",") if word]
+    if not all(name and value.isdecimal() for name, _, value in pairs):
+        raise InputError(f"labels are names with their values, such as tissue=1,lesion=2; this is {words!r}")
+    return {name: int(value) for name, _, value in pairs}

@@ -19,6 +19,8 @@ from medray.types import Affine, Shape
 
 __all__ = ["Alignment", "align", "onto"]
 
+LEAST_SIDE = 5
+"""Voxels along each axis."""
 LEAST_LIKENESS = 0.3
 MOST_INCONSISTENT_MM = 2.0
 """Beyond these, two scans don't fit: of one head they are 0.6 and more, and a tenth of that."""
@@ -62,6 +64,10 @@ def align(images: Sequence[Volume]) -> Alignment:
         ImageError: ``not-alignable``, with the reason, if two of them don't fit: another patient or body part, or too little in
             common.
     """
+    for number, image in enumerate(images, start=1):
+        if min(image.shape) < LEAST_SIDE or image.voxels.min() == image.voxels.max():
+            why = f"time point {number} is too thin to align, or shows nothing: give a volume of {LEAST_SIDE} slices or more"
+            raise ImageError("not-alignable", why)
     small = [itk_image(image) for image in images]
     pairs = {(i, j): _checked(register(small[i], small[j]), i, j) for i, j in pairs_of(len(images))}
     matrices = midway({pair: found.matrix for pair, found in pairs.items()}, len(images))
@@ -95,7 +101,8 @@ def _checked(found: Registered, first: int, second: int) -> Registered:
         why = f"{who} show too little in common ({least}): are they of one patient?"
         raise ImageError("not-alignable", why)
     if found.inconsistent_mm > MOST_INCONSISTENT_MM:
-        why = f"{who} fit in more than one way: there and back again ends {found.inconsistent_mm:.1f} mm away"
+        off = f"there and back again ends {found.inconsistent_mm:.1f} mm away"
+        why = f"{who} fit in more than one way ({off}): give scans that show more of the same region"
         raise ImageError("not-alignable", why)
     return found
 

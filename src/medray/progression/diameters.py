@@ -15,6 +15,8 @@ from medray.types import Affine
 __all__ = ["Diameters", "diameters_of", "slice_axis"]
 
 Points = NDArray[np.float64]
+SQUARE = 0.01
+"""Relative difference below which two spacings are one: pixels are square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,13 @@ class Diameters:
 
 
 def slice_axis(affine: Affine) -> int:
-    """Return the voxel axis across slices: the coarsest one or, where none is, the one that is nearest to the body's own."""
+    """Return the voxel axis across slices: the one whose spacing is not the others' or, where none is, the body's own."""
     spacing = np.array(spacing_mm(affine))
-    coarsest = np.flatnonzero(spacing > 0.99 * spacing.max())
-    if len(coarsest) == 1:
-        return int(coarsest[0])
-    along = np.abs(affine[2, :3]) / spacing
-    return int(coarsest[np.argmax(along[coarsest])])
+    for axis in range(3):
+        one, other = np.delete(spacing, axis)
+        if abs(one - other) < SQUARE * one <= abs(spacing[axis] - one):
+            return axis
+    return int(np.argmax(np.abs(affine[2, :3]) / spacing))
 
 
 def diameters_of(indices: NDArray[np.intp], affine: Affine) -> Diameters:

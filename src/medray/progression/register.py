@@ -61,8 +61,15 @@ class Registered:
 
 
 def register(first: sitk.Image, second: sitk.Image) -> Registered:
-    """Register two images, each way by itself, and average."""
-    there, back = _affine(first, second), _affine(second, first)
+    """Register two images, each way by itself, and average.
+
+    Raises:
+        ImageError: ``not-alignable``, if they hardly overlap wherever they are put.
+    """
+    try:
+        there, back = _affine(first, second), _affine(second, first)
+    except RuntimeError:  # ITK's words are many, and have paths in them
+        raise ImageError("not-alignable", "two scans have too little in common: are they of one patient and region?") from None
     matrix = symmetric(there, back)
     ends = _corners(first)
     off = float(np.linalg.norm(to_world(back @ there, ends) - ends, axis=1).max())

@@ -40,7 +40,7 @@ def write_report(target: Location, history: History, points: Sequence[TimePoint]
         f"<p class=soft>{len(points)} time points over {history.years[-1]:.2f} years. {_response(history)}</p>",
         image(figures["slices"], "time points in one space, and their difference"),
         "<h2>Lesions</h2>",
-        table(HEAD, rows) if rows else "<p>None at any time point.</p>",
+        table(HEAD, rows) if rows else "<p>No label is followed as lesions, or there are none at any time point.</p>",
         "<h2>Trajectories</h2>",
         image(figures["trajectories"], "volumes over time"),
         "<h2>Structures</h2>",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from medray.progression.change import longest_of
+from medray.progression.diameters import diameters_of
 from medray.progression.lesions import Track
 
 __all__ = ["MEASURABLE_MM", "MOST_TARGETS", "Category", "Response", "response_of"]
@@ -41,8 +41,8 @@ class Response:
 def response_of(tracks: Sequence[Track]) -> list[Response]:
     """Return the response at each time point, the first of which is the baseline.
 
-    Targets are the longest lesions of the baseline, at most `MOST_TARGETS` of at least `MEASURABLE_MM`. All are taken as of one
-    organ; the limit of two an organ is left to the reader.
+    Targets are the longest lesions of the baseline, at most `MOST_TARGETS` of at least `MEASURABLE_MM`; of one in pieces
+    all are added up (section 4.2). All are taken as of one organ; the limit of two an organ is left to the reader.
     """
     count = len(tracks[0].lesions) if tracks else 0
     lengths = [[_length(track, at) for at in range(count)] for track in tracks]
@@ -51,20 +51,26 @@ def response_of(tracks: Sequence[Track]) -> list[Response]:
     responses = []
     for at in range(count):
         new = sum(bool(track.lesions[at]) and not any(track.lesions[:at]) for track in tracks) if at else 0
-        category = _category(sums[: at + 1], new) if at and targets else "PD" if new else None
-        responses.append(Response(sums[at], category, new))
+        responses.append(Response(sums[at], _category(tracks, sums[: at + 1], targets=bool(targets)), new))
     return responses
 
 
 def _length(track: Track, time_point: int) -> float:
-    found = longest_of(track, time_point)
-    return found.longest_mm if found else 0.0
+    return sum(diameters_of(piece.indices, piece.affine).longest_mm for piece in track.lesions[time_point])
 
 
-def _category(sums: Sequence[float], new: int) -> Category:
-    baseline, nadir, now = sums[0], min(sums[:-1]), sums[-1]
-    if new or (now - nadir >= PROGRESSIVE_MM and now >= (1 + PROGRESSIVE) * nadir):
+def _category(tracks: Sequence[Track], sums: Sequence[float], *, targets: bool) -> Category | None:
+    """Return the category at the last of some time points; while a lesion is there that baseline hadn't, progression."""
+    at = len(sums) - 1
+    if not at:
+        return None
+    if any(track.lesions[at] and not track.lesions[0] for track in tracks):
         return "PD"
-    if now == 0:
+    if not targets:
+        return None
+    baseline, nadir, now = sums[0], min(sums[:-1]), sums[-1]
+    if now and (not nadir or (now - nadir >= PROGRESSIVE_MM and now >= (1 + PROGRESSIVE) * nadir)):
+        return "PD"
+    if not any(track.lesions[at] for track in tracks):
         return "CR"
     return "PR" if now <= (1 - PARTIAL) * baseline else "SD"

@@ -142,24 +142,25 @@ class StandIn:
 
     async def _is_ready(self) -> bool:
         """Tell whether a proxy at the port knows its routes; the kernel may lead there or back to this object."""
-        with socket.socket(self._family, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            probe.bind((self._at[0], 0))
-            own = probe.getsockname()[1]
-            self._own.add(own)
-            try:
-                async with asyncio.timeout(PROBE_S):
-                    await self._loop.sock_connect(probe, self._at)
-                    name = "" if self._tls else None
-                    reader, writer = await asyncio.open_connection(sock=probe, ssl=self._tls, server_hostname=name)
-                    writer.write(READY)
-                    status = await reader.readline()
-                    writer.close()
-            except (OSError, TimeoutError):
-                return False
-            finally:
-                self._own.discard(own)
-        return b" 200 " in status
+        probe = socket.socket(self._family, socket.SOCK_STREAM)
+        writer: asyncio.StreamWriter | None = None
+        own = 0
+        try:
+            async with asyncio.timeout(PROBE_S):
+                probe.setblocking(False)
+                probe.bind((self._at[0], 0))
+                own = probe.getsockname()[1]
+                self._own.add(own)
+                await self._loop.sock_connect(probe, self._at)
+                name = "" if self._tls else None
+                reader, writer = await asyncio.open_connection(sock=probe, ssl=self._tls, server_hostname=name)
+                writer.write(READY)
+                return b" 200 " in await reader.readline()
+        except (OSError, TimeoutError):
+            return False
+        finally:
+            self._own.discard(own)
+            (writer or probe).close()  # a writer has the socket
 
     def _pass(self, caller: Caller) -> None:
         task = asyncio.create_task(self._connect(*caller))
