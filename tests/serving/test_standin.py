@@ -1,7 +1,9 @@
 """Callers of a server whose process is killed and started again: a real one, with Serve's way to share a port."""
 
 import contextlib
+import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -165,6 +167,18 @@ def test_more_callers_than_it_keeps_are_told_to_come_again(proxy, stand_in, monk
         wait_until(lambda: sum(one.done() for one in asked) == 3)
         proxy.start()
         assert sorted(one.result().status_code for one in asked) == [200, 200, 503, 503, 503]
+
+
+def test_a_caller_who_goes_away_in_the_middle_leaves_nothing_behind(proxy, stand_in):
+    proxy.kill()
+    wait_until(lambda: listens(proxy.port))
+    caller = socket.create_connection(("127.0.0.1", proxy.port))
+    caller.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(1000))
+    proxy.start()
+    wait_until(lambda: proxy.is_there() and not listens(proxy.port) and len(connections(proxy)) == 2)
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, and no farewell
+    caller.close()
+    wait_until(lambda: len(connections(proxy)) == 1)
 
 
 def test_tls_passes_through(tmp_path):

@@ -12,6 +12,7 @@ from medray.errors import ImageError
 from medray.formats.nifti import write_nifti
 from medray.imaging.volume import Volume
 from medray.inference.bundled import load_predictor
+from medray.serving import together
 from medray.serving.batcher import Batcher
 from medray.serving.parcels import Wanted
 from medray.serving.results import JSON, NIFTI
@@ -37,9 +38,9 @@ def answered(registry, wanted, version="ball/1", room=1 << 30, maps=1 << 30):
     async def run():
         shelf = Shelf(registry.fetch, load_predictor, 1 << 30)
         rooms = Room(room, 4), Room(maps, 4)
-        together = Together(shelf, Batcher(1_000_000), ThreadPoolExecutor(2), *rooms)
+        several = Together(shelf, Batcher(1_000_000), ThreadPoolExecutor(2), *rooms)
         try:
-            return await together.answer(version, wanted)
+            return await several.answer(version, wanted)
         finally:
             assert [one.free for one in rooms] == [room, maps]
 
@@ -91,6 +92,15 @@ def test_too_many_for_the_room_together(registry, rooms):
         answered(registry, [Wanted("segmentation", write_nifti(scan(3)), JSON)] * 8, **rooms)
 
 
+def test_an_image_of_which_much_is_said_goes_alone(registry, monkeypatch):
+    monkeypatch.setattr(together, "SMALL_MAP", 1000)
+    wanted = [Wanted("segmentation", write_nifti(scan(3)), JSON), Wanted("segmentation", b"hello", JSON)]
+    alone, refused = answered(registry, wanted)
+    assert alone is None
+    assert refused is not None
+    assert refused.status == 415
+
+
 def test_a_network_that_fails_on_one(registry, monkeypatch):
     activate = medray.Predictor.activate
     bad = medray.Predictor.load(registry.fetch(registry.resolve("ball/1"))).prepare(scan(4))
@@ -111,9 +121,9 @@ def test_who_goes_away_leaves_the_room_to_others(registry):
         shelf = Shelf(registry.fetch, load_predictor, 1 << 30)
         rooms = Room(1 << 30, 4), Room(1 << 30, 4)
         batcher = Batcher(1_000_000)
-        together = Together(shelf, batcher, ThreadPoolExecutor(2), *rooms)
-        await together.answer("ball/1", [Wanted("segmentation", write_nifti(scan(3)), JSON)])  # loaded now
-        asking = asyncio.create_task(together.answer("ball/1", [Wanted("segmentation", write_nifti(scan(3)), JSON)] * 20))
+        several = Together(shelf, batcher, ThreadPoolExecutor(2), *rooms)
+        await several.answer("ball/1", [Wanted("segmentation", write_nifti(scan(3)), JSON)])  # loaded now
+        asking = asyncio.create_task(several.answer("ball/1", [Wanted("segmentation", write_nifti(scan(3)), JSON)] * 20))
         while rooms[1].free == 1 << 30:
             await asyncio.sleep(0.001)
         asking.cancel()
@@ -122,7 +132,8 @@ def test_who_goes_away_leaves_the_room_to_others(registry):
         assert [room.free for room in rooms] == [1 << 30] * 2
         while batcher.busy_seconds:
             await asyncio.sleep(0.01)
-        replies = await together.answer("ball/1", [Wanted("segmentation", write_nifti(scan(3)), JSON)])
+        replies = await several.answer("ball/1", [Wanted("segmentation", write_nifti(scan(3)), JSON)])
+        assert replies[0] is not None
         assert replies[0].status == 200
 
     asyncio.run(run())

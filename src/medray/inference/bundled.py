@@ -111,7 +111,7 @@ class BundlePredictor:
         traced.tensor = done
         return traced
 
-    def map_bytes(self, prepared: NDArray[np.float32]) -> int:
+    def map_bytes(self, prepared: NDArray[np.float32], *, whole: bool = False) -> int:
         """Return about how many bytes its map has; see `Predictor.map_bytes`."""
         if self.task == "diagnosis":
             return 0

@@ -122,10 +122,11 @@ class Predictor:
         prepared: NDArray[np.float32] = prepare_image(volume, self.plan).voxels
         return prepared
 
-    def map_bytes(self, prepared: NDArray[np.float32]) -> int:
-        """Return about how many bytes of its map are there at a time while `activate` and `finish` go through it."""
+    def map_bytes(self, prepared: NDArray[np.float32], *, whole: bool = False) -> int:
+        """Return about how many bytes its map has, or are there at a time while `activate` and `finish` go through it."""
         i, j, k = (int(side) for side in prepared.shape[1:])
-        return FLOAT_BYTES * int(self._decoder.channels) * min(i, window_of((i, j, k), self.plan)[0]) * j * k
+        planes = i if whole else min(i, window_of((i, j, k), self.plan)[0])
+        return FLOAT_BYTES * int(self._decoder.channels) * planes * j * k
 
     def activate(
         self, images: Sequence[NDArray[np.float32]], *, unwanted: Callable[[], bool] = lambda: False

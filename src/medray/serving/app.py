@@ -37,7 +37,7 @@ APPLICATION = "medray"
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 """In Ray's environment: whether HAProxy takes requests straight to the gateway, instead of through Serve's own proxy."""
 SHARED_PORT = "SERVE_SOCKET_REUSE_PORT_ENABLED"
-"""In Ray's environment: whether another process may listen at HAProxy's port; at that of Serve's own proxy it may."""
+"""In Ray's environment: whether another process may listen at the proxy's port; HAProxy's isn't shared unless it says so."""
 LOOK_BACK_S = 10.5
 """Over which Serve averages queues: it has a report of each every 10 s."""
 
@@ -258,6 +258,6 @@ def deploy(models: Sequence[str] = (), *, port: int = 8000, host: str = "127.0.0
     handle = serve.run(application, name=APPLICATION, logging_config={"log_level": "WARNING", "enable_access_log": False})
     if chosen.min_replicas:
         handle.ready.remote().result()
-    shares = os.environ.get(HAPROXY) != "1" or os.environ.get(SHARED_PORT) == "1"
+    shares = os.environ.get(SHARED_PORT, "0" if os.environ.get(HAPROXY) == "1" else "1") == "1"
     stand_in = StandIn(host, port, tls=bool(tls)).start() if shares else None
     return Endpoint(f"http{'s' if tls else ''}://{host}:{port}", stand_in)

@@ -17,7 +17,7 @@ import torch
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
-from medray.errors import ImageError, MedrayError, ResourceError
+from medray.errors import ImageError, ResourceError
 from medray.formats.image import declared_bytes, read_image_files
 from medray.formats.nrrd import write_nrrd
 from medray.inference.bundled import load_predictor
@@ -140,13 +140,16 @@ class Pool:
     async def answer_all(self, version: str, wanted: Sequence[Wanted]) -> list[Reply]:
         """Do what `answer` does for several callers' small images at once."""
         try:
-            replies = await self._together.answer(version, wanted)
+            found = await self._together.answer(version, wanted)
         except ImageError:  # there is too little room for all of them together
-            return await asyncio.gather(*(self.answer(version, one.task, one.image, one.media_type) for one in wanted))
-        except MedrayError as error:
+            found = [None] * len(wanted)
+        except Exception as error:  # noqa: BLE001 - whatever it is, each is to be told
             return [refusal(error)] * len(wanted)
-        self._last, self._answered = version, time.monotonic()
-        return replies
+        if any(reply is not None and reply.status == HTTPStatus.OK for reply in found):
+            self._last, self._answered = version, time.monotonic()
+        alone = [one for one, reply in zip(wanted, found, strict=True) if reply is None]
+        rest = iter(await asyncio.gather(*(self.answer(version, one.task, one.image, one.media_type) for one in alone)))
+        return [next(rest) if reply is None else reply for reply in found]
 
     async def view(self, image: bytes | Reference) -> Reply:
         """Read an image and give it as NRRD; raises as little as `answer` does."""

@@ -117,11 +117,11 @@ class StandIn:
             async with asyncio.timeout(PATIENCE_S):
                 while not await self._is_ready():
                     await asyncio.sleep(PAUSE_S)
-        except (TimeoutError, asyncio.CancelledError) as ended:
+        except BaseException as ended:
             for _, writer in self._kept:
                 self._refuse(writer)
             self._kept = []
-            if isinstance(ended, asyncio.CancelledError):
+            if not isinstance(ended, TimeoutError):
                 raise
         finally:
             server.close()
@@ -142,11 +142,12 @@ class StandIn:
 
     async def _is_ready(self) -> bool:
         """Tell whether a proxy at the port knows its routes; the kernel may lead there or back to this object."""
-        probe = socket.socket(self._family, socket.SOCK_STREAM)
+        probe: socket.socket | None = None
         writer: asyncio.StreamWriter | None = None
         own = 0
         try:
             async with asyncio.timeout(PROBE_S):
+                probe = socket.socket(self._family, socket.SOCK_STREAM)
                 probe.setblocking(False)
                 probe.bind((self._at[0], 0))
                 own = probe.getsockname()[1]
@@ -156,11 +157,14 @@ class StandIn:
                 reader, writer = await asyncio.open_connection(sock=probe, ssl=self._tls, server_hostname=name)
                 writer.write(READY)
                 return b" 200 " in await reader.readline()
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, ValueError):
             return False
         finally:
             self._own.discard(own)
-            (writer or probe).close()  # a writer has the socket
+            if writer:  # it has the socket; TLS would wait for the other side's farewell
+                writer.transport.abort()
+            elif probe:
+                probe.close()
 
     def _pass(self, caller: Caller) -> None:
         task = asyncio.create_task(self._connect(*caller))
@@ -190,11 +194,13 @@ class StandIn:
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
     """Pass bytes one way until they end."""
-    with suppress(OSError):
+    try:
         while piece := await source.read(1 << 16):
             sink.write(piece)
             await sink.drain()
         sink.write_eof()
+    except OSError:  # one side is gone: the other is to know, and not to wait for what never comes
+        sink.close()
 
 
 def _unverified() -> ssl.SSLContext:

@@ -25,6 +25,8 @@ from medray.serving.stages import Stages
 
 __all__ = ["COPIES", "Together"]
 
+SMALL_MAP = 32 << 20
+"""Bytes of what a network says of an image that doesn't go alone: here the whole of it is kept."""
 COPIES = 4
 """How often an image lies in memory while it is worked on: decoded, upright, on the plan's grid, and as its answer."""
 
@@ -35,7 +37,7 @@ class _Case:
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.stages = Stages()
-        self.needed = 0
+        self.needed = self.map_bytes = 0
         self.reply: Reply | None = None
         self.volume: Volume
         self.prepared: NDArray[np.float32]
@@ -61,6 +63,7 @@ class _Case:
         self.volume = read_image_files([self.wanted.image])
         self.stages.end("decode")
         self.prepared = predictor.prepare(self.volume)
+        self.map_bytes = predictor.map_bytes(self.prepared, whole=True)
         self.stages.end("preprocess")
 
     def finish(self, predictor: Predictor | BundlePredictor, version: str, blocks: Blocks | BaseException) -> None:
@@ -93,8 +96,11 @@ class Together:
         self._room = room
         self._maps = maps
 
-    async def answer(self, version: str, wanted: Sequence[Wanted]) -> list[Reply]:
+    async def answer(self, version: str, wanted: Sequence[Wanted]) -> list[Reply | None]:
         """Answer each; what is wrong with one image is its own reply and none of the others'.
+
+        Returns:
+            A reply for each; None for an image of which the network says so much that it is to go alone.
 
         Raises:
             ImageError: ``too-large``, if there is less room than they need together.
@@ -109,11 +115,11 @@ class Together:
             for case in cases:
                 case.stages.end("load")
             await asyncio.to_thread(_prepare, cases, predictor, version)
-            good = [case for case in cases if case.reply is None]
-            await stack.enter_async_context(self._maps.hold(sum(predictor.map_bytes(case.prepared) for case in good)))
+            good = [case for case in cases if case.reply is None and case.map_bytes <= SMALL_MAP]
+            await stack.enter_async_context(self._maps.hold(sum(case.map_bytes for case in good)))
             said = await stack.enter_async_context(self._batcher.run_all(predictor, [case.prepared for case in good]))
             await asyncio.get_running_loop().run_in_executor(self._hands, _finish, good, said, predictor, version)
-        return [case.reply for case in cases if case.reply is not None]
+        return [case.reply for case in cases]
 
 
 def _prepare(cases: Sequence[_Case], predictor: Predictor | BundlePredictor, version: str) -> None:
