@@ -14,7 +14,7 @@ from scipy.ndimage import binary_erosion
 from medray.progression.diameters import Diameters, diameters_of
 from medray.progression.lesions import Lesion, Track
 
-__all__ = ["Amount", "Change", "Fate", "amount_of", "change_between", "fate_of", "longest_of", "structure_change"]
+__all__ = ["SURE", "Amount", "Change", "Fate", "amount_of", "change_between", "fate_of", "longest_of", "structure_change"]
 
 Fate = Literal["stable", "grown", "shrunk", "new", "vanished", "split", "merged", "absent"]
 ROUNDING = 1.12 / math.sqrt(12)

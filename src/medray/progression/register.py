@@ -67,19 +67,19 @@ def register(first: sitk.Image, second: sitk.Image) -> Registered:
         ImageError: ``not-alignable``, if they hardly overlap wherever they are put.
     """
     try:
-        there, back = _affine(first, second), _affine(second, first)
+        levels = [coarser((first, second), COARSE_MM), coarser((first, second), MIDDLE_MM), (first, second)]
+        there, back = _affine(*levels), _affine(*((moving, fixed) for fixed, moving in levels))
     except RuntimeError:  # ITK's words are many, and have paths in them
         raise ImageError("not-alignable", "two scans have too little in common: are they of one patient and region?") from None
     matrix = symmetric(there, back)
     ends = _corners(first)
     off = float(np.linalg.norm(to_world(back @ there, ends) - ends, axis=1).max())
-    return Registered(matrix, off, _likeness(first, second, matrix))
+    return Registered(matrix, off, _likeness(levels[1], matrix))
 
 
-def _affine(fixed: sitk.Image, moving: sitk.Image) -> Affine:
+def _affine(coarse: Pair, middle: Pair, fine: Pair) -> Affine:
     """Register one way: the best of several starts, rigid, then affine, each on finer images."""
-    coarse, middle = (coarser((fixed, moving), spacing) for spacing in (COARSE_MM, MIDDLE_MM))
-    starts = sorted(_starts(fixed, moving), key=lambda start: _metric(coarse, start))[:STARTS_TRIED]
+    starts = sorted(_starts(*fine), key=lambda start: _metric(coarse, start))[:STARTS_TRIED]
     tried = [improved(coarse, start, step_mm=1.0) for start in starts]
     rigid = min(tried, key=lambda one: one[1])[0]
     found = sitk.AffineTransform(3)
@@ -87,7 +87,7 @@ def _affine(fixed: sitk.Image, moving: sitk.Image) -> Affine:
     found.SetMatrix(rigid.GetMatrix())
     found.SetTranslation(rigid.GetTranslation())
     found, _ = improved(middle, found, step_mm=0.2)
-    found, _ = improved((fixed, moving), found, step_mm=0.1)
+    found, _ = improved(fine, found, step_mm=0.1)
     return matrix_of(found)
 
 
@@ -205,9 +205,9 @@ def _corners(image: sitk.Image) -> NDArray[np.float64]:
     return np.array([image.TransformContinuousIndexToPhysicalPoint(end.tolist()) for end in ends])
 
 
-def _likeness(first: sitk.Image, second: sitk.Image, matrix: Affine) -> float:
+def _likeness(middle: Pair, matrix: Affine) -> float:
     """Return the mean squared correlation of the images in a small window, where the first has something to show."""
-    grid, other = coarser((first, second), MIDDLE_MM)
+    grid, other = middle
     moved = sitk.Resample(other, grid, itk_transform(matrix), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     a, b = (sitk.GetArrayFromImage(image).astype(np.float64) for image in (grid, moved))
     size = max(3, round(WINDOW_MM / MIDDLE_MM))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medray.inference.page import COLOURS, bare, image, page, table
 from medray.progression.align import onto
+from medray.progression.change import SURE
 from medray.progression.history import History, LesionHistory, TimePoint
 from medray.storage.location import Location
 
@@ -132,7 +133,7 @@ def _trajectories(history: History) -> Figure:
     axes = figure.subplots()
     for number, lesion in enumerate(history.lesions):
         volumes = [amount.mm3 for amount in lesion.amounts]
-        spread = [1.96 * amount.deviation_mm3 for amount in lesion.amounts]
+        spread = [SURE * amount.deviation_mm3 for amount in lesion.amounts]
         colour = COLOURS[number % len(COLOURS)]
         axes.errorbar(history.years, volumes, spread, color=colour, marker="o", ms=4, capsize=2, label=f"{lesion.number}")
     axes.set(xlabel="years", ylabel="mm³", ylim=(0, None))
