@@ -333,3 +333,27 @@ def test_training_makes_a_new_version_that_is_served(viewer, root):
     assert json.loads(viewer.ask("DELETE", "/train/")[2])["status"] == "STOPPED"
     assert viewer.ask("GET", "/train/?check_if_running=true")[0] == 404
     assert open_cohort(root).index.labels == LABELS
+
+
+def test_whole_slides_are_refused_in_words(viewer):
+    status, _, said = viewer.ask("POST", "/infer/wsi_v2/ball", b"{}")
+    assert status == 404
+    assert b"whole slides" in said
+
+
+def test_a_build_of_ohif_is_served_and_nothing_beside_it(home, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "secret.js").write_text("no")
+    for name in ("index.html", "app.js", "codec.wasm"):
+        (tmp_path / "dist" / name).write_text(name)
+    with endpoint(limits=Limits(ohif=str(tmp_path / "dist")), doors=Doors()) as client:
+        for path, said, kind in (
+            ("", "index.html", "text/html"),
+            ("viewer?StudyInstanceUIDs=1.2", "index.html", "text/html"),
+            ("app.js", "app.js", "text/javascript"),
+            ("codec.wasm", "codec.wasm", "application/wasm"),
+        ):
+            reply = client.get(f"/monailabel/ohif/{path}")
+            assert (reply.text, reply.headers["content-type"].split(";")[0]) == (said, kind)
+        assert [client.get(f"/monailabel/ohif/{path}").status_code for path in ("gone.js", "..%2Fsecret.js")] == [404, 404]

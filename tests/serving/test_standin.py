@@ -48,10 +48,12 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 started = time.monotonic()
-server = Server(("127.0.0.1", int(sys.argv[1])), Answers)
-if len(sys.argv) > 3:
+host = sys.argv[3]
+Server.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+server = Server((host, int(sys.argv[1])), Answers)
+if len(sys.argv) > 4:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(sys.argv[3], sys.argv[4])
+    context.load_cert_chain(sys.argv[4], sys.argv[5])
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 server.serve_forever()
 """
@@ -60,12 +62,12 @@ server.serve_forever()
 class Proxy:
     """A server of one port that can die."""
 
-    def __init__(self, *tls):
-        self.port, self.tls = free_port(), tls
+    def __init__(self, *tls, host="127.0.0.1"):
+        self.port, self.tls, self.host = free_port(), tls, host
         self.start()
 
     def start(self, learns_s=0.0):
-        words = [sys.executable, "-c", SERVER, str(self.port), str(learns_s), *self.tls]
+        words = [sys.executable, "-c", SERVER, str(self.port), str(learns_s), self.host, *self.tls]
         self.process = subprocess.Popen(words)
 
     def start_later(self, seconds):
@@ -196,6 +198,34 @@ def test_tls_passes_through(tmp_path):
     finally:
         stand_in.stop()
         proxy.kill()
+
+
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::"])
+def test_hosts_by_name_and_by_either_protocol(host):
+    proxy = Proxy(host=host)
+    wait_until(proxy.is_there)
+    stand_in = StandIn(host, proxy.port).start()
+    try:
+        wait_until(lambda: connections(proxy))
+        proxy.kill()
+        wait_until(lambda: listens(proxy.port))
+        proxy.start_later(0.3)
+        near = ["127.0.0.1", "[::1]"] if host == "::" else ["127.0.0.1"]
+        with ThreadPoolExecutor(2) as threads:
+            asked = [threads.submit(httpx.get, f"http://{at}:{proxy.port}/x", timeout=30) for at in near]
+            assert [reply.result().text for reply in asked] == ["/x"] * len(near)
+    finally:
+        stand_in.stop()
+        proxy.kill()
+
+
+def test_who_sends_much_is_refused_and_not_cut_off(proxy, stand_in, monkeypatch):
+    monkeypatch.setattr(standin, "MOST_KEPT", 1)
+    proxy.kill()
+    wait_until(lambda: listens(proxy.port))
+    with socket.create_connection(("127.0.0.1", proxy.port)):
+        reply = httpx.post(f"http://127.0.0.1:{proxy.port}/x", content=bytes(1 << 24), timeout=30)
+    assert reply.status_code == 503
 
 
 def test_nothing_is_watched_where_nobody_listens():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Self, cast
 
 import ray
@@ -27,6 +28,7 @@ from medray.registry.registry import Registry
 from medray.serving.auth import signing_key
 from medray.serving.desk import Limits
 from medray.serving.gateway import Doors, Gateway
+from medray.serving.monailabel_ohif import INDEX
 from medray.serving.pool import Pool, PoolConfig
 from medray.serving.rules import Rule
 from medray.serving.standin import StandIn
@@ -73,6 +75,7 @@ class ServeConfig:
         sources: URIs below which images may be that a request refers to, such as ``s3://scans``.
         pacs: A DICOMweb service (``dicomweb://host/path``) whose series a request may refer to.
         cohort: A cohort whose images viewers list, open and label.
+        ohif: Folder with OHIF, built with ``PUBLIC_URL=/monailabel/ohif/``, to serve there.
         jobs: Folder, a path or a URI, for inputs and answers of what is answered later; below ``MEDRAY_HOME`` when empty.
         keep_answers_s: Seconds after which such an answer is deleted.
         rules: Which models series are for that come in by STOW-RS; what they say goes to ``pacs``. See `Rule`.
@@ -108,6 +111,7 @@ class ServeConfig:
     sources: tuple[str, ...] = ()
     pacs: str = ""
     cohort: str = ""
+    ohif: str = ""
     jobs: str = ""
     keep_answers_s: float = Field(default=86_400, gt=0)
     rules: tuple[Rule, ...] = ()
@@ -132,6 +136,8 @@ class ServeConfig:
             raise ConfigError("rules need a PACS for the results: set pacs=dicomweb://…")
         if self.min_replicas > self.max_replicas:
             raise ConfigError(f"min_replicas={self.min_replicas} is more than max_replicas={self.max_replicas}")
+        if self.ohif and not Path(self.ohif, INDEX).is_file():
+            raise ConfigError(f"ohif={self.ohif} has no {INDEX}: give the folder that OHIF's build wrote, its dist")
         if bool(self.certificate) != bool(self.private_key):
             raise ConfigError("TLS needs both certificate and private_key")
 

@@ -51,6 +51,7 @@ class Limits:
         sources: URIs below which references may be read.
         pacs: A DICOMweb service for references.
         cohort: The cohort that viewers are shown; none where it is empty.
+        ohif: Folder with a build of OHIF; none where it is empty.
         jobs: Folder for what is answered later; below ``MEDRAY_HOME`` where it is empty.
         keep_answers_s: Seconds after which an answer that was waited for is deleted.
         rules: Which models series are for that come in by STOW-RS.
@@ -67,6 +68,7 @@ class Limits:
     sources: tuple[str, ...] = ()
     pacs: str = ""
     cohort: str = ""
+    ohif: str = ""
     jobs: str = ""
     keep_answers_s: float = 86_400
     rules: tuple[Rule, ...] = ()

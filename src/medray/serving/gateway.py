@@ -27,6 +27,7 @@ from medray.serving.guard import Guard, Ledger, Rate, Watched
 from medray.serving.images import images
 from medray.serving.jobs import Docket
 from medray.serving.monailabel import monailabel
+from medray.serving.monailabel_ohif import ohif
 from medray.serving.orders import OrderBook
 from medray.serving.reading_room import reading_room
 from medray.serving.results import problem, refusal
@@ -100,6 +101,8 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     app.include_router(images(desk, guard, shown))
     app.include_router(jobs(docket, guard))
     app.include_router(dicomweb(desk, guard, spool, book, pacs))
+    if desk.limits.ohif:
+        app.include_router(ohif(desk.limits.ohif))
     app.include_router(monailabel(desk, guard, errands, sessions, shown))
 
     @app.get("/healthz")

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from medray.audit import Event, open_trail
 from medray.errors import StorageError
 from medray.serving.auth import ANYBODY, Principal, Refusal, Role, Tokens
+from medray.serving.monailabel_ohif import ROOT as OHIF
 
 __all__ = ["Guard", "Ledger", "Rate", "Watched"]
 
@@ -30,8 +31,8 @@ HEADERS = {
     b"cache-control": b"no-store",
     b"cross-origin-opener-policy": b"same-origin",
 }
-PAGES = "/pages/"
-"""Below it lie scripts and styles: the same for everybody, unseen by the trail, too."""
+PAGES = ("/pages/", OHIF)
+"""Below them lie scripts and styles: the same for everybody, unseen by the trail, too."""
 POLICY = (
     b"default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
     b"worker-src 'self' blob:; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; object-src 'none'; "

@@ -25,6 +25,7 @@ from medray.serving.worklist import Worklist
 
 __all__ = ["monailabel"]
 
+WHOLE_SLIDE = ("wsi", "wsi_v2")
 BINARY = {"type": "string", "format": "binary"}
 TEXT = {"type": "string"}
 
@@ -47,6 +48,7 @@ def monailabel(desk: Desk, guard: Guard, errands: Errands, sessions: Sessions, s
         ("POST", "/auth/token", door.token, None, _takes("application/x-www-form-urlencoded", password=TEXT, username=TEXT)),
         ("GET", "/auth/token/valid", door.valid, Role.VIEWER, {}),
         ("GET", "/info/", models.info, Role.VIEWER, {}),
+        *(("POST", f"/infer/{kind}/{{model:path}}", models.whole_slide, Role.ANNOTATOR, _object()) for kind in WHOLE_SLIDE),
         (
             "POST",
             "/infer/{model:path}",

@@ -90,6 +90,10 @@ class Models:
             return respond(reply)
         return _told(reply, said, params, output, time.perf_counter() - started)
 
+    async def whole_slide(self, model: str) -> Response:
+        """Say that there are no models for microscopy, as DSA and QuPath ask."""
+        raise NotFoundError("no model of this endpoint reads whole slides: ask for scans at /monailabel/infer/MODEL")
+
     async def open_session(self, request: Request, uncompress: bool = False, expiry: int = 0) -> dict[str, Any]:
         """Keep an image: one file, or the DICOM files of a series. A zip is opened when it is read."""
         async with self._desk.received(request) as body:

@@ -7,8 +7,9 @@ import logging
 import socket
 import ssl
 import threading
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 __all__ = ["StandIn"]
 
@@ -16,6 +17,8 @@ PATIENCE_S = 60.0
 """For which callers are kept: by its own checks Serve needs half of it. Then they are told to come again."""
 PAUSE_S, PROBE_S, AWAY_S = 0.05, 2.0, 1.0
 """Between two looks whether there is a proxy, for how long one may take, and between two once patience has ended."""
+HEARS_S = 2.0
+"""For which a caller who is refused may go on sending."""
 MOST_KEPT = 1024
 """Callers at a time."""
 READY = b"GET /healthz HTTP/1.0\r\n\r\n"
@@ -44,9 +47,9 @@ class StandIn:
 
     def __init__(self, host: str, port: int, *, tls: bool = False) -> None:
         self._host, self._port = host, port
+        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET  # as Ray's proxy takes a host
         near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-        found = socket.getaddrinfo(near, port, type=socket.SOCK_STREAM)[0]
-        self._family, self._at = found[0], (str(found[4][0]), port)
+        self._at = (str(socket.getaddrinfo(near, port, self._family, socket.SOCK_STREAM)[0][4][0]), port)
         self._tls = _unverified() if tls else None
         self._kept: list[Caller] | None = None
         self._own: set[int] = set()
@@ -105,9 +108,7 @@ class StandIn:
         """Keep callers until a proxy is ready, and pass them on; tell them to come again where none comes."""
         self._kept = []
         try:
-            server = await asyncio.start_server(
-                self._meet, self._host, self._port, reuse_port=True, reuse_address=True, backlog=MOST_KEPT
-            )
+            server = await asyncio.start_server(self._meet, sock=self._listener(), backlog=MOST_KEPT)
         except OSError as error:
             logger.warning(
                 "nobody takes connections until Serve's proxy is back: port %d isn't to be had: %s", self._port, error
@@ -118,8 +119,8 @@ class StandIn:
                 while not await self._is_ready():
                     await asyncio.sleep(PAUSE_S)
         except BaseException as ended:
-            for _, writer in self._kept:
-                self._refuse(writer)
+            for caller in self._kept:
+                self._refuse(caller)
             self._kept = []
             if not isinstance(ended, TimeoutError):
                 raise
@@ -127,18 +128,24 @@ class StandIn:
             server.close()
             kept, self._kept = self._kept, None
         for caller in kept:
-            self._pass(caller)
+            self._begin(self._connect(*caller))
+
+    def _listener(self) -> socket.socket:
+        """Take the port as the proxy does, by both of the Internet's protocols where it does."""
+        both = self._host == "::" and socket.has_dualstack_ipv6()
+        where = (self._host, self._port)
+        return socket.create_server(where, family=self._family, reuse_port=True, dualstack_ipv6=both)
 
     def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Keep a caller, unless it is this object itself that looked for a proxy."""
         if writer.get_extra_info("peername")[1] in self._own:
             writer.close()
         elif self._kept is None:  # taken while the port was given back
-            self._pass((reader, writer))
+            self._begin(self._connect(reader, writer))
         elif len(self._kept) < MOST_KEPT:
             self._kept.append((reader, writer))
         else:
-            self._refuse(writer)
+            self._refuse((reader, writer))
 
     async def _is_ready(self) -> bool:
         """Tell whether a proxy at the port knows its routes; the kernel may lead there or back to this object."""
@@ -166,8 +173,8 @@ class StandIn:
             elif probe:
                 probe.close()
 
-    def _pass(self, caller: Caller) -> None:
-        task = asyncio.create_task(self._connect(*caller))
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._passing.add(task)
         task.add_done_callback(self._passing.discard)
 
@@ -176,7 +183,7 @@ class StandIn:
         try:
             replies, onward = await asyncio.open_connection(*self._at)
         except OSError:
-            self._refuse(writer)
+            self._refuse((reader, writer))
             return
         asking = asyncio.create_task(_pump(reader, onward))
         try:
@@ -186,10 +193,24 @@ class StandIn:
             onward.close()
             writer.close()
 
-    def _refuse(self, writer: asyncio.StreamWriter) -> None:
-        if not self._tls:  # who waits for a handshake can't be told
-            writer.write(BUSY % (len(TITLE), TITLE))
-        writer.close()
+    def _refuse(self, caller: Caller) -> None:
+        """Tell a caller to come again."""
+        _, writer = caller
+        if self._tls:  # who waits for a handshake can't be told
+            writer.close()
+            return
+        writer.write(BUSY % (len(TITLE), TITLE))
+        self._begin(_hear_out(*caller))
+
+
+async def _hear_out(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read on for a moment: closing on what is unread would reset the connection, and the answer with it."""
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(HEARS_S):
+            writer.write_eof()
+            while await reader.read(1 << 16):
+                pass
+    writer.close()
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
