@@ -26,7 +26,7 @@ from medray.imaging.geometry import to_world
 from medray.imaging.volume import Volume
 from medray.progression.history import History, TimePoint, history_of
 from medray.progression.midway import inverse
-from medray.progression.register import COARSE_MM, MIDDLE_MM, Pair, coarser, improved, itk_image, matrix_of, register
+from medray.progression.register import COARSE_MM, MIDDLE_MM, Pair, coarser, improved, itk_image, loosened, register
 from medray.samples.anatomy import load_anatomy
 from medray.samples.scan import Scan, scan_subject
 from medray.samples.subject import Lesion, Subject, atrophied, brain_box, followed_up, make_subject, sample_maps
@@ -232,12 +232,7 @@ def plainly(pair: Pair) -> NDArray[np.float64]:
     moments = sitk.CenteredTransformInitializerFilter.MOMENTS
     placed = sitk.CenteredTransformInitializer(*pair, sitk.VersorRigid3DTransform(), moments)
     rigid, _ = improved(coarser(pair, COARSE_MM), sitk.VersorRigid3DTransform(placed), step_mm=1.0)
-    loose = sitk.AffineTransform(3)
-    loose.SetCenter(rigid.GetCenter())
-    loose.SetMatrix(rigid.GetMatrix())
-    loose.SetTranslation(rigid.GetTranslation())
-    loose, _ = improved(coarser(pair, MIDDLE_MM), loose, step_mm=0.2)
-    return matrix_of(improved(pair, loose, step_mm=0.1)[0])
+    return loosened(rigid, coarser(pair, MIDDLE_MM), pair)
 
 
 def draw(found: dict[str, list[Any]]) -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,13 +32,13 @@ def test_the_interval_of_a_volume_holds_the_truth_as_often_as_it_says():
     rng, held, trials = np.random.default_rng(0), 0, 300
     for _ in range(trials):
         radii = rng.uniform(3, 7, 3)
-        amount = amount_of(found_in(ellipsoid(rng, radii, rng.uniform(0.9, 1.4, 3)), 0))
+        amount = amount_of(found_in(ellipsoid(rng, radii, rng.uniform(0.9, 1.4, 3)), 0).lesions)
         held += abs(amount.mm3 - 4 / 3 * math.pi * radii.prod()) < 1.96 * amount.deviation_mm3
     assert 0.93 <= held / trials <= 1.0
 
 
 def test_repeatability_widens_it():
-    [lesion] = found_in(balls(((20, 20, 20), 6)), 0)
+    [lesion] = found_in(balls(((20, 20, 20), 6)), 0).lesions
     assert amount_of([lesion], repeatability=0.1).deviation_mm3 == pytest.approx(0.1 * lesion.volume_mm3, rel=0.05)
 
 
@@ -68,8 +69,8 @@ def test_growth_rate_and_doubling_time():
 
 
 def test_fates():
-    small, large = found_in(balls(((20, 20, 20), 4)), 0), found_in(balls(((20, 20, 20), 5)), 0)
-    two = found_in(balls(((10, 10, 10), 4), ((30, 30, 30), 4)), 0)
+    small, large = found_in(balls(((20, 20, 20), 4)), 0).lesions, found_in(balls(((20, 20, 20), 5)), 0).lesions
+    two = found_in(balls(((10, 10, 10), 4), ((30, 30, 30), 4)), 0).lesions
     track = Track(1, (tuple(small), tuple(large), tuple(two), (), ()))
     fates = [fate_of(track, a, b) for a, b in ((0, 0), (0, 1), (1, 0), (0, 2), (2, 1), (2, 3), (3, 0), (3, 4))]
     assert fates == ["stable", "grown", "shrunk", "split", "merged", "vanished", "new", "absent"]
@@ -122,7 +123,7 @@ def tracks_of(*lengths):
         for at, length in enumerate(of_one):
             voxels = np.zeros((1, 80, 5, 5), np.uint8)
             voxels[0, 2 : 2 + length, 1:4, 1:4] = 1
-            pieces.append(tuple(found_in(Volume(voxels, np.eye(4)), at)))
+            pieces.append(tuple(found_in(Volume(voxels, np.eye(4)), at).lesions))
         tracks.append(Track(number, tuple(pieces)))
     return tracks
 
@@ -154,11 +155,32 @@ def test_recist(lengths, categories):
     assert [response.category for response in responses[1:]] == categories
 
 
+def test_a_target_that_is_not_shown_makes_a_time_point_not_evaluable():
+    """Section 4.4.2: unless what is shown is progression by itself."""
+    [one, other] = tracks_of((20, 20, 20), (20, 20, 20))
+    hidden = replace(other, unseen=frozenset({1}))
+    assert [response.category for response in response_of([one, hidden])] == [None, "NE", "SD"]
+    [grown] = tracks_of((20, 50, 50))
+    assert response_of([grown, hidden])[1].category == "PD"
+    [new] = tracks_of((0, 20, 20))
+    assert response_of([one, replace(new, unseen=frozenset({0}))])[1].category == "SD", "baseline didn't show its place"
+
+
+def test_trends_of_few_and_many_points_are_weighed_by_how_sure_they_are():
+    sure = trend_of([0.0, 1.0, 2.0, 3.0], [Amount(100 * math.exp(0.2 * year), 1.0) for year in range(4)])
+    vague = trend_of([0.0, 1.0, 2.0], [Amount(100 * math.exp(0.6 * year), 20.0) for year in range(3)])
+    assert sure and vague
+    common = common_trend([sure, vague])
+    assert common is not None
+    assert abs(common.rate_per_year - 0.2) < abs(common.rate_per_year - 0.6)
+    assert common_trend([vague]) == vague
+
+
 def test_pieces_of_a_target_are_added_up():
     first, second = np.zeros((2, 1, 60, 5, 5), np.uint8)
     first[0, 2:42, 1:4, 1:4] = 1
     second[0, 2:21, 1:4, 1:4] = second[0, 23:42, 1:4, 1:4] = 1
-    track = Track(1, tuple(tuple(found_in(Volume(voxels, np.eye(4)), at)) for at, voxels in enumerate((first, second))))
+    track = Track(1, tuple(tuple(found_in(Volume(voxels, np.eye(4)), at).lesions) for at, voxels in enumerate((first, second))))
     assert track.pieces(1) == 2
     assert response_of([track])[1].category == "SD"
 
@@ -200,8 +222,8 @@ def test_its_interval_holds_the_truth_as_often_as_it_says():
 def test_what_lesions_have_in_common_holds_the_truth_though_they_differ():
     rng, held, trials = np.random.default_rng(1), 0, 200
     for _ in range(trials):
-        common = common_trend([seen(rng, rng.normal(0.3, 0.2)) for _ in range(8)], 4)
+        common = common_trend([seen(rng, rng.normal(0.3, 0.2)) for _ in range(8)])
         assert common is not None
         held += common.interval[0] <= 0.3 <= common.interval[1]
     assert held / trials >= 0.9
-    assert common_trend([], 4) is None
+    assert common_trend([]) is None

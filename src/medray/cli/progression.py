@@ -31,6 +31,7 @@ def track(
         list[str] | None, typer.Option("--lesion", help="A label whose pieces are followed one by one; by names without.")
     ] = None,
     repeatability: Annotated[float, typer.Option(min=0, help="Coefficient of variation of volumes in repeated scans.")] = 0.0,
+    warp: Annotated[bool, typer.Option("--warp", help="Bend scans, too, where an affine doesn't fit.")] = False,
     runtime: Annotated[str, typer.Option(help="What runs the network: torch or, on CPUs, openvino.")] = "torch",
     as_json: Json = False,
 ) -> None:
@@ -46,7 +47,7 @@ def track(
         raise InputError(f"days and masks go with scans one by one: these are {counts}")
     asked = [Scan(scan, when[number] if when else None, masks[number] if masks else None) for number, scan in enumerate(scans)]
     named = _labels(labels)
-    words = {"labels": named or None, "lesions": lesions or (), "repeatability": repeatability, "runtime": by}
+    words = {"labels": named or None, "lesions": lesions or (), "repeatability": repeatability, "warp": warp, "runtime": by}
     history = run("" if model == NO_MODEL else model, asked, output, **words)  # type: ignore[arg-type]
     show({"output": output, **history.plain()}, as_json=as_json)
 

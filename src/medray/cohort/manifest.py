@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from medray import config
 from medray.cohort.fingerprint import SeriesStatistics
+from medray.cohort.parquet import parquet_table
 from medray.errors import InputError
 from medray.storage.location import Location
 
@@ -154,7 +155,7 @@ def read_table(source: Location) -> list[dict[str, Any]]:
     """
     data = source.read()
     try:
-        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(data)).to_pylist()
+        rows: list[dict[str, Any]] = parquet_table(data).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source.path} is damaged ({type(error).__name__}): ingest again, or go back to a version") from None
     for row in rows:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from medray.cohort.parquet import parquet_table
 from medray.errors import InputError
 from medray.imaging.volume import Volume
 from medray.storage.location import Location
@@ -98,7 +99,7 @@ def read_shard(folder: Location, digest: str) -> Volume:
     """
     data = shard_location(folder, digest).read()
     try:
-        table = pq.read_table(pa.BufferReader(data), memory_map=False)
+        table = parquet_table(data)
         row = {name: table.column(name)[0] for name in SCHEMA.names}
     except (pa.ArrowInvalid, OSError, KeyError, IndexError) as error:
         raise InputError(f"shard {digest} is damaged ({str(error).splitlines()[0]}); ingest its source again") from None

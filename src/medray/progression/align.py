@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from medray.errors import ImageError
 from medray.imaging.geometry import to_world
 from medray.imaging.volume import Volume
+from medray.progression.lesions import Points
 from medray.progression.midway import inverse, midway, pairs_of
 from medray.progression.register import Registered, itk_grid, itk_image, itk_transform, register
+from medray.progression.warp import Warp, warps_of
 from medray.types import Affine, Shape
 
-__all__ = ["Alignment", "align", "onto"]
+__all__ = ["Alignment", "align"]
 
 LEAST_SIDE = 5
 """Voxels along each axis."""
@@ -32,18 +34,20 @@ class Alignment:
 
     Attributes:
         matrices: For each time point, ``(4, 4)`` from the common space's LPS mm to the image's.
+        warps: For each time point, what moves the common space before that; empty where nothing does.
         affine: Of a grid in the common space that holds them all.
         shape: Of that grid.
         pairs: For each pair of time points, how well they fit.
     """
 
     matrices: tuple[Affine, ...]
+    warps: tuple[Warp, ...]
     affine: Affine
     shape: Shape
     pairs: dict[tuple[int, int], Registered]
 
     def between(self, first: int, second: int) -> Affine:
-        """Return ``(4, 4)`` from one time point's LPS mm to another's."""
+        """Return ``(4, 4)`` from one time point's LPS mm to another's, warps left out."""
         return np.asarray(self.matrices[second] @ inverse(self.matrices[first]))
 
     def scale(self, first: int, second: int) -> float:
@@ -53,49 +57,64 @@ class Alignment:
         """
         return float(np.linalg.det(self.between(first, second)[:3, :3]))
 
+    def gathered(self, time_point: int, points: Points) -> Points:
+        """Take points ``(N, 3)`` from a time point's LPS mm to the common space's."""
+        points = to_world(inverse(self.matrices[time_point]), points)
+        return self.warps[time_point].unmoved(points) if self.warps else points
 
-def align(images: Sequence[Volume]) -> Alignment:
+    def carried(self, first: int, second: int, points: Points) -> Points:
+        """Take points ``(N, 3)`` from one time point's LPS mm to another's."""
+        points = self.gathered(first, points)
+        return to_world(self.matrices[second], self.warps[second].moved(points) if self.warps else points)
+
+    def sampled(self, time_point: int, volume: Volume, affine: Affine, shape: Shape, *, order: int = 1) -> NDArray[np.float32]:
+        """Sample an image of a time point on a grid of the common space.
+
+        Args:
+            time_point: Of the image.
+            volume: Of one channel.
+            affine: Of the grid.
+            shape: Of the grid.
+            order: 0 for labels, 1 for linear, 3 for a cubic spline.
+
+        Returns:
+            ``(I, J, K)``, float32; 0 outside of the image.
+        """
+        how = {0: sitk.sitkNearestNeighbor, 1: sitk.sitkLinear, 3: sitk.sitkBSpline}[order]
+        way: sitk.Transform = itk_transform(self.matrices[time_point])
+        if self.warps:
+            way = sitk.CompositeTransform([way, self.warps[time_point].itk()])
+        found = sitk.Resample(itk_image(volume), itk_grid(affine, shape), way, how, 0.0, sitk.sitkFloat32)
+        return np.asarray(sitk.GetArrayFromImage(found).transpose(2, 1, 0))
+
+
+def align(images: Sequence[Volume], names: Sequence[str], *, warp: bool = False) -> Alignment:
     """Align time points of a patient; which comes first makes no difference.
 
     Args:
         images: Two or more of one channel, on any grids.
+        names: Of each, for people.
+        warp: Whether they are bent, too, where an affine doesn't fit: soft organs, a brain after surgery.
 
     Raises:
         ImageError: ``not-alignable``, with the reason, if two of them don't fit: another patient or body part, or too little in
             common.
     """
-    for number, image in enumerate(images, start=1):
+    for name, image in zip(names, images, strict=True):
         if min(image.shape) < LEAST_SIDE or image.voxels.min() == image.voxels.max():
-            why = f"time point {number} is too thin to align, or shows nothing: give a volume of {LEAST_SIDE} slices or more"
+            why = f"{name} is too thin to align, or shows nothing: give a volume of {LEAST_SIDE} slices or more"
             raise ImageError("not-alignable", why)
     small = [itk_image(image) for image in images]
-    pairs = {(i, j): _checked(register(small[i], small[j]), i, j) for i, j in pairs_of(len(images))}
+    pairs = {(i, j): _checked(register(small[i], small[j]), names[i], names[j]) for i, j in pairs_of(len(images))}
     matrices = midway({pair: found.matrix for pair, found in pairs.items()}, len(images))
     affine, shape = _grid(images, matrices)
-    return Alignment(tuple(matrices), affine, shape, pairs)
+    warps = warps_of(small, [itk_transform(matrix) for matrix in matrices], affine, shape) if warp else []
+    return Alignment(tuple(matrices), tuple(warps), affine, shape, pairs)
 
 
-def onto(volume: Volume, matrix: Affine, affine: Affine, shape: Shape, *, order: int = 1) -> NDArray[np.float32]:
-    """Sample an image in the common space.
-
-    Args:
-        volume: Of one channel.
-        matrix: ``(4, 4)`` from the common space's LPS mm to the image's.
-        affine: Of the grid.
-        shape: Of the grid.
-        order: 0 for labels, 1 for linear, 3 for a cubic spline.
-
-    Returns:
-        ``(I, J, K)``, float32; 0 outside of the image.
-    """
-    how = {0: sitk.sitkNearestNeighbor, 1: sitk.sitkLinear, 3: sitk.sitkBSpline}[order]
-    found = sitk.Resample(itk_image(volume), itk_grid(affine, shape), itk_transform(matrix), how, 0.0, sitk.sitkFloat32)
-    return np.asarray(sitk.GetArrayFromImage(found).transpose(2, 1, 0))
-
-
-def _checked(found: Registered, first: int, second: int) -> Registered:
+def _checked(found: Registered, first: str, second: str) -> Registered:
     """Refuse what doesn't fit."""
-    who = f"time points {first + 1} and {second + 1}"
+    who = f"{first} and {second}"
     if found.likeness < LEAST_LIKENESS:
         least = f"likeness {found.likeness:.2f}, at least {LEAST_LIKENESS}"
         why = f"{who} show too little in common ({least}): are they of one patient?"

@@ -16,12 +16,15 @@ from medray.progression.lesions import Lesion, Track
 
 __all__ = ["SURE", "Amount", "Change", "Fate", "amount_of", "change_between", "fate_of", "longest_of", "structure_change"]
 
-Fate = Literal["stable", "grown", "shrunk", "new", "vanished", "split", "merged", "absent"]
+Fate = Literal["stable", "grown", "shrunk", "new", "vanished", "split", "merged", "absent", "unseen"]
+"""``unseen``: one of the scans doesn't show where the lesion is, or not all of it."""
 ROUNDING = 1.12 / math.sqrt(12)
 """Standard deviation, in voxels, of what a border voxel that is in or out adds to a volume: that of a uniform share, by what
 neighbours have in common: 1.12 on ellipsoids of 3 to 7 mm that lie anyhow on grids of 0.9 to 1.4 mm."""
 SURE = 1.96
 """Standard deviations of a 95 % interval."""
+SCALE_DEVIATION = 0.002
+"""Of the scale between two scans, as the affine says it; see ``scale_error`` in ``benchmarks/track.py``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,8 @@ def fate_of(track: Track, earlier: int, later: int, *, repeatability: float = 0.
     Pieces that come or go count first, then whether the volumes' change is beyond its 95 % interval.
     """
     before, after = track.lesions[earlier], track.lesions[later]
+    if track.unseen & {earlier, later}:
+        return "unseen"
     if not before or not after:
         return "absent" if not before and not after else "new" if after else "vanished"
     if len(before) != len(after):
@@ -123,7 +128,8 @@ def structure_change(earlier: Amount, later: Amount, scale: float, years: float)
             (Smith et al., SIENA: NeuroImage 17 (2002) 479-489, where the skull holds the scale).
         years: Between them.
     """
-    return change_between(earlier, later.scaled(1 / scale), years)
+    seen = later.scaled(1 / scale)
+    return change_between(earlier, Amount(seen.mm3, math.hypot(seen.deviation_mm3, SCALE_DEVIATION * seen.mm3)), years)
 
 
 def longest_of(track: Track, time_point: int) -> Diameters | None:

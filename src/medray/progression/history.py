@@ -47,23 +47,26 @@ class LesionHistory:
     """One lesion over time.
 
     Attributes:
-        number: Of its track; stays when time points are added.
+        number: Of its track, among those of its label.
         label: Its name in the masks.
+        origin: The time point at which it is first there, counted from 0, and its number in that mask, the largest's being 1.
+            What comes later doesn't change it.
         centres_mm: At each time point, its centre in the scan's LPS mm; None where it isn't there.
-        amounts: Its volume at each time point.
+        amounts: Its volume at each time point; None where the scan doesn't show its place, or not all of it.
         diameters: Its diameters at each time point.
         fates: What became of it from each time point to the next.
-        changes: By how much, from each time point to the next.
+        changes: By how much, from each time point to the next; None where one of them doesn't show it.
         trend: Over all of them, from three on.
     """
 
     number: int
     label: str
+    origin: tuple[int, int]
     centres_mm: tuple[tuple[float, ...] | None, ...]
-    amounts: tuple[Amount, ...]
+    amounts: tuple[Amount | None, ...]
     diameters: tuple[Diameters | None, ...]
     fates: tuple[Fate, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[Change | None, ...]
     trend: Trend | None
 
 
@@ -122,7 +125,12 @@ class History:
 
 
 def history_of(
-    points: Sequence[TimePoint], names: Mapping[str, int], *, lesions: Sequence[str] = (), repeatability: float = 0.0
+    points: Sequence[TimePoint],
+    names: Mapping[str, int],
+    *,
+    lesions: Sequence[str] = (),
+    repeatability: float = 0.0,
+    warp: bool = False,
 ) -> History:
     """Align a patient's time points, match lesions and measure what changed.
 
@@ -131,6 +139,7 @@ def history_of(
         names: Of the masks' labels, and their values.
         lesions: Which of them are of lesions, whose pieces are followed one by one; by their names when empty.
         repeatability: See `amount_of`.
+        warp: See `align`.
 
     Raises:
         InputError: If there are fewer than two time points, two of one day, or no such label.
@@ -142,21 +151,17 @@ def history_of(
         raise InputError(f"change needs two time points or more; there is {len(points)}")
     if any(later.day == earlier.day for earlier, later in pairwise(points)):
         raise InputError("two time points are of one day: which came first can't be told")
-    alignment = align([point.image for point in points])
+    alignment = align([point.image for point in points], [point.name for point in points], warp=warp)
     years = tuple((point.day - points[0].day) / DAYS_A_YEAR for point in points)
-    tracks = {name: _tracks(points, names[name], alignment) for name in followed}
-    everything = [track for of_one in tracks.values() for track in of_one]
-    numbered = [(name, track) for name, of_one in tracks.items() for track in of_one]
-    described = tuple(
-        _lesion(number, name, track, years, repeatability) for number, (name, track) in enumerate(numbered, start=1)
-    )
+    tracks = [(name, track) for name in followed for track in _tracks(points, names[name], alignment)]
+    described = tuple(_lesion(name, track, years, repeatability) for name, track in tracks)
     structures = tuple(
         _structure(name, [_whole(point, names[name], repeatability) for point in points], years, alignment)
         for name in names
         if name not in followed
     )
-    growth = common_trend([one.trend for one in described if one.trend], len(points))
-    responses = tuple(response_of(everything)) or tuple(Response(0.0, None, 0) for _ in points)
+    growth = common_trend([one.trend for one in described if one.trend])
+    responses = tuple(response_of([track for _, track in tracks])) or tuple(Response(0.0, None, 0) for _ in points)
     return History(tuple(point.name for point in points), years, alignment, described, structures, responses, growth)
 
 
@@ -168,31 +173,33 @@ def _followed(names: Mapping[str, int], lesions: Sequence[str]) -> tuple[str, ..
 
 
 def _tracks(points: Sequence[TimePoint], value: int, alignment: Alignment) -> list[Track]:
-    found = [
-        found_in(point.mask.with_voxels((point.mask.voxels == value).astype(np.uint8)), at) for at, point in enumerate(points)
+    return matched([found_in(point.mask, at, value=value) for at, point in enumerate(points)], alignment.carried)
+
+
+def _lesion(label: str, track: Track, years: Sequence[float], repeatability: float) -> LesionHistory:
+    times, steps = range(len(years)), list(pairwise(range(len(years))))
+    seen = [
+        None if at in track.unseen else amount_of(pieces, repeatability=repeatability)
+        for at, pieces in enumerate(track.lesions)
     ]
-    return matched(found, alignment.matrices)
-
-
-def _lesion(number: int, label: str, track: Track, years: Sequence[float], repeatability: float) -> LesionHistory:
-    amounts = [amount_of(pieces, repeatability=repeatability) for pieces in track.lesions]
-    steps = list(pairwise(range(len(years))))
+    between = ((seen[a], seen[b], years[b] - years[a]) for a, b in steps)
     centres = [np.concatenate([piece.points for piece in pieces]).mean(axis=0) if pieces else None for pieces in track.lesions]
+    first = next(at for at in times if track.lesions[at])
     return LesionHistory(
-        number,
+        track.number,
         label,
+        (first, track.lesions[first][0].number),
         tuple(None if centre is None else tuple(float(round(mm, 2)) for mm in centre) for centre in centres),
-        tuple(amounts),
-        tuple(longest_of(track, at) for at in range(len(years))),
+        tuple(seen),
+        tuple(longest_of(track, at) for at in times),
         tuple(fate_of(track, a, b, repeatability=repeatability) for a, b in steps),
-        tuple(change_between(amounts[a], amounts[b], years[b] - years[a]) for a, b in steps),
-        trend_of(years, amounts),
+        tuple(change_between(before, after, time) if before and after else None for before, after, time in between),
+        trend_of(years, seen),
     )
 
 
 def _whole(point: TimePoint, value: int, repeatability: float) -> Amount:
-    inside = point.mask.with_voxels((point.mask.voxels == value).astype(np.uint8))
-    return amount_of(found_in(inside, 0, least_mm3=0.0), repeatability=repeatability)
+    return amount_of(found_in(point.mask, 0, value=value, least_mm3=0.0).lesions, repeatability=repeatability)
 
 
 def _structure(label: str, amounts: Sequence[Amount], years: Sequence[float], alignment: Alignment) -> StructureHistory:

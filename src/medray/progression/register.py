@@ -26,7 +26,8 @@ __all__ = [
     "itk_grid",
     "itk_image",
     "itk_transform",
-    "matrix_of",
+    "loosened",
+    "metric_of",
     "register",
 ]
 
@@ -82,12 +83,17 @@ def _affine(coarse: Pair, middle: Pair, fine: Pair) -> Affine:
     starts = sorted(_starts(*fine), key=lambda start: _metric(coarse, start))[:STARTS_TRIED]
     tried = [improved(coarse, start, step_mm=1.0) for start in starts]
     rigid = min(tried, key=lambda one: one[1])[0]
+    return loosened(rigid, middle, fine)
+
+
+def loosened(rigid: sitk.Transform, middle: Pair, fine: Pair) -> Affine:
+    """Improve a rigid transform as an affine one, on finer images and on the images themselves."""
     found = sitk.AffineTransform(3)
     found.SetCenter(rigid.GetCenter())
     found.SetMatrix(rigid.GetMatrix())
     found.SetTranslation(rigid.GetTranslation())
-    found, _ = improved(middle, found, step_mm=0.2)
-    found, _ = improved(fine, found, step_mm=0.1)
+    for pair, step_mm in ((middle, 0.2), (fine, 0.1)):
+        found, _ = improved(pair, found, step_mm=step_mm)
     return matrix_of(found)
 
 
@@ -105,7 +111,7 @@ def _starts(fixed: sitk.Image, moving: sitk.Image) -> list[sitk.Transform]:
     return starts
 
 
-def _method(image: sitk.Image) -> sitk.ImageRegistrationMethod:
+def metric_of(image: sitk.Image) -> sitk.ImageRegistrationMethod:
     """Make a registration by mutual information (Mattes et al., IEEE TMI 22 (2003) 120-128) of what is brighter than air."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
@@ -119,7 +125,7 @@ def _method(image: sitk.Image) -> sitk.ImageRegistrationMethod:
 
 
 def _metric(pair: Pair, start: sitk.Transform) -> float:
-    method = _method(pair[0])
+    method = metric_of(pair[0])
     method.SetInitialTransform(start)
     try:
         return float(method.MetricEvaluate(*pair))
@@ -129,7 +135,7 @@ def _metric(pair: Pair, start: sitk.Transform) -> float:
 
 def improved(pair: Pair, start: sitk.Transform, *, step_mm: float) -> tuple[sitk.Transform, float]:
     """Improve a transform in steps that are ``step_mm`` at first; return it with its metric, which falls."""
-    method = _method(pair[0])
+    method = metric_of(pair[0])
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=step_mm, minStep=1e-3, numberOfIterations=200, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-8
     )

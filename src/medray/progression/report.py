@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from medray.imaging.volume import Volume
 from medray.inference.page import COLOURS, bare, image, page, table
-from medray.progression.align import onto
 from medray.progression.change import SURE
 from medray.progression.history import History, LesionHistory, TimePoint
 from medray.storage.location import Location
+from medray.types import Affine, Shape
 
 __all__ = ["write_report"]
 
 Picture = NDArray[np.float32]
+ROWS_A_PAGE = 28
 HEAD = ("lesion", "what became of it", "mm³", "change", "longest mm", "doubling")
 NOTE = (
     "Volumes are those of the masks' voxels; intervals are of 95 %. Fates and categories are computed, and no diagnosis: "
@@ -53,7 +56,7 @@ def write_report(target: Location, history: History, points: Sequence[TimePoint]
     target.join("report.html").write(page("What changed", parts).encode())
     buffer = BytesIO()
     with PdfPages(buffer) as pages:
-        for figure in (*figures.values(), _paper(HEAD, rows)):
+        for figure in (*figures.values(), *_papers(rows)):
             pages.savefig(figure)
     target.join("report.pdf").write(buffer.getvalue())
 
@@ -70,13 +73,16 @@ def _response(history: History) -> str:
 
 def _row(lesion: LesionHistory) -> tuple[str, ...]:
     change = lesion.changes[-1]
-    percent = "" if change.percent is None or change.interval_percent is None else f"{change.percent:+.0f} %"
-    if percent and lesion.amounts[-1].mm3:
-        percent += " ({:+.0f} to {:+.0f})".format(*change.interval_percent or ())
+    percent = doubling = ""
+    if change and change.percent is not None and change.interval_percent is not None:
+        percent = f"{change.percent:+.0f} %"
+        if change.percent > -100:
+            percent += " ({:+.0f} to {:+.0f})".format(*change.interval_percent)
+    if change and change.doubling_days is not None and lesion.fates[-1] in {"grown", "shrunk"}:
+        doubling = f"{change.doubling_days:.0f} days"
     lengths = " → ".join("–" if found is None else f"{found.longest_mm:.1f}" for found in lesion.diameters)
-    volumes = " → ".join(f"{amount.mm3:.0f} ± {amount.deviation_mm3:.0f}" for amount in lesion.amounts)
-    doubling = "" if change.doubling_days is None or lesion.fates[-1] == "stable" else f"{change.doubling_days:.0f} days"
-    return f"{lesion.number} {lesion.label}", ", ".join(lesion.fates), volumes, percent, lengths, doubling
+    volumes = " → ".join("?" if one is None else f"{one.mm3:.0f} ± {one.deviation_mm3:.0f}" for one in lesion.amounts)
+    return f"{lesion.label} {lesion.number}", ", ".join(lesion.fates), volumes, percent, lengths, doubling
 
 
 def _structures(history: History) -> list[tuple[str, str, str]]:
@@ -97,33 +103,53 @@ def _fits(history: History) -> list[tuple[str, str, str]]:
 
 def _slices(history: History, points: Sequence[TimePoint], names: Mapping[str, int]) -> Figure:
     """Draw the slice with most change, at each time point in the common space, and the last less the first."""
-    grid = history.alignment.affine, history.alignment.shape
-    followed = {names[one.label] for one in history.lesions}
-    greys = [_even(onto(point.image, matrix, *grid)) for point, matrix in zip(points, history.alignment.matrices, strict=True)]
-    masks = [
-        onto(point.mask.with_voxels(np.isin(point.mask.voxels, list(followed)).astype(np.uint8)), matrix, *grid)
-        for point, matrix in zip(points, history.alignment.matrices, strict=True)
-    ]
-    busy = np.abs(masks[-1] - masks[0]).sum(axis=(0, 1)) if followed else greys[0].sum(axis=(0, 1))
-    k = int(busy.argmax()) if busy.any() else int(greys[0].sum(axis=(0, 1)).argmax())
+    followed = [names[label] for label in {one.label for one in history.lesions}]
+    grid = _slice_of(history)
+    greys, masks = [], []
+    for at, point in enumerate(points):
+        greys.append(_even(history.alignment.sampled(at, point.image, *grid)[:, :, 0], point.image))
+        inside = point.mask.with_voxels(np.isin(point.mask.voxels, followed).astype(np.uint8))
+        masks.append(history.alignment.sampled(at, inside, *grid)[:, :, 0])
     figure = Figure(figsize=(3.1 * (len(points) + 1), 3.6), layout="constrained")
     drawn = figure.subplots(1, len(points) + 1)
     for number, (axes, grey, mask) in enumerate(zip(drawn, greys, masks, strict=False)):
-        axes.imshow(grey[:, :, k].T, cmap="gray", vmin=0, vmax=1)
-        axes.contour(mask[:, :, k].T, [0.5], colors=[COLOURS[2]], linewidths=1)
+        axes.imshow(grey.T, cmap="gray", vmin=0, vmax=1)
+        _outline(axes, mask, COLOURS[2])
         axes.set_title(f"{history.years[number]:.2f} years", fontsize=10)
-    drawn[-1].imshow((greys[-1] - greys[0])[:, :, k].T, cmap="RdBu_r", vmin=-0.5, vmax=0.5)
-    drawn[-1].contour(masks[0][:, :, k].T, [0.5], colors=[COLOURS[5]], linewidths=1)
-    drawn[-1].contour(masks[-1][:, :, k].T, [0.5], colors=["black"], linewidths=1)
+    drawn[-1].imshow((greys[-1] - greys[0]).T, cmap="RdBu_r", vmin=-0.5, vmax=0.5)
+    _outline(drawn[-1], masks[0], COLOURS[5])
+    _outline(drawn[-1], masks[-1], "black")
     drawn[-1].set_title("last less first; outlines of both", fontsize=10)
     for axes in drawn:
         axes.set_axis_off()
     return figure
 
 
-def _even(grey: Picture) -> Picture:
+def _outline(axes: Axes, mask: Picture, colour: str) -> None:
+    if mask.max() > 0.5:
+        axes.contour(mask.T, [0.5], colors=[colour], linewidths=1)
+
+
+def _slice_of(history: History) -> tuple[Affine, Shape]:
+    """Return a grid of one slice of the common space: through the lesion that changes most or, where there is none, the middle."""
+    affine, (i, j, k) = history.alignment.affine.copy(), history.alignment.shape
+    height = affine[2, 3] + (k - 1) / 2 * affine[2, 2]
+    if history.lesions:
+        busiest = max(history.lesions, key=_most_change)
+        at = next(number for number, centre in enumerate(busiest.centres_mm) if centre is not None)
+        height = float(history.alignment.gathered(at, np.array([busiest.centres_mm[at]]))[0, 2])
+    affine[2, 3] = height
+    return affine, (i, j, 1)
+
+
+def _most_change(lesion: LesionHistory) -> float:
+    seen = [amount.mm3 for amount in lesion.amounts if amount]
+    return max(seen, default=0.0) - min(seen, default=0.0)
+
+
+def _even(grey: Picture, image: Volume) -> Picture:
     """Scale what a scan shows to 0 to 1."""
-    shown = grey[grey != 0]
+    shown = image.voxels[image.voxels != 0]
     low, high = np.percentile(shown, (1, 99)) if shown.size else (0.0, 1.0)
     return np.asarray(np.clip((grey - low) / max(float(high - low), 1e-6), 0, 1), np.float32)
 
@@ -132,10 +158,11 @@ def _trajectories(history: History) -> Figure:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
     for number, lesion in enumerate(history.lesions):
-        volumes = [amount.mm3 for amount in lesion.amounts]
-        spread = [SURE * amount.deviation_mm3 for amount in lesion.amounts]
-        colour = COLOURS[number % len(COLOURS)]
-        axes.errorbar(history.years, volumes, spread, color=colour, marker="o", ms=4, capsize=2, label=f"{lesion.number}")
+        seen = [(year, amount) for year, amount in zip(history.years, lesion.amounts, strict=True) if amount]
+        years, volumes = [year for year, _ in seen], [amount.mm3 for _, amount in seen]
+        spread = [SURE * amount.deviation_mm3 for _, amount in seen]
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "ms": 4, "capsize": 2}
+        axes.errorbar(years, volumes, spread, **look, label=f"{lesion.label} {lesion.number}")
     axes.set(xlabel="years", ylabel="mm³", ylim=(0, None))
     if 0 < len(history.lesions) <= 12:
         axes.legend(title="lesion", fontsize=8, ncols=2, frameon=False)
@@ -143,16 +170,16 @@ def _trajectories(history: History) -> Figure:
     return figure
 
 
-def _paper(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Figure:
-    """Draw the table of lesions as a page."""
-    figure = Figure(figsize=(11.7, 8.3), layout="constrained")
-    axes = figure.subplots()
-    axes.set_axis_off()
-    axes.set_title("Lesions", loc="left")
-    drawn = axes.table(
-        [list(row) for row in rows] or [["none", *[""] * (len(head) - 1)]], colLabels=list(head), loc="upper center"
-    )
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(8)
-    figure.text(0.01, 0.01, NOTE, fontsize=8)
-    return figure
+def _papers(rows: Sequence[Sequence[str]]) -> Iterator[Figure]:
+    """Draw the table of lesions, so many a page."""
+    shown = list(rows) or [["none", *[""] * (len(HEAD) - 1)]]
+    for start in range(0, len(shown), ROWS_A_PAGE):
+        figure = Figure(figsize=(11.7, 8.3), layout="constrained")
+        axes = figure.subplots()
+        axes.set_axis_off()
+        axes.set_title("Lesions", loc="left")
+        drawn = axes.table([list(row) for row in shown[start : start + ROWS_A_PAGE]], colLabels=list(HEAD), loc="upper center")
+        drawn.auto_set_font_size(False)
+        drawn.set_fontsize(8)
+        figure.text(0.01, 0.01, NOTE, fontsize=8)
+        yield figure

@@ -15,7 +15,7 @@ from medray.progression.lesions import Track
 
 __all__ = ["MEASURABLE_MM", "MOST_TARGETS", "Category", "Response", "response_of"]
 
-Category = Literal["CR", "PR", "SD", "PD"]
+Category = Literal["CR", "PR", "SD", "PD", "NE"]
 MEASURABLE_MM = 10.0
 """Longest diameter from which a lesion may be a target (section 3.1.1, CT with slices of 5 mm at most)."""
 MOST_TARGETS = 5
@@ -28,8 +28,9 @@ class Response:
     """Of one time point.
 
     Attributes:
-        sum_mm: Of the targets' longest diameters.
-        category: CR, PR, SD or PD; None at baseline, and where there is no target.
+        sum_mm: Of the longest diameters of the targets that the scan shows.
+        category: CR, PR, SD or PD, NE where a scan doesn't show all that it would take to say; None at baseline, and where
+            there is no target.
         new_lesions: How many there are that were nowhere before.
     """
 
@@ -45,32 +46,45 @@ def response_of(tracks: Sequence[Track]) -> list[Response]:
     all are added up (section 4.2). All are taken as of one organ; the limit of two an organ is left to the reader.
     """
     count = len(tracks[0].lesions) if tracks else 0
-    lengths = [[_length(track, at) for at in range(count)] for track in tracks]
-    targets = sorted((length for length in lengths if length[0] >= MEASURABLE_MM), reverse=True)[:MOST_TARGETS]
-    sums = [sum(length[at] for length in targets) for at in range(count)]
+    seen = [track for track in tracks if 0 not in track.unseen and _length(track, 0) >= MEASURABLE_MM]
+    targets = sorted(seen, key=lambda track: -_length(track, 0))[:MOST_TARGETS]
+    sums = [sum(_length(track, at) for track in targets if at not in track.unseen) for at in range(count)]
     responses = []
     for at in range(count):
-        new = sum(bool(track.lesions[at]) and not any(track.lesions[:at]) for track in tracks) if at else 0
-        responses.append(Response(sums[at], _category(tracks, sums[: at + 1], targets=bool(targets)), new))
+        new = sum(_is_new(track, at) and not any(track.lesions[:at]) for track in tracks) if at else 0
+        responses.append(Response(sums[at], _category(tracks, targets, sums[: at + 1]), new))
     return responses
+
+
+def _is_new(track: Track, time_point: int) -> bool:
+    """Tell whether a lesion is there that baseline, which shows its place, hadn't."""
+    return bool(track.lesions[time_point]) and not track.lesions[0] and 0 not in track.unseen
 
 
 def _length(track: Track, time_point: int) -> float:
     return sum(diameters_of(piece.indices, piece.affine).longest_mm for piece in track.lesions[time_point])
 
 
-def _category(tracks: Sequence[Track], sums: Sequence[float], *, targets: bool) -> Category | None:
-    """Return the category at the last of some time points; while a lesion is there that baseline hadn't, progression."""
+def _category(tracks: Sequence[Track], targets: Sequence[Track], sums: Sequence[float]) -> Category | None:
+    """Return the category at the last of some time points; while a lesion is there that baseline hadn't, progression.
+
+    A target that a scan doesn't show makes that time point not evaluable, but what is seen may be progression by itself
+    (section 4.4.2, of missing assessments).
+    """
     at = len(sums) - 1
     if not at:
         return None
-    if any(track.lesions[at] and not track.lesions[0] for track in tracks):
+    if any(_is_new(track, at) for track in tracks):
         return "PD"
     if not targets:
         return None
-    baseline, nadir, now = sums[0], min(sums[:-1]), sums[-1]
+    whole = [all(time_point not in track.unseen for track in targets) for time_point in range(at + 1)]
+    baseline, now = sums[0], sums[-1]
+    nadir = min(total for total, is_whole in zip(sums[:-1], whole[:-1], strict=True) if is_whole)
     if now and (not nadir or (now - nadir >= PROGRESSIVE_MM and now >= (1 + PROGRESSIVE) * nadir)):
         return "PD"
+    if not whole[at] or (not now and any(at in track.unseen for track in tracks)):
+        return "NE"
     if not any(track.lesions[at] for track in tracks):
         return "CR"
     return "PR" if now <= (1 - PARTIAL) * baseline else "SD"

@@ -55,6 +55,7 @@ def track(
     labels: Mapping[str, int] | None = None,
     lesions: Sequence[str] = (),
     repeatability: float = 0.0,
+    warp: bool = False,
     registry: Registry | None = None,
     runtime: Runtime = EXACT,
 ) -> History:
@@ -73,6 +74,7 @@ def track(
         labels: What the masks' values mean; without, whatever isn't 0 is lesion.
         lesions: Labels whose pieces are followed one by one; see `history_of`.
         repeatability: Within-patient coefficient of variation of repeated scans.
+        warp: Whether scans are bent, too, where an affine doesn't fit: soft organs, a brain after surgery.
         registry: The default one when None.
         runtime: What runs the network.
 
@@ -97,7 +99,7 @@ def track(
         TimePoint(f"scan {number}", day, image, mask)
         for number, (day, image, mask) in enumerate(zip(days, images, masks, strict=True), start=1)
     ]
-    history = history_of(points, names, lesions=lesions, repeatability=repeatability)
+    history = history_of(points, names, lesions=lesions, repeatability=repeatability, warp=warp)
     target = locate(output)
     write_history(target, history)
     write_report(target, history, sorted(points, key=lambda point: point.day), names)
@@ -117,7 +119,7 @@ def write_history(target: Location, history: History) -> None:
         for at, (amount, diameters) in enumerate(zip(lesion.amounts, lesion.diameters, strict=True)):
             lengths = [round(diameters.longest_mm, 2), round(diameters.perpendicular_mm, 2)] if diameters else ["", ""]
             fate = lesion.fates[at - 1] if at else ""
-            volume = [round(amount.mm3, 2), round(amount.deviation_mm3, 2)]
+            volume = [round(amount.mm3, 2), round(amount.deviation_mm3, 2)] if amount else ["", ""]
             table.writerow([lesion.number, lesion.label, at + 1, round(history.years[at], 4), *volume, *lengths, fate])
     target.join("lesions.csv").write(rows.getvalue().encode())
 

@@ -22,21 +22,25 @@ class Trend:
 
     Attributes:
         rate_per_year: Slope of the volume's logarithm.
+        deviation: Of the slope: its standard error.
         interval: Its 95 % interval.
         doubling_days: At that rate; negative where the volume halves; None where it stays.
     """
 
     rate_per_year: float
+    deviation: float
     interval: tuple[float, float]
     doubling_days: float | None
 
 
-def trend_of(years: Sequence[float], amounts: Sequence[Amount]) -> Trend | None:
+def trend_of(years: Sequence[float], amounts: Sequence[Amount | None]) -> Trend | None:
     """Fit a line through the logarithms of volumes, weighted by how sure each is; None for fewer than three that aren't nought.
+
+    Time points without an amount are left out.
 
     The interval is Student's, of the residuals or of the volumes' own uncertainty, whichever is larger.
     """
-    seen = [(year, amount) for year, amount in zip(years, amounts, strict=True) if amount.mm3 > 0]
+    seen = [(year, amount) for year, amount in zip(years, amounts, strict=True) if amount and amount.mm3 > 0]
     if len(seen) < LEAST_POINTS:
         return None
     x = np.array([year for year, _ in seen])
@@ -50,35 +54,32 @@ def trend_of(years: Sequence[float], amounts: Sequence[Amount]) -> Trend | None:
     residual = y - np.average(y, weights=weight) - slope * (x - middle)
     degrees = len(seen) - 2
     excess = max(1.0, float((weight * residual**2).sum()) / degrees)
-    half = float(student.ppf(0.975, degrees)) * math.sqrt(excess / spread)
-    return Trend(slope, (slope - half, slope + half), _doubling(slope))
+    return _trend(slope, math.sqrt(excess / spread), degrees)
 
 
-def common_trend(trends: Sequence[Trend], points: int) -> Trend | None:
+def common_trend(trends: Sequence[Trend]) -> Trend | None:
     """Return the mean growth of a patient's lesions, which may differ among themselves: a mixed-effects model in two stages.
 
     Each lesion's slope is a draw from the patient's, with variance by moments (DerSimonian and Laird, Controlled Clinical
     Trials 7 (1986) 177-188).
 
     Args:
-        trends: Of each lesion.
-        points: Time points that each has.
+        trends: Of each lesion; one alone stands for all.
     """
-    if not trends:
-        return None
+    if len(trends) < 2:
+        return trends[0] if trends else None
     slopes = np.array([trend.rate_per_year for trend in trends])
-    quantile = float(student.ppf(0.975, max(1, points - 2)))
-    within = np.array([((trend.interval[1] - trend.interval[0]) / 2 / quantile) ** 2 for trend in trends]) + 1e-12
+    within = np.array([trend.deviation**2 for trend in trends]) + 1e-12
     weight = 1 / within
     fixed = np.average(slopes, weights=weight)
     surplus = float((weight * (slopes - fixed) ** 2).sum()) - (len(slopes) - 1)
     scale = float(weight.sum() - (weight**2).sum() / weight.sum())
     between = max(0.0, surplus / scale) if scale > 0 else 0.0
     weight = 1 / (within + between)
-    mean, deviation = float(np.average(slopes, weights=weight)), 1 / math.sqrt(float(weight.sum()))
-    half = float(student.ppf(0.975, max(1, len(slopes) - 1))) * deviation if len(slopes) > 1 else quantile * deviation
-    return Trend(mean, (mean - half, mean + half), _doubling(mean))
+    return _trend(float(np.average(slopes, weights=weight)), 1 / math.sqrt(float(weight.sum())), len(slopes) - 1)
 
 
-def _doubling(rate: float) -> float | None:
-    return 365.25 * math.log(2) / rate if rate else None
+def _trend(slope: float, deviation: float, degrees: int) -> Trend:
+    half = float(student.ppf(0.975, degrees)) * deviation
+    doubling = 365.25 * math.log(2) / slope if slope else None
+    return Trend(slope, deviation, (slope - half, slope + half), doubling)
