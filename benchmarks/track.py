@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from medray.imaging.geometry import to_world
 from medray.imaging.volume import Volume
-from medray.progression.history import History, TimePoint, history_of
+from medray.progression.history import History, LesionHistory, TimePoint, history_of
 from medray.progression.midway import inverse
 from medray.progression.register import COARSE_MM, MIDDLE_MM, Pair, coarser, improved, itk_image, loosened, register
 from medray.samples.anatomy import load_anatomy
@@ -64,7 +64,7 @@ def main() -> None:
         case = drawn(number)
         for key, values in measured(case).items():
             found.setdefault(key, []).extend(values)
-        print(number, {key: np.round(values[-1], 3) for key, values in found.items() if values}, flush=True)
+        print(number, {key: values[-1] for key, values in found.items() if values}, flush=True)
     save("track", told(found, people))
     draw(found)
 
@@ -78,6 +78,9 @@ def told(found: dict[str, list[Any]], people: int) -> dict[str, Any]:
         "volume_change_error_percent": spread(found["volume_error_percent"]),
         "new_and_vanished": {"right": hits, "said": said, "true": true, "f1": 2 * hits / (said + true)},
         "atrophy_error_percent_points": spread(found["atrophy_error"]),
+        "atrophy_interval_held": float(np.mean(found["atrophy_held"])),
+        "scale_error_rms": float(np.sqrt(np.mean(np.square(found["scale_error"])))),
+        "lesion_fates": {fate: found["fates"].count(fate) for fate in sorted(set(found["fates"]))},
         "atrophy_percent": spread(found["atrophy"]),
         "swap_percent": spread(found["swap_percent"]),
         "misaligned_voxels": spread(found["misaligned"]),
@@ -138,7 +141,7 @@ def tissue_of(subject: Subject) -> float:
     return float(inside.sum())
 
 
-def measured(case: Case) -> dict[str, list[float]]:
+def measured(case: Case) -> dict[str, list[Any]]:
     """Compare what is said of a person with the truth."""
     images = itk_image(case.points[0].image), itk_image(case.points[1].image)
     started = time.perf_counter()
@@ -166,7 +169,7 @@ def measured(case: Case) -> dict[str, list[float]]:
     }
 
 
-def lesions_of(case: Case, history: History) -> dict[str, list[float]]:
+def lesions_of(case: Case, history: History) -> dict[str, list[Any]]:
     """Compare lesions by their places at either time point."""
     errors, hits, said = [], 0, 0
     known: dict[int, int] = {}
@@ -187,10 +190,11 @@ def lesions_of(case: Case, history: History) -> dict[str, list[float]]:
             before, after = case.before[truth], case.after[truth]
             if after is not None and before.volume_ml * 1000 >= LEAST_MM3:
                 ratio = after.volume_ml / before.volume_ml * case.scale
-                percent = lesion.changes[0].percent
-                errors.append(abs((percent or 0.0) - 100 * (ratio - 1)))
+                change = lesion.changes[0]
+                errors.append(abs(((change.percent if change else None) or 0.0) - 100 * (ratio - 1)))
     true = sum(fate_of(case, n) != "same" for n in range(len(case.after)))
-    return {"volume_error_percent": errors, "hits": [hits], "said": [said], "true": [true]}
+    fates = [lesion.fates[0] for lesion in history.lesions]
+    return {"fates": fates, "volume_error_percent": errors, "hits": [hits], "said": [said], "true": [true]}
 
 
 def fate_of(case: Case, number: int) -> str:
@@ -202,21 +206,32 @@ def fate_of(case: Case, number: int) -> str:
 
 def atrophy_of(case: Case, history: History) -> dict[str, list[float]]:
     """Compare the tissue's change."""
-    percent = history.structures[0].changes[0].percent or 0.0
-    return {"atrophy_error": [abs(percent - 100 * (case.tissue - 1))], "atrophy": [100 * (case.tissue - 1)]}
+    change, truth = history.structures[0].changes[0], 100 * (case.tissue - 1)
+    low, high = change.interval_percent or (0.0, 0.0)
+    return {
+        "atrophy_error": [abs((change.percent or 0.0) - truth)],
+        "atrophy": [truth],
+        "atrophy_held": [low <= truth <= high],
+        "scale_error": [history.alignment.scale(0, 1) / case.scale - 1],
+    }
 
 
 def swaps(history: History, swapped: History) -> list[float]:
     """Return by how many percent there and back differ from nothing, for the tissue and for lesions that stay."""
-    pairs = [(history.structures[0].changes[0].percent, swapped.structures[0].changes[0].percent)]
-    back = {(one.amounts[1].mm3, one.amounts[0].mm3): one for one in swapped.lesions}
-    for lesion in history.lesions:
-        other = back.get((lesion.amounts[0].mm3, lesion.amounts[1].mm3))
-        if other is not None:
-            pairs.append((lesion.changes[0].percent, other.changes[0].percent))
+    back = {sizes(one)[::-1]: one.changes[0] for one in swapped.lesions}
+    pairs = [(history.structures[0].changes[0], swapped.structures[0].changes[0])]
+    pairs += [(one.changes[0], back[sizes(one)]) for one in history.lesions if sizes(one) in back]  # type: ignore[misc]
+    percents = [(a.percent, b.percent) for a, b in pairs]
     return [
-        100 * abs((1 + a / 100) * (1 + b / 100) - 1) for a, b in pairs if a is not None and b is not None and min(a, b) > -100
+        100 * abs((1 + a / 100) * (1 + b / 100) - 1)
+        for a, b in percents
+        if a is not None and b is not None and min(a, b) > -100
     ]
+
+
+def sizes(lesion: LesionHistory) -> tuple[float, ...]:
+    """Return a lesion's volumes, by which it is known again."""
+    return tuple(amount.mm3 if amount else -1.0 for amount in lesion.amounts)
 
 
 def misaligned(case: Case, matrix: NDArray[np.float64]) -> float:

@@ -169,7 +169,8 @@ def test_a_target_that_is_not_shown_makes_a_time_point_not_evaluable():
 def test_trends_of_few_and_many_points_are_weighed_by_how_sure_they_are():
     sure = trend_of([0.0, 1.0, 2.0, 3.0], [Amount(100 * math.exp(0.2 * year), 1.0) for year in range(4)])
     vague = trend_of([0.0, 1.0, 2.0], [Amount(100 * math.exp(0.6 * year), 20.0) for year in range(3)])
-    assert sure and vague
+    assert sure
+    assert vague
     common = common_trend([sure, vague])
     assert common is not None
     assert abs(common.rate_per_year - 0.2) < abs(common.rate_per_year - 0.6)

@@ -11,7 +11,7 @@ import medray
 from medray.errors import InputError
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.formats.nifti import write_nifti
-from medray.progression.history import TimePoint, history_of
+from medray.progression.history import TimePoint, Tracking, history_of
 from tests.progression.people import NAMES, motion, person, scanned
 
 MOVED = motion((10, -5, 8), (12, -8, 5))
@@ -118,5 +118,5 @@ def test_what_is_refused(files, tmp_path):
     with pytest.raises(InputError, match="of one day"):
         history_of([point, point], NAMES)
     with pytest.raises(InputError, match="no label 'nodule'"):
-        history_of([point, point], NAMES, lesions=["nodule"])
+        history_of([point, point], NAMES, Tracking(lesions=("nodule",)))
     assert np.isfinite(point.day)

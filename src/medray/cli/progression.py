@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,8 +47,8 @@ def track(
         raise InputError(f"days and masks go with scans one by one: these are {counts}")
     asked = [Scan(scan, when[number] if when else None, masks[number] if masks else None) for number, scan in enumerate(scans)]
     named = _labels(labels)
-    words = {"labels": named or None, "lesions": lesions or (), "repeatability": repeatability, "warp": warp, "runtime": by}
-    history = run("" if model == NO_MODEL else model, asked, output, **words)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"lesions": lesions or (), "repeatability": repeatability, "warp": warp}
+    history = run("" if model == NO_MODEL else model, asked, output, labels=named or None, runtime=by, **how)
     show({"output": output, **history.plain()}, as_json=as_json)
 
 

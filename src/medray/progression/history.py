@@ -8,7 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass as strict_dataclass
 
+from medray import config
 from medray.errors import InputError
 from medray.imaging.volume import Volume
 from medray.progression.align import Alignment, align
@@ -18,11 +21,29 @@ from medray.progression.lesions import Track, found_in, matched
 from medray.progression.response import Response, response_of
 from medray.progression.trend import Trend, common_trend, trend_of
 
-__all__ = ["History", "LesionHistory", "StructureHistory", "TimePoint", "history_of"]
+__all__ = ["History", "LesionHistory", "StructureHistory", "TimePoint", "Tracking", "history_of"]
 
 DAYS_A_YEAR = 365.25
 LESION_WORDS = ("lesion", "tumor", "tumour", "nodule", "metast", "mass")
 """A label whose name has one of these is of lesions, unless it is said which are."""
+
+
+@strict_dataclass(frozen=True, kw_only=True, config=config.STRICT)
+class Tracking:
+    """How a history is made.
+
+    Attributes:
+        lesions: Labels whose pieces are followed one by one; by their names when empty.
+        repeatability: Within-patient coefficient of variation of repeated scans; see `amount_of`.
+        warp: Whether scans are bent, too, where an affine doesn't fit: soft organs, a brain after surgery.
+    """
+
+    lesions: tuple[str, ...] = ()
+    repeatability: float = Field(default=0.0, ge=0)
+    warp: bool = False
+
+
+PLAIN = Tracking()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,39 +145,30 @@ class History:
         }
 
 
-def history_of(
-    points: Sequence[TimePoint],
-    names: Mapping[str, int],
-    *,
-    lesions: Sequence[str] = (),
-    repeatability: float = 0.0,
-    warp: bool = False,
-) -> History:
+def history_of(points: Sequence[TimePoint], names: Mapping[str, int], how: Tracking = PLAIN) -> History:
     """Align a patient's time points, match lesions and measure what changed.
 
     Args:
         points: Two or more, in any order.
         names: Of the masks' labels, and their values.
-        lesions: Which of them are of lesions, whose pieces are followed one by one; by their names when empty.
-        repeatability: See `amount_of`.
-        warp: See `align`.
+        how: Which lesions are followed, and how.
 
     Raises:
         InputError: If there are fewer than two time points, two of one day, or no such label.
         ImageError: If they can't be aligned; see `align`.
     """
     points = sorted(points, key=lambda point: point.day)
-    followed = _followed(names, lesions)
+    followed = _followed(names, how.lesions)
     if len(points) < 2:
         raise InputError(f"change needs two time points or more; there is {len(points)}")
     if any(later.day == earlier.day for earlier, later in pairwise(points)):
         raise InputError("two time points are of one day: which came first can't be told")
-    alignment = align([point.image for point in points], [point.name for point in points], warp=warp)
+    alignment = align([point.image for point in points], [point.name for point in points], warp=how.warp)
     years = tuple((point.day - points[0].day) / DAYS_A_YEAR for point in points)
     tracks = [(name, track) for name in followed for track in _tracks(points, names[name], alignment)]
-    described = tuple(_lesion(name, track, years, repeatability) for name, track in tracks)
+    described = tuple(_lesion(name, track, years, how.repeatability) for name, track in tracks)
     structures = tuple(
-        _structure(name, [_whole(point, names[name], repeatability) for point in points], years, alignment)
+        _structure(name, [_whole(point, names[name], how.repeatability) for point in points], years, alignment)
         for name in names
         if name not in followed
     )

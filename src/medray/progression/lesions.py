@@ -26,7 +26,7 @@ small as the second at another: at one limit alone a lesion of its size would co
 NEAR_MM = 2.0
 """Between the surfaces of what is still the same lesion, though nothing of it overlaps."""
 LEAST_OVERLAP = 0.1
-"""Share of the smaller of two lesions that the larger one has to hold: what neighbours have in common by misalignment is less."""
+"""Share of the smaller of two lesions that lies in the larger one: what neighbours share by misalignment is less."""
 LEAST_SEEN = 0.9
 """Share of a lesion that has to lie in a scan which is to say something of it."""
 
@@ -85,7 +85,7 @@ class Found:
     def places(self, points: Points) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Return the voxels that points in LPS mm lie in, and which of these the grid has."""
         voxels = np.round(to_world(inverse(self.affine), points)).astype(np.intp)
-        return voxels, ((voxels >= 0) & (voxels < self.shape)).all(axis=1)
+        return voxels, np.asarray(((voxels >= 0) & (voxels < self.shape)).all(axis=1))
 
     def numbers(self) -> NDArray[np.int32]:
         """Return a map of lesions' numbers, 0 elsewhere."""

@@ -131,7 +131,7 @@ def _outline(axes: Axes, mask: Picture, colour: str) -> None:
 
 
 def _slice_of(history: History) -> tuple[Affine, Shape]:
-    """Return a grid of one slice of the common space: through the lesion that changes most or, where there is none, the middle."""
+    """Return a grid of one slice of the common space: through the lesion that changes most, or the middle."""
     affine, (i, j, k) = history.alignment.affine.copy(), history.alignment.shape
     height = affine[2, 3] + (k - 1) / 2 * affine[2, 2]
     if history.lesions:
@@ -161,8 +161,8 @@ def _trajectories(history: History) -> Figure:
         seen = [(year, amount) for year, amount in zip(history.years, lesion.amounts, strict=True) if amount]
         years, volumes = [year for year, _ in seen], [amount.mm3 for _, amount in seen]
         spread = [SURE * amount.deviation_mm3 for _, amount in seen]
-        look = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "ms": 4, "capsize": 2}
-        axes.errorbar(years, volumes, spread, **look, label=f"{lesion.label} {lesion.number}")
+        colour, name = COLOURS[number % len(COLOURS)], f"{lesion.label} {lesion.number}"
+        axes.errorbar(years, volumes, spread, color=colour, marker="o", ms=4, capsize=2, label=name)
     axes.set(xlabel="years", ylabel="mm³", ylim=(0, None))
     if 0 < len(history.lesions) <= 12:
         axes.legend(title="lesion", fontsize=8, ncols=2, frameon=False)

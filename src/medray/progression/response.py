@@ -85,6 +85,5 @@ def _category(tracks: Sequence[Track], targets: Sequence[Track], sums: Sequence[
         return "PD"
     if not whole[at] or (not now and any(at in track.unseen for track in tracks)):
         return "NE"
-    if not any(track.lesions[at] for track in tracks):
-        return "CR"
-    return "PR" if now <= (1 - PARTIAL) * baseline else "SD"
+    gone = not any(track.lesions[at] for track in tracks)
+    return "CR" if gone else "PR" if now <= (1 - PARTIAL) * baseline else "SD"

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from medray import config
 from medray.audit import Event, open_trail
 from medray.errors import InputError
 from medray.formats.dicom_header import read_dicom_file_header
@@ -21,7 +23,7 @@ from medray.imaging.volume import Volume
 from medray.inference.bundled import load_predictor
 from medray.inference.prediction import Prediction
 from medray.models.runtime import EXACT, Runtime
-from medray.progression.history import History, TimePoint, history_of
+from medray.progression.history import History, TimePoint, Tracking, history_of
 from medray.progression.report import write_report
 from medray.registry.registry import Registry
 from medray.storage.location import Location, locate
@@ -53,11 +55,9 @@ def track(
     output: str | Path,
     *,
     labels: Mapping[str, int] | None = None,
-    lesions: Sequence[str] = (),
-    repeatability: float = 0.0,
-    warp: bool = False,
     registry: Registry | None = None,
     runtime: Runtime = EXACT,
+    **how: Any,
 ) -> History:
     """Measure what changed between a patient's scans and write it down.
 
@@ -72,18 +72,17 @@ def track(
         scans: Two or more, in any order.
         output: A folder, a path or a URI.
         labels: What the masks' values mean; without, whatever isn't 0 is lesion.
-        lesions: Labels whose pieces are followed one by one; see `history_of`.
-        repeatability: Within-patient coefficient of variation of repeated scans.
-        warp: Whether scans are bent, too, where an affine doesn't fit: soft organs, a brain after surgery.
         registry: The default one when None.
         runtime: What runs the network.
+        **how: `Tracking`'s fields: ``lesions``, ``repeatability``, ``warp``.
 
     Raises:
         NotFoundError: If the model or a source isn't there.
         ImageError: If a source can't be read, or the scans can't be aligned.
         InputError: If a date is missing, a mask has another grid, or the model is no segmentation.
-        ConfigError: If the runtime isn't installed.
+        ConfigError: If the runtime isn't installed, or on an unknown setting.
     """
+    tracking = config.load(Tracking, how, what="tracking settings")
     asked = [scan if isinstance(scan, Scan) else Scan(scan) for scan in scans]
     drawn = [Path(scan.mask) for scan in asked if scan.mask is not None]
     if len(drawn) != (0 if model else len(asked)):
@@ -99,7 +98,7 @@ def track(
         TimePoint(f"scan {number}", day, image, mask)
         for number, (day, image, mask) in enumerate(zip(days, images, masks, strict=True), start=1)
     ]
-    history = history_of(points, names, lesions=lesions, repeatability=repeatability, warp=warp)
+    history = history_of(points, names, tracking)
     target = locate(output)
     write_history(target, history)
     write_report(target, history, sorted(points, key=lambda point: point.day), names)
@@ -132,14 +131,16 @@ def _segmented(
     if predictor.task != "segmentation":
         raise InputError(f"{model} is for {predictor.task}: change is measured on a segmentation")
     found = [predictor.predict(image) for image in images]
-    return found[0].values if len(found[0].mask.voxels) == 1 else _numbers(found[0]), [_joined(one) for one in found]
+    return names_in(found[0]), [label_map(one) for one in found]
 
 
-def _numbers(prediction: Prediction) -> dict[str, int]:
-    return {name: number for number, name in enumerate(prediction.values, start=1)}
+def names_in(prediction: Prediction) -> Mapping[str, int]:
+    """Return what the values of `label_map` mean."""
+    apart = len(prediction.mask.voxels) > 1
+    return {name: number for number, name in enumerate(prediction.values, start=1)} if apart else prediction.values
 
 
-def _joined(prediction: Prediction) -> Volume:
+def label_map(prediction: Prediction) -> Volume:
     """Put targets that may overlap into one label map; where they do, the later one is seen."""
     voxels = prediction.mask.voxels
     if len(voxels) == 1:
