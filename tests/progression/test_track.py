@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from highdicom.sr import Comprehensive3DSR
+from pydicom import dcmread
 
 import medray
 from medray.errors import InputError
@@ -75,6 +77,42 @@ def test_what_is_written(history):
     assert page.count("data:image/png") == 2
     assert "http" not in page.replace("http-equiv", "")
     assert (output / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_structured_reports_call_a_lesion_the_same(files, people, tmp_path):
+    """As DICOM: each study has its report, and the tracking UIDs are one for a lesion over all of them."""
+    from medray.formats.nifti import read_nifti
+
+    scans = []
+    for name, date in (("first", "20200101"), ("second", "20210101")):
+        image = read_nifti((files / f"{name}.nii.gz").read_bytes())
+        image = image.with_voxels(np.clip(image.voxels, 0, 4095).astype(np.uint16))
+        identity = SeriesIdentity(patient="p", study=date, series=date, date=date)
+        (tmp_path / name).mkdir()
+        for at, data in enumerate(write_dicom_series(image, identity)):
+            (tmp_path / name / f"{at}.dcm").write_bytes(data)
+        scans.append(medray.Scan(tmp_path / name, mask=files / f"{name}-mask.nii.gz"))
+    found = medray.track("", scans, tmp_path / "out", labels=NAMES)
+    uids = {row["lesion"]: row["uid"] for row in csv.DictReader((tmp_path / "out" / "lesions.csv").open())}
+    assert len(set(uids.values())) == len(found.lesions)
+    for at in (0, 1):
+        report = dcmread(tmp_path / "out" / f"report-{at + 1}.dcm")
+        assert report.StudyDate == ("20200101", "20210101")[at]
+        groups = Comprehensive3DSR.from_dataset(report).content.get_image_measurement_groups()
+        told = {group.tracking_identifier: group for group in groups}
+        for lesion in found.lesions:
+            name = f"lesion {lesion.number}"
+            amount, diameters = lesion.amounts[at], lesion.diameters[at]
+            if amount is None or diameters is None:
+                assert name not in told
+                continue
+            assert told[name].tracking_uid == uids[str(lesion.number)]
+            values = {item.name.meaning.lower(): item.value for item in told[name].get_measurements()}
+            assert values["volume"] == pytest.approx(amount.mm3 / 1000, abs=1e-4)
+            assert values["long axis"] == pytest.approx(diameters.longest_mm, abs=1e-3)
+    assert found.responses[1].category == "PD"
+    [said] = told["Target lesions"].get_qualitative_evaluations()
+    assert said.value.meaning == "Target Lesion Progressive Disease"
 
 
 def test_the_command(files, tmp_path, capsys):

@@ -29,7 +29,7 @@ from medray.formats.dicom_frames import frames_of
 from medray.imaging.volume import Volume
 from medray.types import Mask
 
-__all__ = ["Finding", "Measurement", "Source", "code_of", "write_report", "write_segmentation"]
+__all__ = ["Finding", "Measurement", "Source", "code_of", "tracking_uid", "write_report", "write_segmentation"]
 
 MAKER = "medray"
 PRIVATE = "99MEDRAY"
@@ -46,8 +46,24 @@ UNITS = {
     "ml": Code("ml", "UCUM", "milliliter"),
     "mm": codes.UCUM.Millimeter,
     "1": codes.UCUM.NoUnits,
+    "%": codes.UCUM.Percent,
 }
-MEASURES = {"volume": codes.SCT.Volume, "diameter": codes.SCT.Diameter, "probability": codes.DCM.Probability}
+MEASURES = {
+    "volume": codes.SCT.Volume,
+    "diameter": codes.SCT.Diameter,
+    "long axis": codes.SCT.LongAxis,
+    "short axis": codes.SCT.ShortAxis,
+    "probability": codes.DCM.Probability,
+    "sum of diameters": Code("sum-of-diameters", PRIVATE, "Sum of target lesions' longest diameters"),
+    "volume change": Code("volume-change", PRIVATE, "Volume change since the time point before"),
+}
+RESPONSES = {
+    "CR": codes.DCM.TargetLesionCompleteResponse,
+    "PR": codes.DCM.TargetLesionPartialResponse,
+    "SD": codes.DCM.TargetLesionStableDisease,
+    "PD": codes.DCM.TargetLesionProgressiveDisease,
+}
+"""CID 6144."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +71,9 @@ class Measurement:
     """One number.
 
     Attributes:
-        measure: ``volume``, ``diameter`` or ``probability``.
+        measure: A key of `MEASURES`.
         value: In ``unit``.
-        unit: ``ml``, ``mm`` or ``1``.
+        unit: A key of `UNITS`.
     """
 
     measure: str
@@ -73,11 +89,15 @@ class Finding:
         name: What it is, such as a label's name; see `code_of`.
         tracked: What tells it apart from others of that name.
         measurements: Of it.
+        uid: By which it is known in reports of other studies; made from the series where it is empty.
+        response: ``CR``, ``PR``, ``SD`` or ``PD`` by RECIST 1.1; none where it is empty.
     """
 
     name: str
     tracked: str
     measurements: Sequence[Measurement]
+    uid: str = ""
+    response: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +131,11 @@ class Source:
         """Return the UID of a result: another one where the series has got further objects."""
         objects = sorted(text(dataset, "SOPInstanceUID") for dataset in self.instances)
         return str(generate_uid(entropy_srcs=[self.series, *objects, model, what]))
+
+
+def tracking_uid(*facts: str) -> str:
+    """Return a UID that follows from what is known of a finding: the same facts give the same UID."""
+    return str(generate_uid(entropy_srcs=["tracking", *facts]))
 
 
 def code_of(name: str) -> Code:
@@ -218,12 +243,15 @@ def write_report(findings: Sequence[Finding], source: Source, model: str) -> byt
 def _group(finding: Finding, source: Source, model: str) -> Any:
     name, _, version = model.partition("/")
     return hd.sr.MeasurementsAndQualitativeEvaluations(
-        hd.sr.TrackingIdentifier(source.uid(model, f"finding {finding.tracked}"), finding.tracked[:64]),
+        hd.sr.TrackingIdentifier(finding.uid or source.uid(model, f"finding {finding.tracked}"), finding.tracked[:64]),
         finding_type=code_of(finding.name),
         algorithm_id=hd.sr.AlgorithmIdentification(name, version or "1"),
         measurements=[
             hd.sr.Measurement(MEASURES[item.measure], float(item.value), UNITS[item.unit]) for item in finding.measurements
         ],
+        qualitative_evaluations=[hd.sr.QualitativeEvaluation(codes.DCM.ResponseEvaluation, RESPONSES[finding.response])]
+        if finding.response
+        else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -13,6 +14,7 @@ from pydantic.dataclasses import dataclass as strict_dataclass
 
 from medray import config
 from medray.errors import InputError
+from medray.formats.dicom_results import Source
 from medray.imaging.volume import Volume
 from medray.progression.align import Alignment, align
 from medray.progression.change import Amount, Change, Fate, amount_of, change_between, fate_of, longest_of, structure_change
@@ -55,12 +57,21 @@ class TimePoint:
         day: When, counted from any day.
         image: Of one channel.
         mask: Label map on the image's grid.
+        series: What it is in DICOM; None where it isn't.
     """
 
     name: str
     day: float
     image: Volume
     mask: Volume
+    series: Source | None = None
+
+    @property
+    def identity(self) -> str:
+        """Of the scan: SeriesInstanceUID or, without one, a hash of its voxels."""
+        if self.series is not None:
+            return self.series.series
+        return hashlib.sha256(np.ascontiguousarray(self.image.voxels).tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

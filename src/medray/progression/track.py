@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -15,17 +12,20 @@ import numpy as np
 
 from medray import config
 from medray.audit import Event, open_trail
-from medray.errors import InputError
+from medray.errors import InputError, LabelError
 from medray.formats.dicom_header import read_dicom_file_header
+from medray.formats.dicom_results import Source
 from medray.formats.image import dicom_files_at, read_image_path
-from medray.imaging.geometry import same_grid
+from medray.imaging.labels import onto
 from medray.imaging.volume import Volume
 from medray.inference.bundled import load_predictor
 from medray.inference.prediction import Prediction
 from medray.models.runtime import EXACT, Runtime
 from medray.progression.history import History, TimePoint, Tracking, history_of
 from medray.progression.report import write_report
+from medray.progression.written import write_history
 from medray.registry.registry import Registry
+from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
 
 __all__ = ["Scan", "track"]
@@ -65,7 +65,8 @@ def track(
 
         OUTPUT/history.json   everything
         OUTPUT/lesions.csv    a row for each lesion and time point
-        OUTPUT/report.html    pictures, lesions and their trajectories; report.pdf is the same on paper
+        OUTPUT/report-N.dcm   of each DICOM series, the earliest first: a Structured Report whose tracking UIDs stay
+    OUTPUT/report.html    pictures, lesions and their trajectories; report.pdf is the same on paper
 
     Args:
         model: ``name``, ``name@alias`` or ``name/version`` of a segmentation; empty where each scan has a mask.
@@ -89,47 +90,46 @@ def track(
         raise InputError("give a model, or else a mask for each scan, and not both")
     images = [read_image_path(Path(scan.source)) for scan in asked]
     if model:
-        names, masks = _segmented(model, images, registry or Registry(), runtime)
+        store = registry or Registry()
+        version = store.resolve(model)
+        names, masks = _segmented(version, images, store, runtime)
     else:
         names = labels or ANY
         masks = [_given(mask, image, labels) for mask, image in zip(drawn, images, strict=True)]
+    said = str(version) if model else "masks/1"
     days = [_day_of(Path(scan.source)) if scan.day is None else scan.day for scan in asked]
     points = [
-        TimePoint(f"scan {number}", day, image, mask)
-        for number, (day, image, mask) in enumerate(zip(days, images, masks, strict=True), start=1)
+        TimePoint(f"scan {number}", day, image, mask, _series_of(Path(scan.source)))
+        for number, (scan, day, image, mask) in enumerate(zip(asked, days, images, masks, strict=True), start=1)
     ]
-    history = history_of(points, names, tracking)
-    target = locate(output)
-    write_history(target, history)
-    write_report(target, history, sorted(points, key=lambda point: point.day), names)
+    history = write_all(locate(output), points, names, tracking, said)
     open_trail().record([Event("patient.track", model or "masks", detail=f"{len(points)} time points")])
     return history
 
 
-def write_history(target: Location, history: History) -> None:
-    """Write ``history.json`` and ``lesions.csv``."""
-    target.join("history.json").write(json.dumps(history.plain(), indent=1).encode())
-    rows = io.StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    table.writerow(
-        ["lesion", "label", "time_point", "years", "volume_mm3", "deviation_mm3", "longest_mm", "perpendicular_mm", "fate"]
-    )
-    for lesion in history.lesions:
-        for at, (amount, diameters) in enumerate(zip(lesion.amounts, lesion.diameters, strict=True)):
-            lengths = [round(diameters.longest_mm, 2), round(diameters.perpendicular_mm, 2)] if diameters else ["", ""]
-            fate = lesion.fates[at - 1] if at else ""
-            volume = [round(amount.mm3, 2), round(amount.deviation_mm3, 2)] if amount else ["", ""]
-            table.writerow([lesion.number, lesion.label, at + 1, round(history.years[at], 4), *volume, *lengths, fate])
-    target.join("lesions.csv").write(rows.getvalue().encode())
+def write_all(target: Location, points: Sequence[TimePoint], names: Mapping[str, int], how: Tracking, model: str) -> History:
+    """Measure what changed between time points, and write all of it; see `track`.
+
+    Args:
+        target: The folder.
+        points: In any order.
+        names: Of the masks' labels, and their values.
+        how: Which lesions are followed, and how.
+        model: ``name/version`` of what made the masks.
+    """
+    history, ordered = history_of(points, names, how), sorted(points, key=lambda point: point.day)
+    write_history(target, history, ordered, model)
+    write_report(target, history, ordered, names)
+    return history
 
 
 def _segmented(
-    model: str, images: Sequence[Volume], registry: Registry, runtime: Runtime
+    version: ModelVersion, images: Sequence[Volume], registry: Registry, runtime: Runtime
 ) -> tuple[Mapping[str, int], list[Volume]]:
     runtime.require()
-    predictor = load_predictor(registry.fetch(registry.resolve(model)), runtime=runtime)
+    predictor = load_predictor(registry.fetch(version), runtime=runtime)
     if predictor.task != "segmentation":
-        raise InputError(f"{model} is for {predictor.task}: change is measured on a segmentation")
+        raise InputError(f"{version} is for {predictor.task}: change is measured on a segmentation")
     found = [predictor.predict(image) for image in images]
     return names_in(found[0]), [label_map(one) for one in found]
 
@@ -152,10 +152,19 @@ def label_map(prediction: Prediction) -> Volume:
 
 
 def _given(path: Path, image: Volume, labels: Mapping[str, int] | None) -> Volume:
-    mask = read_image_path(path)
-    if mask.shape != image.shape or not same_grid(mask.affine, image.affine, image.shape):
-        raise InputError("a mask has another grid than its scan: give one that was drawn on it")
+    try:
+        mask = onto(image, read_image_path(path))
+    except LabelError:
+        raise InputError("a mask has another grid than its scan: give one that was drawn on it") from None
     return mask if labels else mask.with_voxels((mask.voxels != 0).astype(np.uint8))
+
+
+def _series_of(path: Path) -> Source | None:
+    """Return what a scan is in DICOM, or None where it isn't, or where nothing could refer to it."""
+    try:
+        return Source.of(dicom_files_at(path))
+    except (InputError, IndexError):
+        return None
 
 
 def _day_of(path: Path) -> float:

@@ -1,0 +1,103 @@
+"""A history as files: JSON and CSV, and for each DICOM series a Structured Report that says which lesion is which."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+from medray.errors import InputError
+from medray.formats.dicom_results import Finding, Measurement, tracking_uid, write_report
+from medray.progression.history import History, LesionHistory, TimePoint
+from medray.storage.location import Location
+
+__all__ = ["structured_report", "write_history"]
+
+HEAD = (
+    "label", "lesion", "time_point", "years", "volume_mm3", "deviation_mm3", "longest_mm", "perpendicular_mm", "fate", "uid",
+)  # fmt: skip
+
+
+def write_history(target: Location, history: History, points: Sequence[TimePoint], model: str) -> None:
+    """Write ``history.json``, ``lesions.csv`` and, for each time point of a DICOM series, ``report-N.dcm``.
+
+    Args:
+        target: The folder.
+        history: What is told.
+        points: Its time points, the earliest first.
+        model: ``name/version`` of what made the masks.
+    """
+    uids = [uid_of(one, points) for one in history.lesions]
+    plain = history.plain()
+    plain["lesions"] = [{**said, "uid": uid} for said, uid in zip(plain["lesions"], uids, strict=True)]
+    target.join("history.json").write(json.dumps(plain, indent=1).encode())
+    target.join("lesions.csv").write(_table(history, uids).encode())
+    for at, point in enumerate(points):
+        if point.series is not None:
+            target.join(f"report-{at + 1}.dcm").write(structured_report(history, points, at, model))
+
+
+def uid_of(lesion: LesionHistory, points: Sequence[TimePoint]) -> str:
+    """Return the tracking UID of a lesion: it follows from where it was first seen, so that later studies don't change it."""
+    at, number = lesion.origin
+    return tracking_uid(points[at].identity, lesion.label, str(number))
+
+
+def structured_report(history: History, points: Sequence[TimePoint], at: int, model: str) -> bytes:
+    """Write what is known of one time point as a DICOM Structured Report by TID 1500.
+
+    Lesions have the tracking UIDs that they have in the reports of other time points (TID 1501).
+
+    Args:
+        history: Of the patient.
+        points: Its time points, the earliest first.
+        at: Which of them; it has to be a DICOM series.
+        model: ``name/version`` of what made the masks.
+
+    Raises:
+        InputError: If it is none, or can't be referred to.
+    """
+    source = points[at].series
+    if source is None:
+        raise InputError(f"{points[at].name} is no DICOM series, which a report could be about: ask for JSON")
+    findings = [
+        Finding(one.label, f"{one.label} {one.number}", _measured(one, at), uid_of(one, points))
+        for one in history.lesions
+        if one.amounts[at] is not None and (one.diameters[at] is not None or at > one.origin[0])
+    ]
+    findings += [
+        Finding(one.label, one.label, [Measurement("volume", one.amounts[at].mm3 / 1000, "ml")]) for one in history.structures
+    ]
+    response = history.responses[at]
+    if response.sum_mm or response.category:
+        category = response.category if response.category in {"CR", "PR", "SD", "PD"} else ""
+        sums = [Measurement("sum of diameters", response.sum_mm, "mm")]
+        findings.append(Finding("Target lesions", "Target lesions", sums, response=category or ""))
+    return write_report(findings, source, model)
+
+
+def _measured(lesion: LesionHistory, at: int) -> list[Measurement]:
+    amount, diameters = lesion.amounts[at], lesion.diameters[at]
+    found = [Measurement("volume", amount.mm3 / 1000, "ml")] if amount else []
+    if diameters:
+        found += [Measurement("long axis", diameters.longest_mm, "mm")]
+        found += [Measurement("short axis", diameters.perpendicular_mm, "mm")]
+    change = lesion.changes[at - 1] if at else None
+    if change and change.percent is not None:
+        found.append(Measurement("volume change", change.percent, "%"))
+    return found
+
+
+def _table(history: History, uids: Sequence[str]) -> str:
+    rows = io.StringIO()
+    table = csv.writer(rows, lineterminator="\n")
+    table.writerow(HEAD)
+    for lesion, uid in zip(history.lesions, uids, strict=True):
+        for at, (amount, diameters) in enumerate(zip(lesion.amounts, lesion.diameters, strict=True)):
+            lengths = [round(diameters.longest_mm, 2), round(diameters.perpendicular_mm, 2)] if diameters else ["", ""]
+            volume = [round(amount.mm3, 2), round(amount.deviation_mm3, 2)] if amount else ["", ""]
+            fate = lesion.fates[at - 1] if at else ""
+            when = [at + 1, round(history.years[at], 4)]
+            table.writerow([lesion.label, lesion.number, *when, *volume, *lengths, fate, uid])
+    return rows.getvalue()
