@@ -13,9 +13,8 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,14 @@ from medray.audit import Event, open_trail
 from medray.cohort.cohort import open_cohort
 from medray.cohort.manifest import SeriesRow
 from medray.engine import stream
-from medray.errors import ImageError, InputError, MedrayError, NotFoundError, StorageError
+from medray.errors import ImageError, InputError, NotFoundError, StorageError
 from medray.formats.dicom import is_dicom
 from medray.formats.dicom_header import read_dicom_file_header, read_dicom_header
 from medray.formats.image import FILE_FORMATS, HEAD_BYTES, dicom_files, read_image_files, sniff
 from medray.imaging.volume import Volume
 from medray.inference.bundled import BundlePredictor, load_predictor
 from medray.inference.predictor import Predictor
+from medray.inference.records import OK, Records, failures, problem_of
 from medray.inference.written import SUFFIXES, Format, checked, written
 from medray.models.runtime import EXACT, Runtime
 from medray.registry.registry import Registry
@@ -38,8 +38,6 @@ from medray.storage.location import Location, locate
 
 __all__ = ["Batch", "predict_all"]
 
-READERS = 16
-"""Records of earlier runs that are read at a time: a bucket answers each after some ten milliseconds."""
 CRASHED = "reading or predicting it ended its process each time: it is damaged, or too large for a worker"
 
 
@@ -88,9 +86,10 @@ class _Work:
     form: Format
     runtime: Runtime
 
-    def record_at(self, item: _Item) -> Location:
-        """Return where it stands what became of an image."""
-        return self.output.join("records", f"{item.name}.json")
+    @property
+    def records(self) -> Records:
+        """What became of each image."""
+        return Records(self.output.join("records"), str(self.version))
 
 
 def predict_all(
@@ -131,34 +130,25 @@ def predict_all(
         items = [_Item(row.series, _stamp(version, form, row.volume), row=row) for row in open_cohort(place).rows]
     else:
         items = _found(work, on_progress)
-    known = _known(work, items)
+    known = work.records.known({item.name: item.stamp for item in items})
     left, resumed = [item for item in items if item.name not in known], len(known)
     on_progress("predict", resumed, len(items))
-    for record in stream(left, lambda item: _predict(work, item), on_crash=lambda item: _note(work, item, "crashed", CRASHED)):
+    for record in stream(
+        left,
+        lambda item: _predict(work, item),
+        on_crash=lambda item: work.records.note(item.name, item.stamp, "crashed", CRASHED),
+    ):
         known[record["name"]] = record
         on_progress("predict", len(known), len(items))
     return _summary(work, [known[item.name] for item in items], resumed=resumed)
 
 
-def _known(work: _Work, items: Sequence[_Item]) -> dict[str, dict[str, Any]]:
-    """Return the records of earlier runs, of images that are the same since."""
-    records = work.output.join("records")
-    there = {entry.name for entry in records.entries()} if records.exists() else set()
-    seen = [item for item in items if f"{item.name}.json" in there]
-    with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(partial(_record, work), seen)
-        return {item.name: record for item, record in zip(seen, found, strict=True) if record.get("stamp") == item.stamp}
-
-
 def _summary(work: _Work, records: Sequence[Mapping[str, Any]], *, resumed: int) -> Batch:
     work.output.join("predictions.json").write(json.dumps(records, indent=1).encode())
-    failed: dict[str, int] = defaultdict(int)
-    for record in records:
-        if record["outcome"] != "ok":
-            failed[record["outcome"]] += 1
+    failed = failures(records)
     predicted = len(records) - sum(failed.values())
     open_trail().record([Event("model.predict", str(work.version), detail=f"{predicted} of {len(records)} images")])
-    return Batch(str(work.version), predicted, dict(failed), resumed)
+    return Batch(str(work.version), predicted, failed, resumed)
 
 
 def _found(work: _Work, on_progress: Callable[[str, int, int], None]) -> list[_Item]:
@@ -207,15 +197,6 @@ def _stamp(version: ModelVersion, form: str, *facts: str) -> str:
     return hashlib.sha256("\n".join([str(version), form, *facts]).encode()).hexdigest()[:32]
 
 
-def _record(work: _Work, item: _Item) -> dict[str, Any]:
-    """Return what stands of an image; nothing where nobody has looked at it, or was killed over it."""
-    try:
-        record: dict[str, Any] = json.loads(work.record_at(item).read())
-    except (NotFoundError, ValueError):
-        return {}
-    return record
-
-
 def _predict(work: _Work, item: _Item) -> dict[str, Any]:
     """Predict on one image, and note and return what became of it. Never raises for what is in the image."""
     try:
@@ -225,21 +206,11 @@ def _predict(work: _Work, item: _Item) -> dict[str, Any]:
         data = written(prediction, work.form, str(work.version), lambda: dicom_files(files))
     except StorageError:
         raise
-    except ImageError as error:
-        return _note(work, item, error.reason, error.detail)
-    except MedrayError as error:
-        return _note(work, item, "unusable", str(error))
     except Exception as error:  # noqa: BLE001 - one image must not stop a run of ten million; its kind is recorded
-        return _note(work, item, "unreadable", f"the image can't be read ({type(error).__name__})")
+        return work.records.note(item.name, item.stamp, *problem_of(error, "the image"))
     file = f"images/{item.name}{SUFFIXES[work.form]}"
     work.output.join(file).write(data)
-    return _note(work, item, "ok", "", file=file, **prediction.plain())
-
-
-def _note(work: _Work, item: _Item, outcome: str, detail: str, **facts: Any) -> dict[str, Any]:
-    record = {"name": item.name, "model": str(work.version), "outcome": outcome, "detail": detail, "stamp": item.stamp, **facts}
-    work.record_at(item).write(json.dumps(record).encode())
-    return record
+    return work.records.note(item.name, item.stamp, OK, "", file=file, **prediction.plain())
 
 
 def _opened(work: _Work, item: _Item) -> tuple[list[bytes], Volume]:

@@ -1,0 +1,90 @@
+"""What became of each piece of a long run: a small file each, so that a run that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from medray.errors import ImageError, MedrayError, NotFoundError
+from medray.storage.location import Location
+
+__all__ = ["OK", "Record", "Records", "failures", "problem_of"]
+
+OK = "ok"
+READERS = 16
+"""Records of earlier runs that are read at a time: a bucket answers each after some ten milliseconds."""
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Records in a folder.
+
+    Attributes:
+        folder: Where they are.
+        model: What each of them says made it.
+    """
+
+    folder: Location
+    model: str
+
+    def note(self, name: str, stamp: str, outcome: str, detail: str, **facts: Any) -> Record:
+        """Write and return what became of one piece.
+
+        Args:
+            name: Of the piece, and of the file.
+            stamp: Changes when the piece does: then what stands here no longer counts.
+            outcome: ``ok``, or the reason in a word.
+            detail: What was wrong, for people.
+            **facts: JSON-ready.
+        """
+        record = {"name": name, "model": self.model, "outcome": outcome, "detail": detail, "stamp": stamp, **facts}
+        self.folder.join(f"{name}.json").write(json.dumps(record).encode())
+        return record
+
+    def known(self, stamps: Mapping[str, str]) -> dict[str, Record]:
+        """Return the records of earlier runs by name, of pieces that are the same since.
+
+        Args:
+            stamps: Of each piece, by name.
+        """
+        there = {entry.name for entry in self.folder.entries()} if self.folder.exists() else set()
+        seen = [name for name in stamps if f"{name}.json" in there]
+        with ThreadPoolExecutor(READERS) as readers:
+            found = dict(zip(seen, readers.map(self._read, seen), strict=True))
+        return {name: record for name, record in found.items() if record.get("stamp") == stamps[name]}
+
+    def _read(self, name: str) -> Record:
+        """Return what stands of a piece; nothing where a run was killed over it."""
+        try:
+            record: Record = json.loads(self.folder.join(f"{name}.json").read())
+        except (NotFoundError, ValueError):
+            return {}
+        return record
+
+
+def problem_of(error: Exception, what: str) -> tuple[str, str]:
+    """Return an error as a record's outcome and detail.
+
+    Args:
+        error: That ended work on a piece.
+        what: The piece, for people.
+    """
+    if isinstance(error, ImageError):
+        return error.reason, error.detail
+    if isinstance(error, MedrayError):
+        return "unusable", str(error)
+    return "unreadable", f"{what} can't be read ({type(error).__name__})"
+
+
+def failures(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Count records by what went wrong."""
+    failed: dict[str, int] = defaultdict(int)
+    for record in records:
+        if record["outcome"] != OK:
+            failed[record["outcome"]] += 1
+    return dict(failed)
