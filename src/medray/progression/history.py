@@ -38,11 +38,13 @@ class Tracking:
         lesions: Labels whose pieces are followed one by one; by their names when empty.
         repeatability: Within-patient coefficient of variation of repeated scans; see `amount_of`.
         warp: Whether scans are bent, too, where an affine doesn't fit: soft organs, a brain after surgery.
+        apart_days: Between two studies of a cohort of which no date is known; 0 refuses them.
     """
 
     lesions: tuple[str, ...] = ()
     repeatability: float = Field(default=0.0, ge=0)
     warp: bool = False
+    apart_days: float = Field(default=0.0, ge=0)
 
 
 PLAIN = Tracking()

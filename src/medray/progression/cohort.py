@@ -1,0 +1,247 @@
+"""What changed in every patient of a cohort: a Ray Data job, a patient a row, resumable, failures as records.
+
+::
+
+    OUTPUT/patients/SUBJECT/...     as `track` writes it
+    OUTPUT/records/SUBJECT.json     what became of a patient
+    OUTPUT/patients.json            all records, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medray import config
+from medray.audit import Event, open_trail
+from medray.cohort.addition import naming_of
+from medray.cohort.cohort import Cohort, open_cohort
+from medray.cohort.manifest import SeriesRow
+from medray.engine import stream
+from medray.errors import ImageError, InputError, StorageError
+from medray.inference.bundled import BundlePredictor, load_predictor
+from medray.inference.predictor import Predictor
+from medray.inference.records import OK, Record, Records, failures, problem_of
+from medray.models.runtime import EXACT, Runtime
+from medray.progression.history import TimePoint, Tracking
+from medray.progression.track import label_map, names_in, write_all
+from medray.registry.registry import Registry
+from medray.registry.version import ModelVersion
+from medray.storage.location import Location, locate
+
+__all__ = ["Tracked", "track_all"]
+
+CRASHED = "aligning or segmenting it ended its process each time: it is damaged, or too large for a worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What a run left.
+
+    Attributes:
+        model: ``name/version``, or ``masks`` for the cohort's own.
+        tracked: Patients with a history, those of earlier runs included.
+        failed: Reason to number of patients.
+        resumed: Patients that an earlier run had done.
+        once: Patients who were scanned once, of whom there is nothing to say.
+    """
+
+    model: str
+    tracked: int
+    failed: Mapping[str, int]
+    resumed: int
+    once: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Patient:
+    """One patient.
+
+    Attributes:
+        subject: Pseudonym.
+        rows: A series of each time point.
+        days: Of each, counted from any; None where it isn't known.
+        stamp: Changes when a series or how it is tracked does.
+    """
+
+    subject: str
+    rows: tuple[SeriesRow, ...]
+    days: tuple[float | None, ...]
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a worker needs to know."""
+
+    registry: str
+    version: ModelVersion | None
+    cohort: Location
+    output: Location
+    how: Tracking
+    runtime: Runtime
+
+    @property
+    def model(self) -> str:
+        """Of what made the masks."""
+        return str(self.version) if self.version else "masks"
+
+    @property
+    def records(self) -> Records:
+        """What became of each patient."""
+        return Records(self.output.join("records"), self.model)
+
+
+def track_all(
+    model: str,
+    source: str | Path,
+    output: str | Path,
+    *,
+    registry: Registry | None = None,
+    runtime: Runtime = EXACT,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    **how: Any,
+) -> Tracked:
+    """Track every patient of a cohort who was scanned twice or more; call it again to go on where a run was killed.
+
+    Of a patient's series those count that are of the modality and plane which the most studies have; of several in one study,
+    the one with the most voxels. Dates are those that the cohort keeps sealed, so that its pseudonym key is needed.
+
+    Args:
+        model: ``name``, ``name@alias`` or ``name/version`` of a segmentation; empty for the cohort's own label maps.
+        source: The cohort.
+        output: A folder, a path or a URI.
+        registry: The default one when None.
+        runtime: What runs the network.
+        on_progress: Called with ``("track", done, total)``.
+        **how: `Tracking`'s fields.
+
+    Raises:
+        NotFoundError: If there is no such model or cohort.
+        ConfigError: If a setting is unknown, the runtime isn't installed, or the cohort's pseudonym key isn't there.
+        InputError: If the cohort has no label maps and there is no model.
+        StorageError: If the cohort or the output can't be reached.
+    """
+    tracking, store, place = config.load(Tracking, how, what="tracking settings"), registry or Registry(), locate(source)
+    runtime.require()
+    version, cohort = store.resolve(model) if model else None, open_cohort(place)
+    if version is None and cohort.index.labels is None:
+        raise InputError("the cohort has no label maps: say which model is to segment its images")
+    work = _Work(store.uri, version, place, locate(output), tracking, replace(runtime, threads=1))
+    patients, once = _patients(work, cohort)
+    known = work.records.known({patient.subject: patient.stamp for patient in patients})
+    left, resumed = [patient for patient in patients if patient.subject not in known], len(known)
+    on_progress("track", resumed, len(patients))
+    for record in stream(left, lambda patient: _track(work, patient), on_crash=lambda patient: _crashed(work, patient)):
+        known[record["name"]] = record
+        on_progress("track", len(known), len(patients))
+    records = [known[patient.subject] for patient in patients]
+    work.output.join("patients.json").write(json.dumps(records, indent=1).encode())
+    failed = failures(records)
+    tracked = len(records) - sum(failed.values())
+    open_trail().record([Event("cohort.track", work.model, detail=f"{tracked} of {len(records)} patients")])
+    return Tracked(work.model, tracked, failed, resumed, once)
+
+
+def _patients(work: _Work, cohort: Cohort) -> tuple[list[_Patient], int]:
+    """Return those who were scanned more than once, and how many weren't."""
+    of_one: dict[str, list[SeriesRow]] = defaultdict(list)
+    for row in cohort.rows:
+        if not row.synthetic and row.channels == 1 and (work.version or row.label):
+            of_one[row.subject].append(row)
+    names = naming_of(cohort)
+    chosen = {subject: _series_of(rows) for subject, rows in sorted(of_one.items())}
+    made = [
+        _Patient(subject, rows, tuple(_day(names.unseal(row.when)) for row in rows), _stamp(work, rows))
+        for subject, rows in chosen.items()
+        if len(rows) > 1
+    ]
+    return made, len(chosen) - len(made)
+
+
+def _series_of(rows: Sequence[SeriesRow]) -> tuple[SeriesRow, ...]:
+    """Return one series of each study, all of one modality."""
+    kinds: dict[str, dict[int, SeriesRow]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda row: (_voxels(row), row.series)):
+        kinds[row.modality][row.time_point] = row  # the largest comes last
+    most = max(kinds.values(), key=len)
+    return tuple(most[at] for at in sorted(most))
+
+
+def _voxels(row: SeriesRow) -> int:
+    return row.shape[0] * row.shape[1] * row.shape[2]
+
+
+def _day(when: str) -> float | None:
+    """Return the day of what orders studies: DICOM's date, or a session's name with one in it; None for other names."""
+    found = re.search(r"(\d{4})(\d{2})(\d{2})", when)
+    try:
+        return float(date(*map(int, found.groups())).toordinal()) if found else None
+    except ValueError:
+        return None
+
+
+def _stamp(work: _Work, rows: Sequence[SeriesRow]) -> str:
+    facts = [work.model, json.dumps(config.dump(work.how)), *(f"{row.volume} {row.label}" for row in rows)]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+
+
+def _crashed(work: _Work, patient: _Patient) -> Record:
+    return work.records.note(patient.subject, patient.stamp, "crashed", CRASHED)
+
+
+def _track(work: _Work, patient: _Patient) -> Record:
+    """Track one patient, and note and return what became of it. Never raises for what is in the images."""
+    try:
+        names, points = _points(work, patient)
+        history = write_all(work.output.join("patients", patient.subject), points, names, work.how, work.model)
+    except StorageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one patient must not stop a run; the kind of error is recorded
+        return work.records.note(patient.subject, patient.stamp, *problem_of(error, "a scan"))
+    last = history.responses[-1]
+    facts = {"time_points": len(points), "years": history.years[-1], "response": last.category, "lesions": len(history.lesions)}
+    return work.records.note(patient.subject, patient.stamp, OK, "", **facts)
+
+
+def _points(work: _Work, patient: _Patient) -> tuple[Mapping[str, int], list[TimePoint]]:
+    """Read a patient's scans, and have each segmented where a model is to."""
+    days = [_apart(work, at) if day is None else day for at, day in enumerate(patient.days)]
+    cohort, points = open_cohort(work.cohort), []
+    names: Mapping[str, int] = cohort.index.labels.names if cohort.index.labels else {}
+    for at, (row, day) in enumerate(zip(patient.rows, days, strict=True), start=1):
+        image = cohort.volume(row)
+        if work.version is None:
+            mask = image.with_voxels(cohort.mask(row)[np.newaxis])
+        else:
+            said = _predictor(work.registry, work.version, work.runtime).predict(image)
+            names, mask = names_in(said), label_map(said)
+        points.append(TimePoint(f"time point {at}", day, image, mask))
+    return names, points
+
+
+def _apart(work: _Work, at: int) -> float:
+    """Return the day of a time point without a date."""
+    if not work.how.apart_days:
+        why = "a study of this patient has no date: say how many days studies are apart (apart_days), if that is known"
+        raise ImageError("undated", why)
+    return at * work.how.apart_days
+
+
+@lru_cache(maxsize=1)
+def _predictor(registry: str, version: ModelVersion, runtime: Runtime) -> Predictor | BundlePredictor:
+    """Load a model once a process."""
+    found = load_predictor(Registry(registry).fetch(version), runtime=runtime)
+    if found.task != "segmentation":
+        raise InputError(f"{version} is for {found.task}: change is measured on a segmentation")
+    return found

@@ -1,0 +1,96 @@
+"""Every patient of a cohort, with Ray Data: who changed, who failed and why, and a second run that does nothing twice."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import medray
+from medray.errors import ConfigError, InputError
+from medray.formats.nifti import write_nifti
+from medray.imaging.volume import Volume
+from medray.progression.cohort import _day, _series_of, track_all
+from tests.progression.people import motion, person, scanned
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+TABLE = "index\tname\n1\ttissue\n2\tlesion\n"
+
+
+def put(folder, subject, session, image, mask):
+    place = folder / f"sub-{subject}" / f"ses-{session}" / "anat"
+    place.mkdir(parents=True)
+    stem = f"sub-{subject}_ses-{session}"
+    (place / f"{stem}_T1w.nii.gz").write_bytes(write_nifti(image))
+    (place / f"{stem}_dseg.nii.gz").write_bytes(write_nifti(mask))
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """One patient who changed, one whose scans are of two people, one without dates, one scanned once."""
+    folder = tmp_path_factory.mktemp("source")
+    first, second = person(4)
+    put(folder, "a", "20200101", *scanned(first, 1))
+    put(folder, "a", "20210101", *scanned(second, 2, motion((10, -5, 8), (12, -8, 5))))
+    noise = np.random.default_rng(0).normal(100, 20, (1, 60, 60, 40)).astype(np.float32)
+    odd = Volume(noise, np.diag([2.0, 2, 3, 1])), Volume((noise > 150).astype(np.uint8), np.diag([2.0, 2, 3, 1]))
+    put(folder, "b", "20200101", *odd)
+    put(folder, "b", "20210101", *scanned(first, 3))
+    put(folder, "c", "one", *scanned(first, 4))
+    put(folder, "c", "two", *scanned(second, 5))
+    put(folder, "d", "20200101", *odd)
+    (folder / "dseg.tsv").write_text(TABLE)
+    return medray.ingest(folder, tmp_path_factory.mktemp("cohort"), profile="none")
+
+
+def test_a_cohort_is_tracked_and_failures_are_records(cohort, tmp_path):
+    seen = []
+    done = track_all("", cohort.root.path, tmp_path, on_progress=lambda *step: seen.append(step))
+    assert (done.tracked, done.once, done.resumed) == (1, 1, 0)
+    assert done.failed == {"not-alignable": 1, "undated": 1}
+    assert seen[-1] == ("track", 3, 3)
+    records = {record["name"]: record for record in json.loads((tmp_path / "patients.json").read_text())}
+    [good] = [record for record in records.values() if record["outcome"] == "ok"]
+    assert good["years"] == pytest.approx(366 / 365.25)
+    history = json.loads((tmp_path / "patients" / good["name"] / "history.json").read_text())
+    assert len(history["lesions"]) == good["lesions"]
+    assert (tmp_path / "patients" / good["name"] / "report.html").exists()
+
+    again = track_all("", cohort.root.path, tmp_path)
+    assert again.resumed == 3
+    spaced = track_all("", cohort.root.path, tmp_path, apart_days=180)
+    assert (spaced.tracked, spaced.failed, spaced.resumed) == (2, {"not-alignable": 1}, 0), (
+        "another way of tracking starts anew"
+    )
+
+
+def test_what_is_refused(cohort, tmp_path):
+    with pytest.raises(ConfigError, match="unknown key"):
+        track_all("", cohort.root.path, tmp_path, warps=True)
+    bare = medray.ingest(_unlabelled(tmp_path / "bare"), tmp_path / "cohort", profile="none")
+    with pytest.raises(InputError, match="which model"):
+        track_all("", bare.root.path, tmp_path)
+
+
+def _unlabelled(folder):
+    image, _ = scanned(person(4)[0], 1)
+    folder.mkdir()
+    (folder / "scan.nii.gz").write_bytes(write_nifti(image))
+    return folder
+
+
+def test_one_series_a_study_of_the_modality_that_most_have(cohort):
+    row = cohort.rows[0]
+    rows = [
+        replace(row, series="small", time_point=0, modality="MR", shape=(10, 10, 10)),
+        replace(row, series="large", time_point=0, modality="MR", shape=(20, 10, 10)),
+        replace(row, series="later", time_point=1, modality="MR"),
+        replace(row, series="other", time_point=1, modality="CT"),
+    ]
+    assert [one.series for one in _series_of(rows)] == ["large", "later"]
+
+
+def test_days_are_read_from_what_orders_studies():
+    assert _day("20200131120000") == _day("ses-20200131")
+    assert _day("ses-two") is None
+    assert _day("20209999") is None
