@@ -14,8 +14,9 @@ from pydicom import dcmread
 
 from medray.errors import ImageError, InputError
 from medray.formats.dicom import read_dicom_series
+from medray.formats.dicom_codes import code_of
 from medray.formats.dicom_labels import read_dicom_labels
-from medray.formats.dicom_results import Finding, Measurement, Source, code_of, write_report, write_segmentation
+from medray.formats.dicom_results import Finding, Measurement, Source, write_report, write_segmentation
 from medray.formats.dicom_series import write_dicom_series
 from medray.imaging.volume import Volume
 from tests.formats.test_dicom import WHO, volume

@@ -6,7 +6,6 @@ follow from the series, the model's version and what is written: the same result
 
 from __future__ import annotations
 
-import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,50 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from medray.errors import ImageError, InputError
+from medray.formats.dicom_codes import MEASURES, PROCEDURES, RESPONSES, UNITS, code_of
 from medray.formats.dicom_file import text
 from medray.formats.dicom_frames import frames_of
 from medray.imaging.volume import Volume
 from medray.types import Mask
 
-__all__ = ["Finding", "Measurement", "Source", "code_of", "tracking_uid", "write_report", "write_segmentation"]
+__all__ = ["Finding", "Measurement", "Source", "tracking_uid", "write_report", "write_segmentation"]
 
 MAKER = "medray"
-PRIVATE = "99MEDRAY"
-"""The scheme of codes for names that SNOMED CT doesn't know as they are."""
 GRID_TOLERANCE = 0.05
 """Voxels: how far a frame's pixels may lie from the grid."""
-PROCEDURES = {
-    "CT": codes.LN.CTUnspecifiedBodyRegion,
-    "MR": codes.LN.MRIUnspecifiedBodyRegion,
-    "PT": codes.LN.PETUnspecifiedBodyRegion,
-    "NM": codes.LN.NMUnspecifiedBodyRegion,
-}
-UNITS = {
-    "ml": Code("ml", "UCUM", "milliliter"),
-    "mm": codes.UCUM.Millimeter,
-    "1": codes.UCUM.NoUnits,
-    "%": codes.UCUM.Percent,
-}
-MEASURES = {
-    "volume": codes.SCT.Volume,
-    "diameter": codes.SCT.Diameter,
-    "long axis": codes.SCT.LongAxis,
-    "short axis": codes.SCT.ShortAxis,
-    "probability": codes.DCM.Probability,
-    "sum of diameters": Code("sum-of-diameters", PRIVATE, "Sum of target lesions' longest diameters"),
-    "volume change": Code("volume-change", PRIVATE, "Volume change since the time point before"),
-}
-RESPONSES = {
-    "CR": codes.DCM.TargetLesionCompleteResponse,
-    "PR": codes.DCM.TargetLesionPartialResponse,
-    "SD": codes.DCM.TargetLesionStableDisease,
-    "PD": codes.DCM.TargetLesionProgressiveDisease,
-}
-"""CID 6144."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +107,7 @@ def tracking_uid(*facts: str) -> str:
     return str(generate_uid(entropy_srcs=["tracking", *facts]))
 
 
-def code_of(name: str) -> Code:
-    """Return the code of a name such as ``white-matter``: SNOMED CT's where it has one of that name, else a private one."""
-    keyword = "".join(word.capitalize() for word in re.findall(r"[A-Za-z0-9]+", name))
-    found = getattr(codes.SCT, BRITISH.get(keyword, keyword), None) if keyword else None
-    return found or Code(re.sub(r"[^A-Za-z0-9]+", "-", name)[:16] or "label", PRIVATE, name[:64])
-
-
 _ONE_AT_A_TIME = threading.Lock()
-BRITISH = {"GreyMatter": "GrayMatter", "Tumour": "Tumor"}
 
 
 @contextmanager

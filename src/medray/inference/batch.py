@@ -14,7 +14,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from medray.formats.dicom import is_dicom
 from medray.formats.dicom_header import read_dicom_file_header, read_dicom_header
 from medray.formats.image import FILE_FORMATS, HEAD_BYTES, dicom_files, read_image_files, sniff
 from medray.imaging.volume import Volume
-from medray.inference.bundled import BundlePredictor, load_predictor
-from medray.inference.predictor import Predictor
+from medray.inference.bundled import kept_predictor
 from medray.inference.records import OK, Records, failures, problem_of
 from medray.inference.written import SUFFIXES, Format, checked, written
 from medray.models.runtime import EXACT, Runtime
@@ -130,17 +129,8 @@ def predict_all(
         items = [_Item(row.series, _stamp(version, form, row.volume), row=row) for row in open_cohort(place).rows]
     else:
         items = _found(work, on_progress)
-    known = work.records.known({item.name: item.stamp for item in items})
-    left, resumed = [item for item in items if item.name not in known], len(known)
-    on_progress("predict", resumed, len(items))
-    for record in stream(
-        left,
-        lambda item: _predict(work, item),
-        on_crash=lambda item: work.records.note(item.name, item.stamp, "crashed", CRASHED),
-    ):
-        known[record["name"]] = record
-        on_progress("predict", len(known), len(items))
-    return _summary(work, [known[item.name] for item in items], resumed=resumed)
+    records, resumed = work.records.completed(items, partial(_predict, work), CRASHED, partial(on_progress, "predict"))
+    return _summary(work, records, resumed=resumed)
 
 
 def _summary(work: _Work, records: Sequence[Mapping[str, Any]], *, resumed: int) -> Batch:
@@ -200,7 +190,7 @@ def _stamp(version: ModelVersion, form: str, *facts: str) -> str:
 def _predict(work: _Work, item: _Item) -> dict[str, Any]:
     """Predict on one image, and note and return what became of it. Never raises for what is in the image."""
     try:
-        predictor = _predictor(work.registry, work.version, work.runtime)
+        predictor = kept_predictor(work.registry, work.version, work.runtime)
         files, volume = _opened(work, item)
         prediction = predictor.predict(volume)
         data = written(prediction, work.form, str(work.version), lambda: dicom_files(files))
@@ -218,9 +208,3 @@ def _opened(work: _Work, item: _Item) -> tuple[list[bytes], Volume]:
         return [], open_cohort(work.source).volume(item.row)
     files = [work.source.join(name).read() for name in item.files]
     return files, read_image_files(files)
-
-
-@lru_cache(maxsize=1)
-def _predictor(registry: str, version: ModelVersion, runtime: Runtime) -> Predictor | BundlePredictor:
-    """Load a model once a process."""
-    return load_predictor(Registry(registry).fetch(version), runtime=runtime)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from medray.models.bundle import digest_of, read_bundle
 from medray.models.bundle_card import BundleCard
 from medray.models.runtime import EXACT, Network, Runtime, ready_to_run
 from medray.preprocessing.blocks import Block, Blocks
+from medray.registry.registry import Registry
+from medray.registry.version import ModelVersion
 from medray.tasks.answer import Answer
 
 __all__ = ["BUNDLE", "BundlePredictor", "load_predictor"]
@@ -220,6 +222,18 @@ def load_predictor(folder: Path, device: str | None = None, *, runtime: Runtime 
     if (folder / BUNDLE).is_file():
         return BundlePredictor.load(folder, device, runtime=runtime)
     return Predictor.load(folder, device, runtime=runtime)
+
+
+@lru_cache(maxsize=1)
+def kept_predictor(registry: str, version: ModelVersion, runtime: Runtime) -> Predictor | BundlePredictor:
+    """Load a registered model once a process.
+
+    Args:
+        registry: MLflow tracking URI.
+        version: Of the model.
+        runtime: What runs the network.
+    """
+    return load_predictor(Registry(registry).fetch(version), runtime=runtime)
 
 
 def _first(said: Any) -> torch.Tensor:

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from medray.engine import stream
 from medray.errors import ImageError, MedrayError, NotFoundError
 from medray.storage.location import Location
 
-__all__ = ["OK", "Record", "Records", "failures", "problem_of"]
+__all__ = ["OK", "Piece", "Record", "Records", "failures", "problem_of"]
 
 OK = "ok"
 READERS = 16
 """Records of earlier runs that are read at a time: a bucket answers each after some ten milliseconds."""
 Record = dict[str, Any]
+
+
+class Piece(Protocol):
+    """A piece of work."""
+
+    @property
+    def name(self) -> str:
+        """Of the piece, and of its record's file."""
+        ...
+
+    @property
+    def stamp(self) -> str:
+        """Changes when the piece does."""
+        ...
+
+
+P = TypeVar("P", bound=Piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +64,30 @@ class Records:
         self.folder.join(f"{name}.json").write(json.dumps(record).encode())
         return record
 
-    def known(self, stamps: Mapping[str, str]) -> dict[str, Record]:
-        """Return the records of earlier runs by name, of pieces that are the same since.
+    def completed(
+        self, pieces: Sequence[P], work: Callable[[P], Record], crashed: str, tell: Callable[[int, int], None]
+    ) -> tuple[list[Record], int]:
+        """Work with Ray Data on those pieces of which earlier runs have no record, and return a record for each.
 
         Args:
-            stamps: Of each piece, by name.
+            pieces: Picklable.
+            work: Picklable; works on one, notes what became of it, and returns the note.
+            crashed: What to note of a piece over which worker after worker died.
+            tell: Called with how many are done, and of how many.
+
+        Returns:
+            The records in the order of the pieces, and how many are of earlier runs.
         """
+        known = self._known({piece.name: piece.stamp for piece in pieces})
+        left, resumed = [piece for piece in pieces if piece.name not in known], len(known)
+        tell(resumed, len(pieces))
+        for record in stream(left, work, on_crash=lambda piece: self.note(piece.name, piece.stamp, "crashed", crashed)):
+            known[record["name"]] = record
+            tell(len(known), len(pieces))
+        return [known[piece.name] for piece in pieces], resumed
+
+    def _known(self, stamps: Mapping[str, str]) -> dict[str, Record]:
+        """Return the records of earlier runs by name, of pieces that are the same since."""
         there = {entry.name for entry in self.folder.entries()} if self.folder.exists() else set()
         seen = [name for name in stamps if f"{name}.json" in there]
         with ThreadPoolExecutor(READERS) as readers:

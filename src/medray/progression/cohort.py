@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,12 @@ from medray.audit import Event, open_trail
 from medray.cohort.addition import naming_of
 from medray.cohort.cohort import Cohort, open_cohort
 from medray.cohort.manifest import SeriesRow
-from medray.engine import stream
 from medray.errors import ImageError, InputError, StorageError
-from medray.inference.bundled import BundlePredictor, load_predictor
-from medray.inference.predictor import Predictor
+from medray.inference.bundled import kept_predictor
 from medray.inference.records import OK, Record, Records, failures, problem_of
 from medray.models.runtime import EXACT, Runtime
 from medray.progression.history import TimePoint, Tracking
-from medray.progression.track import label_map, names_in, write_all
+from medray.progression.track import segmented, write_all
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
@@ -68,13 +66,13 @@ class _Patient:
     """One patient.
 
     Attributes:
-        subject: Pseudonym.
+        name: Pseudonym.
         rows: A series of each time point.
         days: Of each, counted from any; None where it isn't known.
         stamp: Changes when a series or how it is tracked does.
     """
 
-    subject: str
+    name: str
     rows: tuple[SeriesRow, ...]
     days: tuple[float | None, ...]
     stamp: str
@@ -114,7 +112,7 @@ def track_all(
 ) -> Tracked:
     """Track every patient of a cohort who was scanned twice or more; call it again to go on where a run was killed.
 
-    Of a patient's series those count that are of the modality and plane which the most studies have; of several in one study,
+    Of a patient's series those count that are of the modality which the most studies have; of several in one study,
     the one with the most voxels. Dates are those that the cohort keeps sealed, so that its pseudonym key is needed.
 
     Args:
@@ -139,13 +137,7 @@ def track_all(
         raise InputError("the cohort has no label maps: say which model is to segment its images")
     work = _Work(store.uri, version, place, locate(output), tracking, replace(runtime, threads=1))
     patients, once = _patients(work, cohort)
-    known = work.records.known({patient.subject: patient.stamp for patient in patients})
-    left, resumed = [patient for patient in patients if patient.subject not in known], len(known)
-    on_progress("track", resumed, len(patients))
-    for record in stream(left, lambda patient: _track(work, patient), on_crash=lambda patient: _crashed(work, patient)):
-        known[record["name"]] = record
-        on_progress("track", len(known), len(patients))
-    records = [known[patient.subject] for patient in patients]
+    records, resumed = work.records.completed(patients, partial(_track, work), CRASHED, partial(on_progress, "track"))
     work.output.join("patients.json").write(json.dumps(records, indent=1).encode())
     failed = failures(records)
     tracked = len(records) - sum(failed.values())
@@ -196,22 +188,18 @@ def _stamp(work: _Work, rows: Sequence[SeriesRow]) -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
 
-def _crashed(work: _Work, patient: _Patient) -> Record:
-    return work.records.note(patient.subject, patient.stamp, "crashed", CRASHED)
-
-
 def _track(work: _Work, patient: _Patient) -> Record:
     """Track one patient, and note and return what became of it. Never raises for what is in the images."""
     try:
         names, points = _points(work, patient)
-        history = write_all(work.output.join("patients", patient.subject), points, names, work.how, work.model)
+        history = write_all(work.output.join("patients", patient.name), points, names, work.how, work.model)
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001 - one patient must not stop a run; the kind of error is recorded
-        return work.records.note(patient.subject, patient.stamp, *problem_of(error, "a scan"))
+        return work.records.note(patient.name, patient.stamp, *problem_of(error, "a scan"))
     last = history.responses[-1]
     facts = {"time_points": len(points), "years": history.years[-1], "response": last.category, "lesions": len(history.lesions)}
-    return work.records.note(patient.subject, patient.stamp, OK, "", **facts)
+    return work.records.note(patient.name, patient.stamp, OK, "", **facts)
 
 
 def _points(work: _Work, patient: _Patient) -> tuple[Mapping[str, int], list[TimePoint]]:
@@ -224,8 +212,7 @@ def _points(work: _Work, patient: _Patient) -> tuple[Mapping[str, int], list[Tim
         if work.version is None:
             mask = image.with_voxels(cohort.mask(row)[np.newaxis])
         else:
-            said = _predictor(work.registry, work.version, work.runtime).predict(image)
-            names, mask = names_in(said), label_map(said)
+            names, mask = segmented(kept_predictor(work.registry, work.version, work.runtime), image, work.model)
         points.append(TimePoint(f"time point {at}", day, image, mask))
     return names, points
 
@@ -236,12 +223,3 @@ def _apart(work: _Work, at: int) -> float:
         why = "a study of this patient has no date: say how many days studies are apart (apart_days), if that is known"
         raise ImageError("undated", why)
     return at * work.how.apart_days
-
-
-@lru_cache(maxsize=1)
-def _predictor(registry: str, version: ModelVersion, runtime: Runtime) -> Predictor | BundlePredictor:
-    """Load a model once a process."""
-    found = load_predictor(Registry(registry).fetch(version), runtime=runtime)
-    if found.task != "segmentation":
-        raise InputError(f"{version} is for {found.task}: change is measured on a segmentation")
-    return found

@@ -18,14 +18,13 @@ from medray.formats.dicom_results import Source
 from medray.formats.image import dicom_files_at, read_image_path
 from medray.imaging.labels import onto
 from medray.imaging.volume import Volume
-from medray.inference.bundled import load_predictor
-from medray.inference.prediction import Prediction
+from medray.inference.bundled import BundlePredictor, load_predictor
+from medray.inference.predictor import Predictor
 from medray.models.runtime import EXACT, Runtime
 from medray.progression.history import History, TimePoint, Tracking, history_of
 from medray.progression.report import write_report
 from medray.progression.written import write_history
 from medray.registry.registry import Registry
-from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
 
 __all__ = ["Scan", "track"]
@@ -91,16 +90,19 @@ def track(
     images = [read_image_path(Path(scan.source)) for scan in asked]
     if model:
         store = registry or Registry()
-        version = store.resolve(model)
-        names, masks = _segmented(version, images, store, runtime)
+        said = str(version := store.resolve(model))
+        runtime.require()
+        predictor = load_predictor(store.fetch(version), runtime=runtime)
+        found = [segmented(predictor, image, said) for image in images]
+        names, masks = found[0][0], [mask for _, mask in found]
     else:
-        names = labels or ANY
+        said, names = "masks/1", labels or ANY
         masks = [_given(mask, image, labels) for mask, image in zip(drawn, images, strict=True)]
-    said = str(version) if model else "masks/1"
-    days = [_day_of(Path(scan.source)) if scan.day is None else scan.day for scan in asked]
+    files = [_dicom_of(Path(scan.source)) for scan in asked]
+    days = [_day_of(of_one) if scan.day is None else scan.day for scan, of_one in zip(asked, files, strict=True)]
     points = [
-        TimePoint(f"scan {number}", day, image, mask, _series_of(Path(scan.source)))
-        for number, (scan, day, image, mask) in enumerate(zip(asked, days, images, masks, strict=True), start=1)
+        TimePoint(f"scan {number}", day, image, mask, _series_of(of_one))
+        for number, (of_one, day, image, mask) in enumerate(zip(files, days, images, masks, strict=True), start=1)
     ]
     history = write_all(locate(output), points, names, tracking, said)
     open_trail().record([Event("patient.track", model or "masks", detail=f"{len(points)} time points")])
@@ -123,32 +125,24 @@ def write_all(target: Location, points: Sequence[TimePoint], names: Mapping[str,
     return history
 
 
-def _segmented(
-    version: ModelVersion, images: Sequence[Volume], registry: Registry, runtime: Runtime
-) -> tuple[Mapping[str, int], list[Volume]]:
-    runtime.require()
-    predictor = load_predictor(registry.fetch(version), runtime=runtime)
+def segmented(predictor: Predictor | BundlePredictor, image: Volume, model: str) -> tuple[Mapping[str, int], Volume]:
+    """Return what a model's labels are, and the label map that it makes of an image.
+
+    Targets that may overlap go into one label map, too; where they do, the later one is seen.
+
+    Raises:
+        InputError: If the model is no segmentation.
+    """
     if predictor.task != "segmentation":
-        raise InputError(f"{version} is for {predictor.task}: change is measured on a segmentation")
-    found = [predictor.predict(image) for image in images]
-    return names_in(found[0]), [label_map(one) for one in found]
-
-
-def names_in(prediction: Prediction) -> Mapping[str, int]:
-    """Return what the values of `label_map` mean."""
-    apart = len(prediction.mask.voxels) > 1
-    return {name: number for number, name in enumerate(prediction.values, start=1)} if apart else prediction.values
-
-
-def label_map(prediction: Prediction) -> Volume:
-    """Put targets that may overlap into one label map; where they do, the later one is seen."""
-    voxels = prediction.mask.voxels
+        raise InputError(f"{model} is for {predictor.task}: change is measured on a segmentation")
+    found = predictor.predict(image)
+    voxels = found.mask.voxels
     if len(voxels) == 1:
-        return prediction.mask
-    label = np.zeros((1, *prediction.shape), np.uint8)
+        return found.values, found.mask
+    label = np.zeros((1, *found.shape), np.uint8)
     for number, channel in enumerate(voxels, start=1):
         label[0][channel > 0] = number
-    return prediction.mask.with_voxels(label)
+    return {name: number for number, name in enumerate(found.values, start=1)}, found.mask.with_voxels(label)
 
 
 def _given(path: Path, image: Volume, labels: Mapping[str, int] | None) -> Volume:
@@ -159,19 +153,26 @@ def _given(path: Path, image: Volume, labels: Mapping[str, int] | None) -> Volum
     return mask if labels else mask.with_voxels((mask.voxels != 0).astype(np.uint8))
 
 
-def _series_of(path: Path) -> Source | None:
+def _dicom_of(path: Path) -> list[bytes]:
+    """Return a scan's DICOM files; none where it isn't DICOM."""
+    try:
+        return dicom_files_at(path)
+    except InputError:
+        return []
+
+
+def _series_of(files: Sequence[bytes]) -> Source | None:
     """Return what a scan is in DICOM, or None where it isn't, or where nothing could refer to it."""
     try:
-        return Source.of(dicom_files_at(path))
+        return Source.of(files)
     except (InputError, IndexError):
         return None
 
 
-def _day_of(path: Path) -> float:
+def _day_of(files: Sequence[bytes]) -> float:
     """Return StudyDate as a count of days."""
     try:
-        header = read_dicom_file_header(dicom_files_at(path)[0])
-        acquired = header.acquired[:8]
+        acquired = read_dicom_file_header(files[0]).acquired[:8]
         return float(date(int(acquired[:4]), int(acquired[4:6]), int(acquired[6:])).toordinal())
     except (InputError, IndexError, ValueError):
         raise InputError("a scan doesn't say when it was made: give days, one for each scan") from None

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 
 from medray.errors import InputError
+from medray.formats.dicom_codes import RESPONSES
 from medray.formats.dicom_results import Finding, Measurement, tracking_uid, write_report
 from medray.progression.history import History, LesionHistory, TimePoint
 from medray.storage.location import Location
@@ -71,7 +72,7 @@ def structured_report(history: History, points: Sequence[TimePoint], at: int, mo
     ]
     response = history.responses[at]
     if response.sum_mm or response.category:
-        category = response.category if response.category in {"CR", "PR", "SD", "PD"} else ""
+        category = response.category if response.category in RESPONSES else ""
         sums = [Measurement("sum of diameters", response.sum_mm, "mm")]
         findings.append(Finding("Target lesions", "Target lesions", sums, response=category or ""))
     return write_report(findings, source, model)

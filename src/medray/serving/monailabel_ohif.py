@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from starlette.responses import FileResponse
 
 from medray.errors import NotFoundError
+from medray.serving.reading_room import file_below
 
 __all__ = ["INDEX", "ROOT", "ohif"]
 
@@ -26,11 +27,10 @@ def ohif(folder: str) -> APIRouter:
     @routes.get(ROOT + "{path:path}")
     async def part(path: str) -> FileResponse:
         """Give a file of the build, or its page."""
-        file = (root / path).resolve()
-        if not file.is_relative_to(root) or not file.is_file():
-            if file.suffix:
-                raise NotFoundError("this build of OHIF has no such file")
-            file = root / INDEX
+        file = file_below(root, path)
+        if file is None and Path(path).suffix:
+            raise NotFoundError("this build of OHIF has no such file")
+        file = file or root / INDEX
         return FileResponse(file, media_type=mimetypes.guess_type(file.name)[0])
 
     return routes

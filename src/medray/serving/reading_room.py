@@ -8,11 +8,22 @@ from starlette.responses import FileResponse, HTMLResponse
 
 from medray.errors import NotFoundError
 
-__all__ = ["reading_room"]
+__all__ = ["file_below", "reading_room"]
 
 PAGES = Path(__file__).resolve().parent / "pages"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".txt": "text/plain"}
 SCRIPTS = "/pages/vendor/swagger-ui"
+
+
+def file_below(root: Path, path: str) -> Path | None:
+    """Return a file below a folder, None where there is none of that path, or it leads out of the folder.
+
+    Args:
+        root: The folder, resolved.
+        path: As somebody asked for it.
+    """
+    file = (root / path).resolve()
+    return file if file.is_relative_to(root) and file.is_file() else None
 
 
 def reading_room() -> APIRouter:
@@ -27,8 +38,8 @@ def reading_room() -> APIRouter:
     @routes.get("/pages/{path:path}")
     async def part(path: str) -> Response:
         """Give a script or a style of the page."""
-        file = (PAGES / path).resolve()
-        if not file.is_relative_to(PAGES) or not file.is_file() or file.suffix not in KINDS:
+        file = file_below(PAGES, path)
+        if file is None or file.suffix not in KINDS:
             missing = "its scripts come from npm when medray is installed: install it again where npm's registry can be reached"
             raise NotFoundError(f"no such page; {missing}" if path.startswith("vendor/") else "no such page")
         return FileResponse(file, media_type=KINDS[file.suffix])
