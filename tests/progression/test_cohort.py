@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import medray
-from medray.errors import ConfigError, InputError
+from medray.errors import ConfigError, ImageError, InputError
 from medray.formats.nifti import write_nifti
 from medray.imaging.volume import Volume
-from medray.progression.cohort import _day, _series_of, track_all
+from medray.progression.cohort import _day, _days, _series_of, track_all
 from tests.progression.people import motion, person, scanned
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -94,3 +94,11 @@ def test_days_are_read_from_what_orders_studies():
     assert _day("20200131120000") == _day("ses-20200131")
     assert _day("ses-two") is None
     assert _day("20209999") is None
+
+
+def test_days_are_all_known_or_all_as_far_apart_as_was_said():
+    assert _days((5.0, 9.0), 180) == [5, 9]
+    assert _days((None, None, None), 180) == [0, 180, 360]
+    for found, apart in (((5.0, None), 180), ((None, 9.0), 0), ((None, None), 0)):
+        with pytest.raises(ImageError, match="undated"):
+            _days(found, apart)

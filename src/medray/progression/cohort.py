@@ -204,7 +204,7 @@ def _track(work: _Work, patient: _Patient) -> Record:
 
 def _points(work: _Work, patient: _Patient) -> tuple[Mapping[str, int], list[TimePoint]]:
     """Read a patient's scans, and have each segmented where a model is to."""
-    days = [_apart(work, at) if day is None else day for at, day in enumerate(patient.days)]
+    days = _days(patient.days, work.how.apart_days)
     cohort, points = open_cohort(work.cohort), []
     names: Mapping[str, int] = cohort.index.labels.names if cohort.index.labels else {}
     for at, (row, day) in enumerate(zip(patient.rows, days, strict=True), start=1):
@@ -217,9 +217,14 @@ def _points(work: _Work, patient: _Patient) -> tuple[Mapping[str, int], list[Tim
     return names, points
 
 
-def _apart(work: _Work, at: int) -> float:
-    """Return the day of a time point without a date."""
-    if not work.how.apart_days:
-        why = "a study of this patient has no date: say how many days studies are apart (apart_days), if that is known"
+def _days(found: Sequence[float | None], apart_days: float) -> list[float]:
+    """Return the day of each time point: those that are known or, where none is, days as far apart as was said."""
+    known = [day for day in found if day is not None]
+    if len(known) == len(found):
+        return known
+    if known:
+        raise ImageError("undated", f"of this patient's {len(found)} studies {len(known)} have a date: all must, or none")
+    if not apart_days:
+        why = "this patient's studies have no dates: say how many days they are apart (apart_days), if that is known"
         raise ImageError("undated", why)
-    return at * work.how.apart_days
+    return [at * apart_days for at in range(len(found))]
