@@ -121,7 +121,7 @@ class Trail:
         if not new:
             return
         with told_plainly("the audit trail", "written"), self._engine.begin() as connection:
-            self._append(connection, new)
+            self.append(connection, new)
 
     def head(self) -> str:
         """Return number and digest of the last event, ``0:…`` for an empty trail."""
@@ -175,7 +175,13 @@ class Trail:
             problems.append("the anchor is not in the trail: it was replaced or cut")
         return Verdict(expected - 1, keyed, f"{expected - 1}:{previous}", tuple(problems))
 
-    def _append(self, connection: sa.Connection, events: list[Event]) -> None:
+    def append(self, connection: sa.Connection, events: Iterable[Event]) -> None:
+        """Append events within a transaction of the caller's, so that there is neither an act without its event nor the reverse.
+
+        Args:
+            connection: In a transaction, of the database that the trail is in.
+            events: One or more.
+        """
         head = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest).with_for_update()).first()
         number, digest = (head.number, head.digest) if head else (0, GENESIS)
         rows = []

@@ -15,6 +15,8 @@ from medray.errors import ConfigError, StorageError
 __all__ = ["open_database", "told_plainly"]
 
 DATABASE = "medray.db"
+TABLES_LOCK = 0x6D656472
+"""Of who makes tables, in PostgreSQL: any number that others don't take."""
 
 
 def open_database(tables: sa.MetaData) -> sa.Engine:
@@ -26,30 +28,47 @@ def open_database(tables: sa.MetaData) -> sa.Engine:
         ConfigError: If ``MEDRAY_DATABASE_URL`` can't be used.
     """
     url = os.environ.get("MEDRAY_DATABASE_URL") or f"sqlite:///{config.home() / DATABASE}"
-    return _engine(url, tables)
+    return _with_tables(url, tables)
+
+
+@lru_cache(maxsize=64)
+def _with_tables(url: str, tables: sa.MetaData) -> sa.Engine:
+    with _refused_plainly():
+        engine = _engine(url)
+        with engine.begin() as connection:
+            if (
+                engine.dialect.name == "postgresql"
+            ):  # of two who make a table at once, one fails, though it asks whether it is there
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(TABLES_LOCK)))
+            tables.create_all(connection)
+    return engine
 
 
 @lru_cache(maxsize=16)
-def _engine(url: str, tables: sa.MetaData) -> sa.Engine:
+def _engine(url: str) -> sa.Engine:
+    """Open a database once, so that what several rooms write can be one transaction."""
+    parsed = sa.make_url(url)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    lite = parsed.get_backend_name() == "sqlite"
+    if lite:
+        config.home().mkdir(parents=True, exist_ok=True)
+        if url.endswith(str(config.home() / DATABASE)):
+            (config.home() / DATABASE).touch(mode=0o600)
+    engine = sa.create_engine(parsed, connect_args={"timeout": 60, "isolation_level": None} if lite else {})
+    if lite:
+        sa.event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+@contextmanager
+def _refused_plainly() -> Iterator[None]:
     try:
-        parsed = sa.make_url(url)
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        lite = parsed.get_backend_name() == "sqlite"
-        if lite:
-            config.home().mkdir(parents=True, exist_ok=True)
-            if url.endswith(str(config.home() / DATABASE)):
-                (config.home() / DATABASE).touch(mode=0o600)
-        engine = sa.create_engine(parsed, connect_args={"timeout": 60, "isolation_level": None} if lite else {})
-        if lite:
-            sa.event.listen(engine, "begin", _begin_immediate)
-        with engine.begin() as connection:
-            tables.create_all(connection)
+        yield
     except (sa.exc.SQLAlchemyError, ImportError) as error:
         raise ConfigError(
             f"MEDRAY_DATABASE_URL can't be used ({type(error).__name__}): check its form, server and driver"
         ) from None
-    return engine
 
 
 @contextmanager

@@ -4,7 +4,8 @@
     ├── InputError (ValueError)          something handed in can't be used; a command exits with 2
     │   ├── ConfigError                  a setting: unknown key, wrong type, wrong value
     │   ├── ImageError                   a file or a volume; carries the quarantine reason
-    │   └── LabelError                   a label map that its schema doesn't explain
+    │   ├── LabelError                   a label map that its schema doesn't explain
+    │   └── ConflictError                somebody else changed it meanwhile, or it is in another state
     ├── NotFoundError (LookupError)      a cohort, a model or a file that isn't there
     ├── StorageError (RuntimeError)      a disk, a network or a server that fails or refuses
     └── ResourceError (RuntimeError)     the machine or the cluster has too little of something
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigError",
+    "ConflictError",
     "ImageError",
     "InputError",
     "LabelError",
@@ -58,6 +60,10 @@ class ImageError(InputError):
 
 class LabelError(ImageError):
     """A label map has values that its schema doesn't name, or lies on another grid."""
+
+
+class ConflictError(InputError):
+    """What was to be changed isn't any more as it was seen, or isn't in a state in which it may be changed."""
 
 
 class NotFoundError(MedrayError, LookupError):

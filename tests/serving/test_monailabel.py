@@ -176,9 +176,9 @@ def test_a_label_is_a_further_version_and_never_overwritten(viewer, root, tmp_pa
     from medray.annotation.store import LabelStore
     from medray.storage.location import locate
 
-    history = LabelStore(locate(root)).history(sample["id"])
+    history = LabelStore(locate(root)).history(series=sample["id"])
     assert [
-        np.array_equal(LabelStore(locate(root)).label(one).voxels, mask) for one, mask in zip(history, masks, strict=True)
+        np.array_equal(LabelStore(locate(root)).mask(one).voxels, mask) for one, mask in zip(history, masks, strict=True)
     ] == [
         True,
         True,

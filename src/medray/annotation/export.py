@@ -1,61 +1,100 @@
-"""From what people submitted to a new version of the cohort, which plans and fits can use."""
+"""From what experts made to a new version of the cohort, which plans and fits can use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
-from medray.annotation.store import FINAL, LabelStore, Submission
+from medray.annotation.cases import Case, cases_of
+from medray.annotation.projects import PRESENCE, Project, Projects
+from medray.annotation.store import FINAL, LabelStore, Version
 from medray.cohort.cohort import Cohort
 from medray.cohort.commit import Contents, base_of, commit_cohort
 from medray.cohort.fingerprint import measure
 from medray.cohort.manifest import SeriesRow
 from medray.cohort.shards import write_shard
-from medray.errors import LabelError, NotFoundError
+from medray.errors import InputError, LabelError, NotFoundError
 from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
 from medray.storage.location import Location
 
-__all__ = ["export_labels"]
+__all__ = ["Which", "export_labels", "results_of"]
+
+Which = Literal["consensus", "approved"]
 
 
-def export_labels(root: Location, *, tag: str = FINAL) -> Cohort:
-    """Make a version of a cohort in which each image has the newest label map of a tag; images without one keep theirs.
+def export_labels(root: Location, *, tag: str = FINAL, project: str = "", which: Which = "consensus") -> Cohort:
+    """Make a version of a cohort in which each image has what experts made of it; images without keep what they have.
 
-    Names that the cohort's schema hasn't are added to it, after those that it has.
+    Names that the cohort's schema hasn't are added to it, after those that it has. Of a project of findings, its findings take
+    the place of those that the image had: ``name`` where it is present, ``name choice`` where it has other choices than that.
 
     Args:
         root: The cohort.
-        tag: Which submissions count.
+        tag: Which labels count outside projects: the newest of this tag, whoever's, that was not rejected.
+        project: Whose labels count; none for those that are outside of any.
+        which: Of a project: what a reviewer decided or the experts agree on, or the newest labels that a reviewer approved.
 
     Returns:
         The new version, or the current one where nothing is new.
 
     Raises:
-        NotFoundError: If there is no cohort.
+        NotFoundError: If there is no cohort, or no such project.
         LabelError: If names would need more than 255 values.
+        InputError: If the project's labels are boxes or points, for which a cohort has no place.
     """
     base = base_of(root)
     if base.cohort is None:
         raise NotFoundError(f"no complete cohort at {root.path}: run medray ingest SRC {root.path}")
     cohort, store = base.cohort, LabelStore(root)
-    submitted = {series: found for (series, kind), found in store.current().items() if kind == tag}
-    schema = _extended(cohort.index.labels, submitted.values())
-    rows = tuple(
-        _relabelled(cohort, store, row, submitted[row.series], schema) if row.series in submitted else row
-        for row in cohort.rows
-    )
-    if rows == cohort.rows:
+    if project:
+        chosen = Projects(root).get(project)
+        if chosen.kind in {"boxes", "points"}:
+            why = f"project {project} has {chosen.kind}, for which a cohort has no place"
+            raise InputError(f"{why}: list them with medray annotate results {root.path} {project}")
+        found = results_of(store, chosen, _cases(root, store, chosen), which)
+    else:
+        chosen = None
+        found = {series: one for (series, kind), one in store.current().items() if kind == tag and one.live}
+    if chosen and chosen.kind == "findings":
+        schema = cohort.index.labels
+        rows = [_found(row, chosen, found[row.series]) if row.series in found else row for row in cohort.rows]
+    else:
+        schema = _extended(cohort.index.labels, found.values())
+        rows = [
+            _relabelled(cohort, store, row, found[row.series], schema) if row.series in found else row for row in cohort.rows
+        ]
+    if tuple(rows) == cohort.rows:
         return cohort
-    return commit_cohort(root, Contents(rows, cohort.quarantine, schema), cohort.index.lineage, base=base)
+    return commit_cohort(root, Contents(tuple(rows), cohort.quarantine, schema), cohort.index.lineage, base=base)
 
 
-def _extended(schema: LabelSchema | None, submitted: Iterable[Submission]) -> LabelSchema:
+def results_of(store: LabelStore, project: Project, cases: Sequence[Case], which: Which) -> dict[str, Version]:
+    """Return what of a project may be trained on: series to version.
+
+    Args:
+        store: Where its labels are.
+        project: Its settings.
+        cases: All of it.
+        which: See `export_labels`.
+    """
+    if which == "consensus":
+        return {case.series: result for case in cases if (result := case.result)}
+    approved = [one for one in store.history(project=project.name) if one.status == "approved"]
+    return {one.label.series: one for one in approved}
+
+
+def _cases(root: Location, store: LabelStore, project: Project) -> list[Case]:
+    return cases_of(project, Projects(root).assigned(project.name), store.heads(project=project.name))
+
+
+def _extended(schema: LabelSchema | None, versions: Iterable[Version]) -> LabelSchema:
     names: dict[str, int] = dict(schema.names) if schema else {}
-    for submission in submitted:
-        for name in submission.names:
+    for version in versions:
+        for name in version.names:
             if name not in names:
                 names[name] = next((value for value in range(1, 257) if value not in names.values()), 256)
     if max(names.values(), default=0) > 255:
@@ -63,8 +102,20 @@ def _extended(schema: LabelSchema | None, submitted: Iterable[Submission]) -> La
     return LabelSchema(names)
 
 
-def _relabelled(cohort: Cohort, store: LabelStore, row: SeriesRow, found: Submission, schema: LabelSchema) -> SeriesRow:
-    label = store.label(found)
+def _found(row: SeriesRow, project: Project, version: Version) -> SeriesRow:
+    """Put what a project says of an image into its row."""
+    said: Mapping[str, str] = version.said
+    ours = {name for name, choices in project.names.items() for name in (name, *(f"{name} {choice}" for choice in choices))}
+    kept = [finding for finding in row.findings if finding not in ours]
+    graded = {name: choices != PRESENCE for name, choices in project.names.items()}
+    new = [
+        f"{name} {choice}" if graded[name] else name for name, choice in said.items() if graded[name] or choice != PRESENCE[0]
+    ]
+    return replace(row, findings=tuple(sorted({*kept, *new})))
+
+
+def _relabelled(cohort: Cohort, store: LabelStore, row: SeriesRow, found: Version, schema: LabelSchema) -> SeriesRow:
+    label = store.mask(found)
     mask = _translation(found.names, schema)[label.voxels[0]]
     shard = write_shard(cohort.root.join("labels"), Volume(mask[np.newaxis], label.affine))
     if shard.digest == row.label:
@@ -74,7 +125,7 @@ def _relabelled(cohort: Cohort, store: LabelStore, row: SeriesRow, found: Submis
 
 
 def _translation(names: Mapping[str, int], schema: LabelSchema) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """Return a table from a submission's values to the schema's; values without a name are background."""
+    """Return a table from a label's values to the schema's; values without a name are background."""
     table = np.zeros(256, np.uint8)
     for name, value in names.items():
         table[value] = schema.names[name]

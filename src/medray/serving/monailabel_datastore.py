@@ -18,7 +18,7 @@ from fastapi import Request, Response
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse
 
-from medray.annotation.store import FINAL
+from medray.annotation.store import FINAL, LabelStore, Status, Version
 from medray.cohort.manifest import SeriesRow
 from medray.errors import InputError, NotFoundError
 from medray.formats.nrrd import write_nrrd
@@ -32,6 +32,8 @@ from medray.serving.worklist import Worklist
 __all__ = ["Datastore", "required"]
 
 EXTENSION = ".nrrd"
+DECISIONS: Mapping[str, Status] = {"approved": "approved", "flagged": "rejected"}
+"""What Slicer's plug-in for reviewers says of a label, and what that makes it; of a cohort, rejected labels are left out."""
 
 
 class Datastore:
@@ -89,7 +91,7 @@ class Datastore:
             facts = dict(json_of(fields["params"].data if "params" in fields else b"", "params"))
             row = await asyncio.to_thread(worklist.find, image)
             kept = await asyncio.to_thread(worklist.submit, row, tag or FINAL, annotator, fields["label"].data, facts)
-        return {"image": row.series, "label": row.series, "tag": kept.tag, "version": kept.number}
+        return {"image": row.series, "label": row.series, "tag": kept.label.tag, "version": kept.number}
 
     async def label(self, label: str = "", tag: str = "", image: str = "") -> Response:
         """Give the newest label map of a tag as NRRD."""
@@ -116,7 +118,7 @@ class Datastore:
         async with self._desk.received(request) as body:
             facts = _said(request, body)
         row = await asyncio.to_thread(worklist.find, label)
-        done = await asyncio.to_thread(worklist.labels.amend, row.series, tag, request.state.principal.name, facts)
+        done = await asyncio.to_thread(_amended, worklist.labels, row.series, tag, request.state.principal.name, facts)
         return dict(done.facts)
 
     async def dataset(self, limit_cases: int = 50) -> Response:
@@ -155,6 +157,12 @@ def _said(request: Request, body: bytes) -> Mapping[str, Any]:
     else:
         words = {"info": body}
     return json_of(words.get("params") or words.get("info") or b"", "params")
+
+
+def _amended(labels: LabelStore, series: str, tag: str, actor: str, facts: Mapping[str, Any]) -> Version:
+    """Say something of the newest label of a tag; what the reviewers' plug-in calls approved or flagged decides on it."""
+    last = labels.latest(series, tag)
+    return labels.amend(last.label, actor, facts, status=DECISIONS.get(str(facts.get("status", "")).lower()))
 
 
 def _next(worklist: Worklist, strategy: str) -> dict[str, Any]:

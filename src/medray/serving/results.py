@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from medray.errors import ImageError, MedrayError, NotFoundError, ResourceError, StorageError
+from medray.errors import ConflictError, ImageError, MedrayError, NotFoundError, ResourceError, StorageError
 from medray.formats.image import dicom_files
 from medray.imaging.geometry import directions, spacing_mm
 from medray.registry.card import ModelCard
@@ -58,6 +58,14 @@ FORMATS: dict[str, Format] = {
     SEGMENTATION: "dicom-seg",
     REPORT: "dicom-sr",
 }
+PROBLEMS: tuple[tuple[type[MedrayError], HTTPStatus, str, Mapping[str, str]], ...] = (
+    (ConflictError, HTTPStatus.CONFLICT, "conflict", {}),
+    (NotFoundError, HTTPStatus.NOT_FOUND, "not-found", {}),
+    (ResourceError, HTTPStatus.SERVICE_UNAVAILABLE, "busy", {"Retry-After": "5"}),
+    (StorageError, HTTPStatus.SERVICE_UNAVAILABLE, "busy", {"Retry-After": "5"}),
+    (MedrayError, HTTPStatus.UNPROCESSABLE_ENTITY, "unusable", {}),
+)
+"""What each error becomes: the first that it is one of."""
 STATUS_OF_REASON = {"unknown-format": HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 
@@ -195,11 +203,8 @@ def refusal(error: Exception) -> Reply:
     if isinstance(error, ImageError):
         status = STATUS_OF_REASON.get(error.reason, HTTPStatus.BAD_REQUEST)
         return problem(status, error.reason, error.detail)
-    if isinstance(error, NotFoundError):
-        return problem(HTTPStatus.NOT_FOUND, "not-found", str(error))
-    if isinstance(error, ResourceError | StorageError):
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", str(error), {"Retry-After": "5"})
-    if isinstance(error, MedrayError):
-        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "unusable", str(error))
+    for kind, status, title, headers in PROBLEMS:
+        if isinstance(error, kind):
+            return problem(status, title, str(error), headers)
     said = f"the image can't be read ({type(error).__name__})"  # nothing of its content
     return problem(HTTPStatus.BAD_REQUEST, "unreadable", said)

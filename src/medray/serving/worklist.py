@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medray.annotation.store import FINAL, LabelStore, Submission
+from medray.annotation.store import FINAL, Label, LabelStore, Version
 from medray.cohort.addition import add_image, naming_of
 from medray.cohort.cohort import CURRENT, Cohort, open_cohort
 from medray.cohort.manifest import SeriesRow
@@ -98,7 +98,7 @@ class Worklist:
         require_modest(data, MOST_BYTES)
         return add_image(self.root, read_file(data), name)
 
-    def submit(self, row: SeriesRow, tag: str, annotator: str, data: bytes, facts: Mapping[str, Any]) -> Submission:
+    def submit(self, row: SeriesRow, tag: str, annotator: str, data: bytes, facts: Mapping[str, Any]) -> Version:
         """Take a label map in.
 
         Args:
@@ -119,7 +119,8 @@ class Worklist:
             raise LabelError("label-channels", "a label map has one channel: one value a voxel")
         names = self.names(facts)
         mask = LabelSchema(names).checked(label.voxels[0])
-        return self.labels.submit(row.series, tag, annotator, Volume(mask[None], image.affine), names, facts)
+        version = Version(Label(row.series, annotator, tag), "submitted", annotator, names=names, facts=facts)
+        return self.labels.draw(version, Volume(mask[None], image.affine))
 
     def names(self, facts: Mapping[str, Any]) -> dict[str, int]:
         """Return what a client says that values mean, or what the cohort does.
@@ -151,7 +152,7 @@ class Worklist:
         by_tag = {name: sum(name in found for found in tags.values()) for name in names}
         return {"total": len(self.cohort.rows), "completed": by_tag.get(FINAL, 0), "label_tags": by_tag}
 
-    def label(self, row: SeriesRow, tag: str) -> tuple[Volume, Submission | None]:
+    def label(self, row: SeriesRow, tag: str) -> tuple[Volume, Version | None]:
         """Return the newest label map of a tag; of ``final``, where nobody submitted one, the cohort's.
 
         Raises:
@@ -163,7 +164,7 @@ class Worklist:
             if tag != FINAL or not row.label:
                 raise
             return read_shard(self.root.join("labels"), row.label), None
-        return self.labels.label(found), found
+        return self.labels.mask(found), found
 
 
 def require_modest(data: bytes, most: int) -> None:
