@@ -8,6 +8,7 @@ No patient data: targets are pseudonyms.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import hmac
@@ -176,14 +177,13 @@ class Trail:
         return Verdict(expected - 1, keyed, f"{expected - 1}:{previous}", tuple(problems))
 
     def append(self, connection: sa.Connection, events: Iterable[Event]) -> None:
-        """Append events within a transaction of the caller's, so that there is neither an act without its event nor the reverse.
+        """Append events within the caller's transaction, so that there is neither an act without its event nor the reverse.
 
         Args:
             connection: In a transaction, of the database that the trail is in.
             events: One or more.
         """
-        head = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest).with_for_update()).first()
-        number, digest = (head.number, head.digest) if head else (0, GENESIS)
+        number, digest = self._end(connection)
         rows = []
         for event in events:
             number += 1
@@ -198,7 +198,18 @@ class Trail:
             rows.append({**fields, "digest": digest})
         connection.execute(EVENTS.insert(), rows)
         values = {"number": number, "digest": digest, "seal": _seal(number, digest, self._key)}
-        connection.execute(HEAD.update().values(values) if head else HEAD.insert().values(id=1, **values))
+        connection.execute(HEAD.update().values(values))
+
+    def _end(self, connection: sa.Connection) -> tuple[int, str]:
+        """Return number and digest of the last event, which others wait for from here on."""
+        locked = sa.select(HEAD.c.number, HEAD.c.digest).with_for_update()
+        head = connection.execute(locked).first()
+        if head is None:
+            first = HEAD.insert().values(id=1, number=0, digest=GENESIS, seal=_seal(0, GENESIS, self._key))
+            with contextlib.suppress(sa.exc.IntegrityError), connection.begin_nested():  # of two who begin it, one waits here
+                connection.execute(first)
+            head = connection.execute(locked).one()
+        return head.number, head.digest
 
 
 def open_trail() -> Trail:

@@ -35,7 +35,7 @@ ADJUDICATED = "adjudicated"
 Status = Literal["draft", "submitted", "approved", "rejected", "withdrawn"]
 LIVE: tuple[Status, ...] = ("submitted", "approved")
 """What counts: a draft doesn't yet, and what was rejected or withdrawn no more."""
-AGAIN = 5
+AGAIN = 20
 """Attempts of who doesn't say which version they saw, each after somebody else was quicker."""
 
 _tables = sa.MetaData()
