@@ -23,12 +23,6 @@ from tests.services import postgres_server
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
-@pytest.fixture
-def root(phantom_cohort, tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDRAY_DATABASE_URL", f"sqlite:///{tmp_path / 'labels.db'}")
-    return locate(Path(shutil.copytree(phantom_cohort.root.path, tmp_path / "cohort")))
-
-
 def drawn(root, row, value, size=5):
     volume = open_cohort(root).volume(row)
     mask = np.zeros((1, *volume.shape), np.uint8)
@@ -162,7 +156,7 @@ def test_many_people_at_once_lose_nothing_in_postgresql(root, tmp_path, monkeypa
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.booleans()), max_size=12))
 def test_whatever_is_acknowledged_stays_in_order(root, acts):
-    """Two people add findings, seeing the newest version or an older one: what is taken is all there, each on the one before."""
+    """Two people add findings, having seen the newest version or not: what is taken is there, each on the one before."""
     store, row = LabelStore(root), open_cohort(root).rows[0]
     taken, salt = {"a": [], "b": []}, uuid.uuid4()
     for turn, (who, content, sees) in enumerate(acts):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as all the world calls it
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, generate_binary_structure
 
 from medray.types import Mask
 
@@ -17,6 +18,7 @@ __all__ = ["Estimate", "majority", "majority_of_findings", "meeting", "staple"]
 
 Place = Mapping[str, Any]
 """A box or a point: its ``label`` and its coordinates."""
+NEIGHBOURS = generate_binary_structure(3, 1)
 CONVERGED = 100
 """Iterations after which STAPLE ends where it hasn't come to rest; it does so after ten to thirty."""
 
@@ -52,17 +54,16 @@ def majority(masks: Sequence[Mask], values: Sequence[int]) -> Mask:
     return chosen
 
 
-def staple(masks: Sequence[Mask], values: Mapping[str, int], *, margin: int = 2) -> Estimate:
+def staple(masks: Sequence[Mask], values: Mapping[str, int]) -> Estimate:
     """Estimate the truth and how good each expert is, each label for itself (Warfield et al., IEEE TMI 23 (2004) 903-921).
 
-    Only the box around what anybody drew, and a few voxels more, is looked at: how much background a scan has would otherwise
-    decide on the outcome, for the prior is the label's share of the image. A voxel gets the label that is the most probable,
+    Only voxels that anybody drew, and their neighbours, are looked at: how much background a scan has would otherwise decide
+    on the outcome, for the prior is the label's share of what is looked at. A voxel gets the label that is the most probable,
     where that is more probable than not.
 
     Args:
         masks: ``(I, J, K)`` of two experts or more, on one grid; of one, it is the estimate.
         values: What they mean: name to value.
-        margin: In voxels.
     """
     if len(masks) == 1:
         return Estimate(masks[0].copy(), dict.fromkeys(values, (1.0,)), dict.fromkeys(values, (1.0,)))
@@ -70,14 +71,14 @@ def staple(masks: Sequence[Mask], values: Mapping[str, int], *, margin: int = 2)
     sensitivity, specificity = {}, {}
     for name, value in values.items():
         drawn: NDArray[np.bool_] = np.stack([mask == value for mask in masks])
-        box = _around(np.logical_or.reduce(drawn), margin)
-        if box is None:
+        near = binary_dilation(np.logical_or.reduce(drawn), NEIGHBOURS)
+        if not near.any():
             sensitivity[name] = specificity[name] = (float("nan"),) * len(masks)
             continue
-        probable, sensitivity[name], specificity[name] = _one_label(drawn[(slice(None), *box)])
-        won = probable > best[box]
-        chosen[box][won] = value
-        best[box][won] = probable[won]
+        probable, sensitivity[name], specificity[name] = _one_label(drawn[:, near])
+        won = probable > best[near]
+        chosen[near] = np.where(won, value, chosen[near])
+        best[near] = np.where(won, probable, best[near])
     return Estimate(chosen, sensitivity, specificity)
 
 
@@ -125,23 +126,12 @@ def _most(ordered: Sequence[int], choices: Sequence[str]) -> str:
 
 
 def _one_label(drawn: NDArray[np.bool_]) -> tuple[NDArray[np.float32], tuple[float, ...], tuple[float, ...]]:
-    """Run STAPLE on ``(experts, I, J, K)``: how probable the label is in each voxel, and each expert's two shares."""
-    if (drawn == drawn[0]).all():  # nothing to estimate, and of a box that is full there is no specificity
+    """Run STAPLE on ``(experts, voxels)``: how probable the label is in each voxel, and each expert's two shares."""
+    if (drawn == drawn[0]).all():
         return drawn[0].astype(np.float32), (1.0,) * len(drawn), (1.0,) * len(drawn)
     estimate = sitk.STAPLEImageFilter()
     estimate.SetForegroundValue(1)
     estimate.SetMaximumIterations(CONVERGED)
-    probable = estimate.Execute([sitk.GetImageFromArray(one.astype(np.uint8)) for one in drawn])
-    voxels: NDArray[np.float32] = sitk.GetArrayFromImage(probable).astype(np.float32)
-    return voxels, tuple(estimate.GetSensitivity()), tuple(estimate.GetSpecificity())
-
-
-def _around(drawn: NDArray[np.bool_], margin: int) -> tuple[slice, slice, slice] | None:
-    if not drawn.any():
-        return None
-    spans = []
-    for axis in range(3):
-        there = np.flatnonzero(drawn.any(axis=tuple(other for other in range(3) if other != axis)))
-        spans.append(slice(max(0, int(there[0]) - margin), int(there[-1]) + 1 + margin))
-    i, j, k = spans
-    return i, j, k
+    row = [sitk.GetImageFromArray(one.astype(np.uint8)[np.newaxis]) for one in drawn]  # where voxels lie means nothing to it
+    probable: NDArray[np.float32] = sitk.GetArrayFromImage(estimate.Execute(row))[0].astype(np.float32)
+    return probable, tuple(estimate.GetSensitivity()), tuple(estimate.GetSpecificity())
