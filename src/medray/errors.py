@@ -5,7 +5,8 @@
     │   ├── ConfigError                  a setting: unknown key, wrong type, wrong value
     │   ├── ImageError                   a file or a volume; carries the quarantine reason
     │   ├── LabelError                   a label map that its schema doesn't explain
-    │   └── ConflictError                somebody else changed it meanwhile, or it is in another state
+    │   └── ConflictError                not in a state in which it may be changed
+    │       └── OutdatedError            somebody else changed it meanwhile
     ├── NotFoundError (LookupError)      a cohort, a model or a file that isn't there
     ├── StorageError (RuntimeError)      a disk, a network or a server that fails or refuses
     └── ResourceError (RuntimeError)     the machine or the cluster has too little of something
@@ -24,6 +25,7 @@ __all__ = [
     "LabelError",
     "MedrayError",
     "NotFoundError",
+    "OutdatedError",
     "ResourceError",
     "StorageError",
 ]
@@ -63,7 +65,11 @@ class LabelError(ImageError):
 
 
 class ConflictError(InputError):
-    """What was to be changed isn't any more as it was seen, or isn't in a state in which it may be changed."""
+    """What was to be changed isn't in a state in which it may be."""
+
+
+class OutdatedError(ConflictError):
+    """What was to be changed isn't any more as it was seen: somebody else changed it meanwhile."""
 
 
 class NotFoundError(MedrayError, LookupError):

@@ -20,11 +20,11 @@ from medray.annotation.content import Kind
 from medray.audit import Event, open_trail
 from medray.cohort.shards import read_shard, write_shard
 from medray.database import open_database, told_plainly
-from medray.errors import ConflictError, InputError, NotFoundError
+from medray.errors import ConflictError, InputError, NotFoundError, OutdatedError
 from medray.imaging.volume import Volume
 from medray.storage.location import Location
 
-__all__ = ["ADJUDICATED", "CONSENSUS", "FINAL", "LIVE", "Label", "LabelStore", "Status", "Version"]
+__all__ = ["ADJUDICATED", "CONSENSUS", "FINAL", "LIVE", "PRELABEL", "Label", "LabelStore", "Status", "Version"]
 
 FINAL = "final"
 """The tag of a label that somebody drew, and says is done."""
@@ -32,6 +32,8 @@ CONSENSUS = "consensus"
 """The tag of what was made of several experts' labels."""
 ADJUDICATED = "adjudicated"
 """The tag of what a reviewer decided where experts differ."""
+PRELABEL = "prelabel"
+"""The tag of what a model says, for experts to start from."""
 Status = Literal["draft", "submitted", "approved", "rejected", "withdrawn"]
 LIVE: tuple[Status, ...] = ("submitted", "approved")
 """What counts: a draft doesn't yet, and what was rejected or withdrawn no more."""
@@ -156,7 +158,7 @@ class LabelStore:
             The version as it is stored.
 
         Raises:
-            ConflictError: If there is a newer one than its author saw.
+            OutdatedError: If there is a newer one than its author saw.
             StorageError: If it can't be stored.
         """
         for _ in range(AGAIN):
@@ -174,7 +176,7 @@ class LabelStore:
 
         Raises:
             NotFoundError: If there is none.
-            ConflictError: If there is a newer version than ``seen``.
+            OutdatedError: If there is a newer version than ``seen``.
         """
         last = self.head(label)
         return self.add(
@@ -260,9 +262,9 @@ class LabelStore:
         if last and seen is not None and last.number != seen:
             if last.parent == seen and _same(last, version):
                 return last  # its author never heard that it was taken, and sent it again
-            raise ConflictError(f"version {last.number} of this label is newer than what was seen ({seen or 'none'})")
+            raise OutdatedError(f"version {last.number} of this label is newer than what was seen ({seen or 'none'})")
         if not last and seen:
-            raise ConflictError(f"this label has no version {seen}")
+            raise OutdatedError(f"this label has no version {seen}")
         number, step = (last.number, last.step) if last else (0, 0)
         made = replace(version, step=step + 1, parent=number, at=time.time())
         try:
@@ -270,7 +272,7 @@ class LabelStore:
         except sa.exc.IntegrityError:  # somebody else's transaction was quicker
             if seen is None:
                 raise _Overtaken from None
-            raise ConflictError("somebody else changed this label at the same time: look at it") from None
+            raise OutdatedError("somebody else changed this label at the same time: look at it") from None
         key = done.inserted_primary_key
         made = replace(made, number=key[0] if key else 0)
         self._trail.append(connection, [_event(made)])

@@ -26,9 +26,11 @@ from medray.serving.errands import Errands
 from medray.serving.guard import Guard, Ledger, Rate, Watched
 from medray.serving.images import images
 from medray.serving.jobs import Docket
+from medray.serving.labels import labels
 from medray.serving.monailabel import monailabel
 from medray.serving.monailabel_ohif import ohif
 from medray.serving.orders import OrderBook
+from medray.serving.projects import Office, projects
 from medray.serving.reading_room import reading_room
 from medray.serving.results import problem, refusal
 from medray.serving.sessions import Sessions
@@ -100,6 +102,9 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     app.include_router(v1(desk, guard, docket, clerk))
     app.include_router(images(desk, guard, shown))
     app.include_router(jobs(docket, guard))
+    office = Office(shown)
+    app.include_router(projects(desk, guard, office))
+    app.include_router(labels(desk, guard, office))
     app.include_router(dicomweb(desk, guard, spool, book, pacs))
     if desk.limits.ohif:
         app.include_router(ohif(desk.limits.ohif))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from medray.errors import ConflictError, ImageError, MedrayError, NotFoundError, ResourceError, StorageError
+from medray.errors import ConflictError, ImageError, MedrayError, NotFoundError, OutdatedError, ResourceError, StorageError
 from medray.formats.image import dicom_files
 from medray.imaging.geometry import directions, spacing_mm
 from medray.registry.card import ModelCard
@@ -59,6 +59,7 @@ FORMATS: dict[str, Format] = {
     REPORT: "dicom-sr",
 }
 PROBLEMS: tuple[tuple[type[MedrayError], HTTPStatus, str, Mapping[str, str]], ...] = (
+    (OutdatedError, HTTPStatus.PRECONDITION_FAILED, "outdated", {}),
     (ConflictError, HTTPStatus.CONFLICT, "conflict", {}),
     (NotFoundError, HTTPStatus.NOT_FOUND, "not-found", {}),
     (ResourceError, HTTPStatus.SERVICE_UNAVAILABLE, "busy", {"Retry-After": "5"}),

@@ -112,15 +112,25 @@ class Worklist:
             LabelError: If it has another grid, or values without a name.
             ImageError: If it can't be read.
         """
-        image = self.volume(row)
+        names = self.names(facts)
+        label = self.label_map(self.volume(row), data)
+        mask = LabelSchema(names).checked(label.voxels)
+        version = Version(Label(row.series, annotator, tag), "submitted", annotator, names=names, facts=facts)
+        return self.labels.draw(version, label.with_voxels(mask))
+
+    @staticmethod
+    def label_map(image: Volume, data: bytes) -> Volume:
+        """Read a label map onto an image's grid: NIfTI or NRRD, or raw voxels, I fastest, as OHIF sends them.
+
+        Raises:
+            LabelError: If it has another grid or several channels.
+            ImageError: If it can't be read.
+        """
         require_modest(data, 8 * math.prod(image.shape))
         label = onto(image, read_file(data)) if sniff(data) else _raw(data, image)
         if len(label.voxels) != 1:
             raise LabelError("label-channels", "a label map has one channel: one value a voxel")
-        names = self.names(facts)
-        mask = LabelSchema(names).checked(label.voxels[0])
-        version = Version(Label(row.series, annotator, tag), "submitted", annotator, names=names, facts=facts)
-        return self.labels.draw(version, Volume(mask[None], image.affine))
+        return label
 
     def names(self, facts: Mapping[str, Any]) -> dict[str, int]:
         """Return what a client says that values mean, or what the cohort does.

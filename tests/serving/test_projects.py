@@ -1,0 +1,267 @@
+"""Several experts label the same cases over HTTP: who may do what, who sees what, and what is never lost."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from medray.annotation.store import LabelStore
+from medray.audit import open_trail
+from medray.cohort.cohort import open_cohort
+from medray.formats.nrrd import read_nrrd, write_nrrd
+from medray.imaging.volume import Volume
+from medray.serving.auth import make_token
+from medray.serving.desk import Limits
+from medray.serving.gateway import Doors
+from tests.serving.inside import endpoint
+
+BALLS = {"name": "balls", "names": {"ball": [], "core": []}, "experts": 2, "model": "ball", "guidelines": "Draw it all."}
+FIRST = {"If-None-Match": "*"}
+
+
+@pytest.fixture
+def root(home, phantom_cohort, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    monkeypatch.setenv("MEDRAY_DATABASE_URL", f"sqlite:///{tmp_path / 'labels.db'}")
+    return Path(shutil.copytree(phantom_cohort.root.path, tmp_path / "cohort"))
+
+
+@pytest.fixture
+def server(root):
+    with endpoint(limits=Limits(cohort=str(root)), doors=Doors()) as client:
+        yield client
+
+
+@pytest.fixture
+def people(server):
+    """Ann, Ben and Cleo label, Rita reviews, Olga runs it."""
+    roles = {
+        "ann": "annotator",
+        "ben": "annotator",
+        "cleo": "annotator",
+        "rita": "reviewer",
+        "olga": "operator",
+        "vic": "viewer",
+    }
+    made = {
+        name: httpx.Client(base_url=server.base_url, headers={"Authorization": f"Bearer {make_token(name, role)}"}, timeout=60)
+        for name, role in roles.items()
+    }
+    yield made
+    for client in made.values():
+        client.close()
+
+
+@pytest.fixture
+def case(people, root):
+    """A project whose two experts are Ann and Ben; its first case."""
+    assert people["olga"].post("/v1/projects", json=BALLS).status_code == 201
+    said = people["olga"].post("/v1/projects/balls/assignments", json={"experts": ["ann", "ben"]})
+    rows = open_cohort(root).rows
+    assert len(said.json()["assigned"]) == 2 * len(rows)
+    return f"/v1/projects/balls/cases/{rows[0].series}"
+
+
+def mask_of(root, size=5, value=1, case=0):
+    cohort = open_cohort(root)
+    volume = cohort.volume(cohort.rows[case])
+    mask = np.zeros((1, *volume.shape), np.uint8)
+    mask[0, 2 : 2 + size, 2:7, 2:7] = value
+    return write_nrrd(Volume(mask, volume.affine))
+
+
+def test_a_case_from_the_worklist_to_the_consensus(people, case, root):
+    ann, ben, rita = (people[name] for name in ("ann", "ben", "rita"))
+    work = ann.get("/v1/projects/balls/worklist").json()["cases"]
+    assert [one["status"] for one in work] == ["new"] * len(open_cohort(root).rows)
+    assert case.endswith(work[0]["image"])
+    begun = ann.get(f"{case}/labels/model")
+    assert begun.headers["X-Medray-Label"] == "submitted"
+    start = begun.headers["ETag"].strip('"')
+    assert ben.get(f"{case}/labels/model").headers["ETag"] == begun.headers["ETag"], "all start from the same"
+
+    draft = ann.put(f"{case}/labels/mine?status=draft", content=begun.content, headers=FIRST)
+    assert (draft.status_code, draft.json()["status"]) == (201, "draft")
+    done = ann.put(
+        f"{case}/labels/mine?seconds=83.5&start={start}&tool=brush",
+        content=mask_of(root),
+        headers={"If-Match": draft.headers["ETag"]},
+    )
+    assert done.status_code == 201
+    facts = done.json()["facts"]
+    assert (facts["seconds"], facts["tool"]) == (83.5, "brush")
+    assert 0 < facts["changed"] <= 1
+    assert np.array_equal(read_nrrd(ann.get(f"{case}/labels/mine").content).voxels, read_nrrd(mask_of(root)).voxels)
+    assert ann.get("/v1/projects/balls/worklist").json()["cases"][-1]["status"] == "submitted"
+    assert rita.post(f"{case}/consensus").status_code == 409
+    assert ben.put(f"{case}/labels/mine", content=mask_of(root, 6), headers=FIRST).status_code == 201
+
+    agreed = rita.post(f"{case}/consensus")
+    assert agreed.status_code == 201
+    assert 0.9 < agreed.json()["facts"]["agreement"] < 1
+    assert "raters" not in agreed.json()["facts"]
+    assert rita.get(case).json()["state"] == "agreed"
+    shown = rita.get(f"{case}/labels/consensus")
+    assert read_nrrd(shown.content).voxels.any()
+    differ = read_nrrd(rita.get(f"{case}/disagreement").content).voxels
+    assert differ.sum() == 25
+    assert [one["tag"] for one in rita.get(f"{case}/history").json()["versions"]] == [
+        "prelabel", "final", "final", "final", "consensus",
+    ]  # fmt: skip
+    summary = rita.get("/v1/projects/balls/summary").json()
+    assert summary["experts"]["ann"]["seconds"] == 83.5
+    assert summary["experts"]["ann"]["edits"] == facts["changed"]
+    assert summary["states"] == {"agreed": 1, "open": len(open_cohort(root).rows) - 1}
+    assert people["vic"].get("/v1/projects/balls").json()["states"] == summary["states"]
+    decided = rita.put(f"{case}/labels/adjudicated", content=mask_of(root, 4), headers=FIRST)
+    assert decided.status_code == 201
+    assert rita.get("/v1/projects/balls/cases").json()["cases"][0]["state"] == "adjudicated"
+
+
+def test_of_two_who_saw_the_same_the_second_is_told(people, case, root):
+    ann = people["ann"]
+    draft = {"params": {"status": "draft"}}
+    first = ann.put(f"{case}/labels/mine", content=mask_of(root, 3), headers=FIRST, **draft)
+    assert first.headers["ETag"] == f'"{first.json()["version"]}"'
+    again = ann.put(f"{case}/labels/mine", content=mask_of(root, 4), headers=FIRST, **draft)
+    assert (again.status_code, again.headers["content-type"]) == (412, "application/problem+json")
+    blind = ann.put(f"{case}/labels/mine", content=mask_of(root, 4), **draft)
+    assert blind.status_code == 409
+    assert "If-Match" in blind.json()["detail"]
+    seen = {"If-Match": first.headers["ETag"]}
+    assert ann.put(f"{case}/labels/mine", content=mask_of(root, 4), headers=seen, **draft).status_code == 201
+    repeated = ann.put(f"{case}/labels/mine", content=mask_of(root, 4), headers=seen, **draft)
+    assert repeated.status_code == 201, "who never heard that it was taken sends it again"
+    assert ann.put(f"{case}/labels/mine", content=mask_of(root, 5), headers=seen, **draft).status_code == 412
+    assert ann.put(f"{case}/labels/mine", content=mask_of(root, 5), headers={"If-Match": '"x"'}).status_code == 412
+    assert [one["by"] for one in people["rita"].get(f"{case}/history").json()["versions"]] == ["ann", "ann"]
+
+
+def test_others_are_seen_only_afterwards_and_under_no_name(people, case, root):
+    ann, ben, rita = (people[name] for name in ("ann", "ben", "rita"))
+    assert ann.put(f"{case}/labels/mine", content=mask_of(root, 5), headers=FIRST).status_code == 201
+    assert ben.get(case).json()["labels"] == []
+    for other in ("ann", "rater 1", "rater 2", "consensus"):
+        assert ben.get(f"{case}/labels/{other}").status_code == 404
+    assert ben.put(f"{case}/labels/mine", content=mask_of(root, 6), headers=FIRST).status_code == 201
+    [seen] = ben.get(case).json()["labels"]
+    assert seen["whose"] == "rater 1"
+    assert read_nrrd(ben.get(f"{case}/labels/rater 1").content).voxels.sum() == 125
+    mine = ben.get(f"{case}/labels/mine").headers["ETag"]
+    late = ben.put(f"{case}/labels/mine", content=mask_of(root, 5), headers={"If-Match": mine})
+    assert (late.status_code, "stands" in late.json()["detail"]) == (409, True), "who has seen others' may not change theirs"
+
+    assert {one["whose"] for one in rita.get(case).json()["labels"]} == {"rater 1", "rater 2"}
+    assert {one["whose"] for one in people["olga"].get(case).json()["labels"]} == {"ann", "ben"}
+    back = rita.post(
+        f"{case}/labels/rater 2/review", json={"decision": "rejected", "comment": "too large"}, headers={"If-Match": mine}
+    )
+    assert (back.status_code, back.json()["status"]) == (201, "rejected")
+    assert ben.get(case).json()["labels"] == []
+    assert ben.get(case).json()["mine"]["facts"]["comment"] == "too large"
+    changed = ben.put(f"{case}/labels/mine", content=mask_of(root, 5), headers={"If-Match": back.headers["ETag"]})
+    assert changed.status_code == 201
+    good = {"decision": "approved"}
+    assert rita.post(f"{case}/labels/rater 2/review", json=good, headers={"If-Match": mine}).status_code == 412
+    assert rita.post(f"{case}/labels/rater 2/review", json=good).status_code == 409
+    seen = {"If-Match": changed.headers["ETag"]}
+    assert rita.post(f"{case}/labels/rater 2/review", json=good, headers=seen).json()["status"] == "approved"
+
+
+def test_who_may_not_is_told_so(people, case, root):
+    mask = mask_of(root)
+    assert people["cleo"].put(f"{case}/labels/mine", content=mask, headers=FIRST).status_code == 403
+    assert people["vic"].get(f"{case}/labels/mine").status_code == 403
+    assert people["ann"].put(f"{case}/labels/adjudicated", content=mask, headers=FIRST).status_code == 403
+    assert people["ann"].post("/v1/projects", json=BALLS).status_code == 403
+    assert people["ann"].get("/v1/projects/balls/cases").status_code == 403
+    assert people["ann"].post(f"{case}/labels/mine/review", json={"decision": "approved"}).status_code == 403
+    assert people["ann"].put(f"{case}/labels/ben", content=mask, headers=FIRST).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "why"),
+    [
+        ("labels/mine", b"nonsense", 400, "neither a file"),
+        ("labels/mine", None, 400, "unknown-label"),
+        ("labels/mine?status=approved", b"x", 422, "status"),
+        ("labels/mine?start=99999", b"mask", 404, "no version 99999"),
+    ],
+)
+def test_what_cant_be_a_label(people, case, root, path, body, status, why):
+    body = mask_of(root, value=9) if body is None else mask_of(root) if body == b"mask" else body
+    reply = people["ann"].put(f"{case}/{path}", content=body, headers=FIRST)
+    assert reply.status_code == status, reply.text
+    assert why in reply.text
+
+
+def test_what_cant_be_a_project(people):
+    olga = people["olga"]
+    assert olga.post("/v1/projects", json={**BALLS, "kind": "holograms"}).status_code == 422
+    assert olga.post("/v1/projects", json={**BALLS, "model": "nobody"}).status_code == 404
+    assert olga.post("/v1/projects", content=b"[]").status_code == 422
+    assert olga.get("/v1/projects/none").status_code == 404
+    assert olga.post("/v1/projects", json=BALLS).headers["Location"] == "/v1/projects/balls"
+    assert olga.post("/v1/projects", json={**BALLS, "experts": 3}).status_code == 409
+    assert [one["values"] for one in olga.get("/v1/projects").json()["projects"]] == [{"ball": 1, "core": 2}]
+
+
+def test_findings_are_json(people, root):
+    olga, ann = people["olga"], people["ann"]
+    assert olga.post("/v1/projects", json={"name": "reads", "kind": "findings", "names": {"nodule": []}}).status_code == 201
+    assert olga.post("/v1/projects/reads/assignments", json={"experts": ["ann"]}).status_code == 200
+    case = f"/v1/projects/reads/cases/{open_cohort(root).rows[0].series}"
+    assert ann.put(f"{case}/labels/mine", json={"nodule": "maybe"}, headers=FIRST).status_code == 422
+    assert ann.put(f"{case}/labels/mine", json={"nodule": "present"}, headers=FIRST).status_code == 201
+    assert ann.get(f"{case}/labels/mine").json() == {"nodule": "present"}
+    assert people["rita"].get(f"{case}/disagreement").status_code == 404
+    assert ann.get(f"{case}/labels/model").status_code == 404
+
+
+def test_every_act_is_in_the_trail(people, case, root):
+    done = people["ann"].put(f"{case}/labels/mine", content=mask_of(root), headers=FIRST)
+    people["rita"].post(
+        f"{case}/labels/rater 1/review", json={"decision": "approved"}, headers={"If-Match": done.headers["ETag"]}
+    )
+    found = [(event.actor, event.action) for event in open_trail().events()]
+    wanted = [
+        ("olga", "project.create"), ("olga", "project.assign"), ("ann", "label.submitted"), ("rita", "label.approved"),
+    ]  # fmt: skip
+    assert [one for one in found if one in wanted] == wanted
+    assert open_trail().verify().problems == ()
+
+
+def test_twenty_experts_at_once_lose_nothing(people, root, server):
+    """Each labels each case while others send what is outdated: what was acknowledged is there, and the log verifies."""
+    experts = [f"expert {number}" for number in range(20)]
+    olga = people["olga"]
+    olga.post("/v1/projects", json={**BALLS, "name": "many", "experts": 20, "model": ""})
+    assert olga.post("/v1/projects/many/assignments", json={"experts": experts}).status_code == 200
+    rows = open_cohort(root).rows
+    masks = [mask_of(root, case=case) for case in range(len(rows))]
+
+    def label_all(expert):
+        kept, refused = [], 0
+        token = {"Authorization": f"Bearer {make_token(expert, 'annotator')}"}
+        with httpx.Client(base_url=server.base_url, headers=token, timeout=120) as client:
+            for number, row in enumerate(rows):
+                path = f"/v1/projects/many/cases/{row.series}/labels/mine"
+                reply = client.put(path, content=masks[number], headers=FIRST)
+                assert reply.status_code == 201, reply.text
+                kept.append(reply.json()["version"])
+                stale = client.put(path, content=mask_of(root, 4, case=number), headers={"If-Match": '"0"'})
+                refused += stale.status_code in {409, 412}
+        return kept, refused
+
+    with ThreadPoolExecutor(20) as pool:
+        done = list(pool.map(label_all, experts))
+    acknowledged = [number for kept, _ in done for number in kept]
+    from medray.storage.location import locate
+
+    stored = LabelStore(locate(root)).history(project="many")
+    assert sorted(acknowledged) == sorted(one.number for one in stored)
+    assert sum(refused for _, refused in done) == 20 * len(rows)
+    assert open_trail().verify().problems == ()
