@@ -10,6 +10,7 @@ from medray.registry.card import ModelCard
 from medray.storage.location import locate
 from tests.inference.test_predictor import model_folder, untrained
 from tests.phantoms import grid, orientations, phantom
+from tests.serving.chromium import browser  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")

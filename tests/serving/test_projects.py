@@ -113,7 +113,7 @@ def test_a_case_from_the_worklist_to_the_consensus(people, case, root):
     ]  # fmt: skip
     summary = rita.get("/v1/projects/balls/summary").json()
     assert summary["experts"]["ann"]["seconds"] == 83.5
-    assert summary["experts"]["ann"]["edits"] == facts["changed"]
+    assert summary["experts"]["ann"]["changed"] == facts["changed"]
     assert summary["states"] == {"agreed": 1, "open": len(open_cohort(root).rows) - 1}
     assert people["vic"].get("/v1/projects/balls").json()["states"] == summary["states"]
     decided = rita.put(f"{case}/labels/adjudicated", content=mask_of(root, 4), headers=FIRST)

@@ -1,52 +1,26 @@
 """The reading room in a real browser: open an image, run a model, see what it says over the image."""
 
 import io
-import shutil
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from medray.cohort.cohort import open_cohort
 from medray.formats.nifti import write_nifti
-from medray.serving.auth import make_token
 from medray.serving.desk import Limits
 from medray.serving.gateway import Doors
+from tests.serving.chromium import BROWSER, find, log_in, says
 from tests.serving.inside import endpoint
 from tests.waiting import wait_until
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs Debian's chromium-driver"
-    ),
-]
+pytestmark = BROWSER
 PLAIN = 12
 """How far apart red, green and blue of a grey image may be."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for word in (
-        "--headless=new",
-        "--no-sandbox",
-        "--window-size=1400,900",
-        "--use-angle=swiftshader",
-        "--enable-unsafe-swiftshader",
-    ):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.set_script_timeout(60)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
@@ -60,20 +34,6 @@ def room(home, phantom_cohort, browser, monkeypatch, tmp_path):
         browser.get_log("performance"), browser.get_log("browser")
         browser.get(str(client.base_url))
         yield browser
-
-
-def find(browser, name):
-    return browser.find_element(By.ID, name)
-
-
-def says(browser, words):
-    wait_until(lambda: words in find(browser, "status").text)
-
-
-def log_in(browser, role="annotator"):
-    wait_until(lambda: find(browser, "token").is_displayed())
-    find(browser, "token").send_keys(make_token("kim", role), Keys.ENTER)
-    wait_until(lambda: find(browser, "who").is_displayed())
 
 
 def coloured(browser):

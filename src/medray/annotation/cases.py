@@ -92,7 +92,8 @@ class Progress:
         approved: Of these.
         rejected: Given back by a reviewer.
         seconds: Median time that a submitted label took, as the tools say; None where none says.
-        edits: Median share of a model's answer that was changed; None where none began with one.
+        edits: Median number of strokes, as the tools say.
+        changed: Median share of what they began with that they changed; None where none began with anything.
     """
 
     assigned: int
@@ -101,6 +102,7 @@ class Progress:
     rejected: int
     seconds: float | None
     edits: float | None
+    changed: float | None
 
 
 def cases_of(project: Project, assignments: Sequence[Assignment], heads: Sequence[Version]) -> list[Case]:
@@ -145,7 +147,8 @@ def _progress(name: str, cases: Sequence[Case]) -> Progress:
         approved=sum(label.status == "approved" for label in labels),
         rejected=sum(label.status == "rejected" for label in labels),
         seconds=_median(live, "seconds"),
-        edits=_median(live, "changed"),
+        edits=_median(live, "edits"),
+        changed=_median(live, "changed"),
     )
 
 

@@ -58,12 +58,14 @@ class Work(BaseModel):
         status: Whether it is done.
         seconds: That it took.
         start: Number of the version that it was begun with; 0 for none.
+        edits: Strokes, or other changes, that it took.
         tool: That it was made with.
     """
 
     status: Literal["draft", "submitted"] = "submitted"
     seconds: float = Field(default=0, ge=0, le=1e7)
     start: int = Field(default=0, ge=0)
+    edits: int = Field(default=0, ge=0)
     tool: str = Field(default="", max_length=100)
 
     @property
@@ -144,6 +146,10 @@ class _CaseRoom:
             "state": case.state,
             "guidelines": project.guidelines,
             "mine": _plain(own) if (own := case.of(principal.name)) else None,
+            **{
+                whose: _plain(found) if (found := self._shared(project, case, whose, principal)) else None
+                for whose in (CONSENSUS, ADJUDICATED)
+            },
             "labels": [
                 {**_plain(one), "whose": _name(project, case, one, principal)}
                 for one in _visible(project, case, principal)

@@ -58,6 +58,11 @@ def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
     routes = APIRouter(prefix="/v1")
     seeing, asking = (Depends(guard.needs(role)) for role in (Role.VIEWER, Role.ANNOTATOR))
 
+    @routes.get("/me", responses=REFUSALS)
+    async def me(principal: Annotated[Principal, seeing]) -> dict[str, str]:
+        """Say who asks, and what their token lets them do."""
+        return {"name": principal.name, "role": principal.role.name.lower()}
+
     @routes.get("/models", dependencies=[seeing], responses=REFUSALS)
     async def models() -> dict[str, list[dict[str, Any]]]:
         """List what may be asked for."""

@@ -1,123 +1,42 @@
 // The reading room: choose an image, run a model on it, look at both. Talks to this server alone, by the same routes as anybody.
-import { Niivue, NVImage } from "/pages/vendor/niivue.js";
+import { $, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
+import { begin, clearOverlays, colourTable, loaded, nv, open, swatch } from "/pages/viewer.js";
+import { enterProjects } from "/pages/annotate.js";
 
-const $ = (id) => document.getElementById(id);
 const ROUTES = { segmentation: "segment", diagnosis: "diagnose", detection: "detect" };
-const COLOURS = [[230, 75, 53], [77, 187, 213], [0, 160, 135], [243, 195, 0], [132, 145, 180], [240, 100, 180], [145, 209, 120], [255, 150, 60]];
 const PAGE = 50;
-
-const state = { token: sessionStorage.getItem("token") ?? "", image: null, turn: 0, models: [], after: "", colours: null, hidden: new Set(), lookup: null };
-const nv = new Niivue({ isRadiologicalConvention: true, backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairWidth: 1, crosshairWidthUnit: "mm", dragAndDropEnabled: false, loadingText: "" });
-
-class Refused extends Error {}
-
-async function ask(path, { body = null, json = null, accept = "application/json" } = {}) {
-  const headers = { Accept: accept };
-  if (state.token) headers.Authorization = `Bearer ${state.token}`;
-  if (json) headers["Content-Type"] = "application/json";
-  const payload = json ? JSON.stringify(json) : body;
-  const reply = await fetch(path, payload === null ? { headers } : { method: "POST", headers, body: payload });
-  if (reply.ok) return reply;
-  if (reply.status === 401) $("login").hidden = false;
-  const said = await reply.json().catch(() => ({}));
-  throw new Refused(said.detail ?? `the server answered ${reply.status}`);
-}
-
-function say(text, bad = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("bad", bad);
-}
-
-async function attempt(work) {
-  document.body.setAttribute("aria-busy", "true");
-  try {
-    await work();
-  } catch (error) {
-    say(error instanceof Refused ? error.message : `this failed: ${error.message}`, true);
-  } finally {
-    document.body.removeAttribute("aria-busy");
-  }
-}
-
-function element(name, text = "", facts = {}) {
-  const made = Object.assign(document.createElement(name), facts);
-  if (text) made.textContent = text;
-  return made;
-}
+const here = { models: [], after: "", hidden: new Set(), lookup: null };
 
 // --- images
-
-async function loaded(blob, name, options = {}) {
-  const url = URL.createObjectURL(blob);
-  try {
-    return await NVImage.loadFromUrl({ url, name, ...options });
-  } finally {
-    URL.revokeObjectURL(url);
-  }
-}
-
-async function open(image, title) {
-  const turn = ++state.turn; // whatever is still on its way belongs to another image from here on
-  say(`Opening ${title} …`);
-  state.image = null;
-  clearResult();
-  ready();
-  const reply = await ask("/v1/view", image.file ? { body: image.file } : { json: image });
-  const volume = await loaded(await reply.blob(), "image.nrrd");
-  if (turn !== state.turn) return;
-  while (nv.volumes.length) nv.removeVolume(nv.volumes[0]);
-  nv.addVolume(volume);
-  state.image = image;
-  $("drop").hidden = true;
-  ready();
-  say(`${title} is open.`);
-}
 
 async function openFile(file) {
   if (file) await open({ file }, "The file");
 }
 
 async function listImages() {
-  const reply = await ask(`/v1/images?most=${PAGE}&after=${encodeURIComponent(state.after)}`);
+  const reply = await ask(`/v1/images?most=${PAGE}&after=${encodeURIComponent(here.after)}`);
   const { images } = await reply.json();
   for (const image of images) {
     const item = element("li", "", { id: `image-${image.image}`, role: "option" });
     item.dataset.image = image.image;
     item.append(element("span", image.subject), element("small", `${image.modality} ${image.shape.join("×")}${image.tags.length ? ` · ${image.tags.join(", ")}` : ""}`));
-    item.addEventListener("click", () => choose(item));
     $("images").append(item);
   }
-  state.after = images.at(-1)?.image ?? state.after;
+  here.after = images.at(-1)?.image ?? here.after;
   $("more").hidden = images.length < PAGE;
   $("worklist").hidden = $("images").children.length === 0;
-}
-
-function choose(item) {
-  for (const other of $("images").children) other.setAttribute("aria-selected", String(other === item));
-  $("images").setAttribute("aria-activedescendant", item.id);
-  item.scrollIntoView({ block: "nearest" });
-  attempt(() => open({ image: item.dataset.image }, `Image of ${item.firstChild.textContent}`));
-}
-
-function walk(event) {
-  const items = [...$("images").children];
-  const at = items.findIndex((item) => item.getAttribute("aria-selected") === "true");
-  const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1 }[event.key];
-  if (to === undefined || !items[to]) return;
-  event.preventDefault();
-  choose(items[to]);
 }
 
 // --- models
 
 async function listModels() {
   const { models } = await (await ask("/v1/models")).json();
-  state.models = models.filter((model) => ROUTES[model.task]);
-  $("model").replaceChildren(...state.models.map((model) => element("option", `${model.model} · ${model.task}`, { value: model.model })));
+  here.models = models.filter((model) => ROUTES[model.task]);
+  $("model").replaceChildren(...here.models.map((model) => element("option", `${model.model} · ${model.task}`, { value: model.model })));
   describe();
 }
 
-const chosen = () => state.models.find((model) => model.model === $("model").value);
+const chosen = () => here.models.find((model) => model.model === $("model").value);
 
 function describe() {
   const model = chosen();
@@ -155,9 +74,9 @@ async function run() {
 // --- results
 
 function clearResult() {
-  while (nv.volumes.length > 1) nv.removeVolume(nv.volumes.at(-1));
-  state.hidden.clear();
-  state.lookup = null;
+  clearOverlays();
+  here.hidden.clear();
+  here.lookup = null;
   for (const id of ["answer", "timing", "save"]) $(id).hidden = true;
 }
 
@@ -187,27 +106,19 @@ function table(heads, rows) {
 
 function segmentation(model, result) {
   const names = Object.entries(model.targets);
-  state.lookup = () => {
-    const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: ["background"] };
-    names.forEach(([name, value], index) => {
-      const [red, green, blue] = COLOURS[index % COLOURS.length];
-      table.R.push(red); table.G.push(green); table.B.push(blue); table.I.push(value); table.labels.push(name);
-      table.A.push(state.hidden.has(name) ? 0 : 255);
-    });
-    nv.volumes[1].setColormapLabel(table);
+  here.lookup = () => {
+    nv.volumes[1].setColormapLabel(colourTable(names, here.hidden));
     nv.updateGLVolume();
   };
-  state.lookup();
+  here.lookup();
   table(["label", "ml"], names.map(([name], index) => {
     const label = element("label");
     const box = element("input", "", { type: "checkbox", checked: true });
     box.addEventListener("change", () => {
-      state.hidden[box.checked ? "delete" : "add"](name);
-      state.lookup();
+      here.hidden[box.checked ? "delete" : "add"](name);
+      here.lookup();
     });
-    const swatch = element("span", "", { className: "swatch" });
-    swatch.style.background = `rgb(${COLOURS[index % COLOURS.length].join(" ")})`;
-    label.append(box, " ", swatch, name);
+    label.append(box, " ", swatch(index), name);
     return [label, result.volumes_ml[name].toFixed(2)];
   }));
 }
@@ -252,31 +163,24 @@ function times(header) {
 async function enter() {
   await listModels();
   $("images").replaceChildren();
-  state.after = "";
+  here.after = "";
   await listImages();
+  await enterProjects();
   $("login").hidden = true;
   $("who").hidden = !state.token;
   $("who").querySelector("span").textContent = state.token ? "Logged in" : "";
-}
-
-function move(event) {
-  const step = { ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 0, 1], ArrowDown: [0, 0, -1], PageUp: [0, 0, 5], PageDown: [0, 0, -5] }[event.key];
-  if (!step || !nv.volumes.length) return;
-  event.preventDefault();
-  nv.moveCrosshairInVox(...step);
 }
 
 function listen() {
   $("file").addEventListener("change", (event) => attempt(() => openFile(event.target.files[0])));
   $("view").addEventListener("dragover", (event) => event.preventDefault());
   $("view").addEventListener("drop", (event) => { event.preventDefault(); attempt(() => openFile(event.dataTransfer.files[0])); });
-  $("images").addEventListener("keydown", walk);
+  walkable($("images"), (item) => attempt(() => open({ image: item.dataset.image }, `Image of ${item.firstChild.textContent}`)));
+  document.addEventListener("opening", () => { clearResult(); ready(); });
+  document.addEventListener("opened", ready);
   $("more").addEventListener("click", () => attempt(listImages));
   $("model").addEventListener("change", describe);
   $("run").addEventListener("click", () => attempt(run));
-  $("opacity").addEventListener("input", (event) => { if (nv.volumes[1]) nv.setOpacity(1, Number(event.target.value)); });
-  $("planes").addEventListener("change", (event) => nv.setSliceType(Number(event.target.value)));
-  $("canvas").addEventListener("keydown", move);
   $("login").addEventListener("submit", (event) => {
     event.preventDefault();
     state.token = $("token").value.trim();
@@ -284,10 +188,8 @@ function listen() {
     attempt(async () => { await enter(); say("Open an image, choose a model, and run it."); });
   });
   $("logout").addEventListener("click", () => { sessionStorage.removeItem("token"); location.reload(); });
-  nv.onLocationChange = (place) => { $("place").textContent = place.string ?? ""; };
 }
 
-await nv.attachToCanvas($("canvas"));
-nv.setSliceType(nv.sliceTypeMultiplanar);
+await begin();
 listen();
 await attempt(enter);

@@ -1,0 +1,214 @@
+// Annotation: one's cases of a project; paint, or say what is seen; hand it in; then see what others drew, and review.
+import { $, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
+import { clearOverlays, colourTable, loaded, nv, open, outlined, swatch } from "/pages/viewer.js";
+
+const REVIEWERS = ["reviewer", "operator", "admin"];
+const LABEL = { segmentation: "application/x-nrrd", findings: "application/json" };
+const work = { me: {}, project: null, path: "", whose: "mine", etag: "", start: 0, edits: 0, seconds: 0, since: 0 };
+
+const reviews = () => REVIEWERS.includes(work.me.role);
+const precondition = () => (work.etag ? { "If-Match": work.etag } : { "If-None-Match": "*" });
+
+// --- projects and cases
+
+export async function enterProjects() {
+  const reply = await ask("/v1/projects").catch((error) => { if (error.status !== 404) throw error; return null; });
+  const { projects } = reply ? await reply.json() : { projects: [] };
+  work.me = await (await ask("/v1/me")).json();
+  const known = projects.filter((project) => LABEL[project.kind]);
+  $("annotation").hidden = !known.length || work.me.role === "viewer";
+  $("project").replaceChildren(...known.map((project) => element("option", project.name, { value: project.name })));
+  if ($("annotation").hidden) return;
+  $("project").onchange = () => attempt(listCases);
+  work.known = known;
+  await listCases();
+}
+
+async function listCases() {
+  work.project = work.known.find((project) => project.name === $("project").value);
+  const base = `/v1/projects/${work.project.name}`;
+  const { cases } = await (await ask(`${base}/worklist`)).json();
+  const others = reviews() ? (await (await ask(`${base}/cases`)).json()).cases : [];
+  const mine = new Set(cases.map((one) => one.image));
+  const rows = [
+    ...cases.map((one) => ({ image: one.image, name: one.subject, what: one.status, whose: "mine" })),
+    ...others.filter((one) => !mine.has(one.image)).map((one) => ({ image: one.image, name: one.image, what: one.state, whose: "adjudicated" })),
+  ];
+  $("cases").replaceChildren(...rows.map((row) => {
+    const item = element("li", "", { id: `case-${row.image}`, role: "option" });
+    Object.assign(item.dataset, { image: row.image, whose: row.whose });
+    item.append(element("span", row.name), element("small", row.what));
+    return item;
+  }));
+}
+
+async function openCase(item) {
+  const path = `/v1/projects/${work.project.name}/cases/${item.dataset.image}`;
+  if (!(await open({ image: item.dataset.image }, `Case ${item.firstChild.textContent}`))) return;
+  Object.assign(work, { path, whose: item.dataset.whose, etag: "", start: 0, edits: 0, seconds: 0, since: performance.now() });
+  if (work.project.kind === "segmentation") await beginDrawing();
+  await showCase();
+}
+
+// --- drawing
+
+async function beginDrawing() {
+  const names = Object.entries(work.project.values);
+  nv.setDrawColormap(colourTable(names));
+  $("pen").replaceChildren(...names.map(([name, value]) => element("option", name, { value })));
+  nv.setDrawOpacity(Number($("opacity").value));
+  nv.setDrawingEnabled(true);
+  const begun = (await label(work.whose)) ?? (work.whose === "mine" && work.project.model ? await label("model") : null);
+  if (begun) {
+    const drawing = await loaded(await begun.blob(), "label.nrrd");
+    if (!nv.loadDrawing(drawing)) throw new Error("the label lies on another grid than its image");
+  } else nv.createEmptyDrawing();
+  takeTool();
+}
+
+// Returns a label, or null where there is none; whose own it is goes on from the version that was seen.
+async function label(whose) {
+  try {
+    const reply = await ask(`${work.path}/labels/${encodeURIComponent(whose)}`, { accept: LABEL[work.project.kind] });
+    const etag = reply.headers.get("ETag");
+    if (whose === work.whose) work.etag = etag;
+    if (whose === work.whose || whose === "model") work.start = Number(etag.replaceAll('"', ""));
+    return reply;
+  } catch (error) {
+    if (error.status === 404) return null;
+    throw error;
+  }
+}
+
+function takeTool() {
+  const tool = document.querySelector("input[name=tool]:checked").value;
+  nv.opts.penSize = Number($("size").value);
+  nv.opts.penType = 0;
+  nv.setPenValue(tool === "erase" ? 0 : Number($("pen").value), tool === "fill");
+  $("pen").disabled = tool === "erase";
+}
+
+function endDrawing() {
+  for (const id of ["brush", "case"]) $(id).hidden = true;
+  if (nv.drawBitmap) nv.closeDrawing();
+  nv.setDrawingEnabled(false);
+  work.path = "";
+}
+
+// --- one case
+
+async function showCase() {
+  const said = await (await ask(work.path)).json();
+  const mine = work.whose === "mine" ? said.mine : said.adjudicated;
+  work.etag = mine ? `"${mine.version}"` : "";
+  const given = mine && ["submitted", "approved"].includes(mine.status) && work.whose === "mine" && work.project.blinded;
+  const comment = mine?.facts.comment ? ` A reviewer says: ${mine.facts.comment}` : "";
+  $("guidelines").textContent = said.guidelines;
+  $("standing").textContent = `${work.whose === "mine" ? "Your label" : "The decision"}: ${mine?.status ?? "new"}. Case: ${said.state}.${comment}`;
+  $("brush").hidden = given || work.project.kind !== "segmentation";
+  $("hand-in").hidden = given;
+  nv.setDrawingEnabled(!$("brush").hidden);
+  if (work.project.kind === "findings") await showFindings();
+  const shared = ["consensus", "adjudicated"].filter((name) => said[name] && name !== work.whose).map((name) => ({ ...said[name], whose: name }));
+  $("others").querySelector("tbody").replaceChildren(...[...said.labels, ...shared].map(otherRow));
+  $("others").hidden = !said.labels.length && !shared.length;
+  $("agree").hidden = !reviews() || said.state !== "complete";
+  $("case").hidden = false;
+}
+
+function otherRow(other, index) {
+  const row = element("tr"), show = element("label"), act = element("td");
+  const box = element("input", "", { type: "checkbox", disabled: work.project.kind !== "segmentation" });
+  box.addEventListener("change", () => attempt(() => outline(other.whose, index + 1, box.checked)));
+  show.append(box, " ", swatch(index + 1), other.whose);
+  const first = element("td");
+  first.append(show);
+  if (reviews() && other.status === "submitted" && !["consensus", "adjudicated"].includes(other.whose)) {
+    for (const [word, decision] of [["Approve", "approved"], ["Give back", "rejected"]]) {
+      const button = element("button", word, { type: "button" });
+      button.addEventListener("click", () => attempt(() => decide(other, decision)));
+      act.append(button, " ");
+    }
+  }
+  row.append(first, element("td", other.status), act);
+  return row;
+}
+
+async function outline(whose, index, on) {
+  const there = nv.volumes.find((volume) => volume.name === `${whose}.nrrd`);
+  if (there && !on) nv.removeVolume(there);
+  if (there || !on) return;
+  const reply = await label(whose);
+  const volume = await loaded(await reply.blob(), `${whose}.nrrd`);
+  volume.name = `${whose}.nrrd`;
+  outlined(true);
+  nv.addVolume(volume);
+  const names = Object.entries(work.project.values).map(([name, value]) => [`${name} (${whose})`, value]);
+  volume.setColormapLabel(colourTable(names, new Set(), index));
+  nv.updateGLVolume();
+}
+
+async function showFindings() {
+  const reply = await label(work.whose);
+  const said = reply ? await reply.json() : {};
+  $("findings").replaceChildren(...Object.entries(work.project.names).map(([name, choices]) => {
+    const row = element("label", `${name} `), select = element("select", "", { name });
+    select.append(element("option", "choose …", { value: "" }), ...choices.map((choice) => element("option", choice, { value: choice })));
+    select.value = said[name] ?? "";
+    row.append(select);
+    return row;
+  }));
+}
+
+// --- handing in
+
+async function content() {
+  if (work.project.kind === "segmentation") return { body: await nv.saveImage({ filename: "", isSaveDrawing: true }) };
+  const chosen = [...$("findings").querySelectorAll("select")].map((select) => [select.name, select.value]);
+  return { json: Object.fromEntries(chosen.filter(([, choice]) => choice)) };
+}
+
+async function handIn(status) {
+  const seconds = work.seconds + (work.since ? (performance.now() - work.since) / 1000 : 0);
+  const facts = new URLSearchParams({ status, seconds: seconds.toFixed(1), start: work.start, edits: work.edits, tool: "reading room" });
+  const reply = await ask(`${work.path}/labels/${work.whose}?${facts}`, { method: "PUT", headers: precondition(), ...(await content()) });
+  work.etag = reply.headers.get("ETag");
+  await listCases();
+  await showCase();
+  say(status === "draft" ? "The draft is kept." : "The label is submitted.");
+}
+
+async function decide(other, decision) {
+  const comment = decision === "rejected" ? prompt("What is to be changed?") ?? "" : "";
+  await ask(`${work.path}/labels/${encodeURIComponent(other.whose)}/review`, { json: { decision, comment }, headers: { "If-Match": `"${other.version}"` } });
+  await listCases();
+  await showCase();
+  say(`The label of ${other.whose} is ${decision}.`);
+}
+
+async function agree() {
+  const made = await (await ask(`${work.path}/consensus`, { method: "POST" })).json();
+  await listCases();
+  await showCase();
+  say(`The experts agree by ${made.facts.agreement.toFixed(2)}${made.facts.disputed ? ": too little, decide" : ""}.`);
+}
+
+// Counts the time in which the page is looked at.
+function watchTime() {
+  if (!work.path) return;
+  if (document.hidden && work.since) {
+    work.seconds += (performance.now() - work.since) / 1000;
+    work.since = 0;
+  } else if (!document.hidden) work.since = performance.now();
+}
+
+walkable($("cases"), (item) => attempt(() => openCase(item)));
+for (const input of [$("pen"), $("size"), ...document.querySelectorAll("input[name=tool]")]) input.addEventListener("change", takeTool);
+$("undo").addEventListener("click", () => nv.drawUndo());
+$("opacity").addEventListener("input", () => { if (nv.drawBitmap) nv.setDrawOpacity(Number($("opacity").value)); });
+$("draft").addEventListener("click", () => attempt(() => handIn("draft")));
+$("submit").addEventListener("click", () => attempt(() => handIn("submitted")));
+$("agree").addEventListener("click", () => attempt(agree));
+document.addEventListener("opening", endDrawing);
+document.addEventListener("visibilitychange", watchTime);
+nv.onDrawingChanged = (action) => { if (action === "draw" || action === "undo") work.edits += 1; };

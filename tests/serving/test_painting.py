@@ -1,0 +1,221 @@
+"""Experts paint in a real browser: what is drawn is where it was drawn, in the cohort, and others' outlines come afterwards."""
+
+import re
+import shutil
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from selenium.webdriver import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+
+from medray.annotation.store import LabelStore
+from medray.cohort.cohort import open_cohort
+from medray.formats.nrrd import write_nrrd
+from medray.imaging.geometry import to_world
+from medray.imaging.volume import Volume
+from medray.serving.auth import make_token
+from medray.serving.desk import Limits
+from medray.serving.gateway import Doors
+from medray.storage.location import locate
+from tests.serving.chromium import BROWSER, find, log_in, says
+from tests.serving.inside import endpoint
+from tests.waiting import wait_until
+
+pytestmark = BROWSER
+FIRST = {"If-None-Match": "*"}
+
+
+@pytest.fixture
+def root(home, phantom_cohort, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    monkeypatch.setenv("MEDRAY_DATABASE_URL", f"sqlite:///{tmp_path / 'labels.db'}")
+    return Path(shutil.copytree(phantom_cohort.root.path, tmp_path / "cohort"))
+
+
+@pytest.fixture
+def room(root, browser):
+    """The page over a cohort with two projects, of Ann's and Ben's."""
+    with endpoint(limits=Limits(cohort=str(root)), doors=Doors()) as client:
+        client.headers["Authorization"] = f"Bearer {make_token('olga', 'operator')}"
+        for project in (
+            {"name": "balls", "names": {"ball": [], "core": []}, "experts": 2, "guidelines": "Draw the ball."},
+            {"name": "from-model", "names": {"ball": [], "core": []}, "model": "ball"},
+            {"name": "reads", "kind": "findings", "names": {"nodule": [], "density": ["a", "b"]}},
+        ):
+            assert client.post("/v1/projects", json=project).status_code == 201
+            people = {"experts": ["ann", "ben"] if project["name"] == "balls" else ["ann"]}
+            assert client.post(f"/v1/projects/{project['name']}/assignments", json=people).status_code == 200
+        browser.get(str(client.base_url))
+        browser.execute_script("sessionStorage.clear()")
+        browser.get_log("browser")
+        browser.get(str(client.base_url))
+        yield browser, client
+        assert not [entry["message"] for entry in browser.get_log("browser") if "Uncaught" in entry["message"]]
+
+
+def open_case(driver, number, project="balls"):
+    wait_until(lambda: find(driver, "annotation").is_displayed())
+    Select(find(driver, "project")).select_by_value(project)
+    wait_until(lambda: driver.find_elements(By.CSS_SELECTOR, "#cases li"))
+    item = driver.find_elements(By.CSS_SELECTOR, "#cases li")[number]
+    image = item.get_attribute("data-image")
+    item.click()
+    says(driver, "is open")
+    wait_until(lambda: find(driver, "case").is_displayed())
+    return image
+
+
+def pick(driver, tool):
+    driver.find_element(By.CSS_SELECTOR, f"input[value={tool}]").click()
+
+
+def stroke(driver, *offsets):
+    """Draw through places of the canvas, in pixels from the middle of the axial view, the upper left one."""
+    canvas = find(driver, "canvas")
+    width, height = canvas.size["width"], canvas.size["height"]
+    moves = ActionChains(driver)
+    for turn, (x, y) in enumerate(offsets):
+        moves.move_to_element_with_offset(canvas, int(-width / 4 + x), int(-height / 4 + y))
+        if not turn:
+            moves.click_and_hold()
+    moves.release().perform()
+
+
+def place(driver):
+    """Where the crosshair is, in LPS mm."""
+    x, y, z = (float(word) for word in re.findall(r"-?\d+(?:\.\d+)?", find(driver, "place").text)[:3])
+    return np.array([-x, -y, z])
+
+
+def kept(root, project, annotator="ann"):
+    store = LabelStore(locate(root))
+    [head] = store.heads(project=project, annotator=annotator, tag="final")
+    return head, store.mask(head)
+
+
+@pytest.mark.parametrize("number", [0, 3, 7])
+def test_what_is_painted_is_kept_where_it_was_painted(room, root, number, tmp_path):
+    driver, _ = room
+    log_in(driver, name="ann")
+    image = open_case(driver, number)
+    assert find(driver, "guidelines").text == "Draw the ball."
+    Select(find(driver, "pen")).select_by_visible_text("core")
+    stroke(driver, (0, 0))
+    wait_until(lambda: find(driver, "place").text)
+    there = place(driver)
+    find(driver, "submit").click()
+    says(driver, "submitted")
+    head, mask = kept(root, "balls")
+    assert head.label.series == image
+    assert np.unique(mask.voxels).tolist() == [0, 2]
+    centre = to_world(mask.affine, np.argwhere(mask.voxels[0]).mean(axis=0))
+    assert np.abs(centre - there).max() < 1.5 * max(mask.spacing_mm)
+    row = next(row for row in open_cohort(root).rows if row.series == image)
+    assert mask.shape == open_cohort(root).volume(row).shape
+    assert (head.facts["edits"], head.facts["tool"]) == (1, "reading room")
+    assert head.facts["seconds"] > 0
+    driver.save_screenshot(str(tmp_path / "painted.png"))
+
+
+def test_draw_fill_erase_undo_and_go_on_with_a_draft(room, root):
+    driver, _ = room
+    log_in(driver, name="ann")
+    open_case(driver, 0)
+
+    def drawn():
+        find(driver, "draft").click()
+        says(driver, "draft is kept")
+        driver.execute_script("document.getElementById('status').textContent = ''")
+        return int(np.count_nonzero(kept(root, "balls")[1].voxels))
+
+    ring = [(-40, -40), (40, -40), (40, 40), (-40, 40), (-40, -40)]
+    find(driver, "size").send_keys(Keys.HOME)
+    pick(driver, "draw")
+    stroke(driver, *ring)
+    line = drawn()
+    assert line > 0
+    find(driver, "undo").click()
+    assert drawn() == 0
+    pick(driver, "fill")
+    stroke(driver, *ring)
+    full = drawn()
+    assert full > 1.5 * line
+    pick(driver, "erase")
+    stroke(driver, (-20, 0), (20, 0))
+    erased = drawn()
+    assert 0 < erased < full
+    open_case(driver, 1)
+    open_case(driver, 0)
+    assert "draft" in find(driver, "standing").text
+    assert drawn() == erased, "the draft is gone on with"
+    assert [one.status for one in LabelStore(locate(root)).history(project="balls")] == ["draft"] * 5
+
+
+def test_others_outlines_come_after_ones_own_label(room, root):
+    driver, client = room
+    log_in(driver, name="ann")
+    image = open_case(driver, 0)
+    assert not find(driver, "others").is_displayed()
+    cohort = open_cohort(root)
+    volume = cohort.volume(next(row for row in cohort.rows if row.series == image))
+    mask = np.zeros((1, *volume.shape), np.uint8)
+    mask[0, 4:-4, 4:-4, 4:-4] = 1
+    path = f"/v1/projects/balls/cases/{image}/labels/mine"
+    ben = {"Authorization": f"Bearer {make_token('ben', 'annotator')}"}
+    done = httpx.put(f"{client.base_url}{path}", content=write_nrrd(Volume(mask, volume.affine)), headers={**ben, **FIRST})
+    assert done.status_code == 201
+    open_case(driver, 0)
+    assert not find(driver, "others").is_displayed()
+    stroke(driver, (0, 0), (10, 10))
+    find(driver, "submit").click()
+    says(driver, "submitted")
+    assert not find(driver, "brush").is_displayed()
+    [row] = driver.find_elements(By.CSS_SELECTOR, "#others tbody tr")
+    assert row.text.split()[:2] == ["rater", "2"]
+    before = find(driver, "canvas").screenshot_as_png
+    row.find_element(By.TAG_NAME, "input").click()
+    wait_until(lambda: find(driver, "canvas").screenshot_as_png != before)
+
+
+def test_one_starts_from_the_models_answer(room, root):
+    driver, _ = room
+    log_in(driver, name="ann")
+    open_case(driver, 0, "from-model")
+    stroke(driver, (0, 0))
+    find(driver, "submit").click()
+    says(driver, "submitted")
+    head, mask = kept(root, "from-model")
+    store = LabelStore(locate(root))
+    [model] = store.heads(project="from-model", tag="prelabel")
+    assert head.facts["start"] == model.number
+    assert 0 < head.facts["changed"] < 0.05
+    same = mask.voxels == store.mask(model).voxels
+    assert same.mean() > 0.99
+    assert not same.all()
+
+
+def test_findings_are_chosen_and_a_reviewer_gives_them_back(room, root):
+    driver, _client = room
+    log_in(driver, name="ann")
+    open_case(driver, 0, "reads")
+    selects = driver.find_elements(By.CSS_SELECTOR, "#findings select")
+    Select(selects[0]).select_by_value("present")
+    find(driver, "submit").click()
+    says(driver, "nothing is said of density")
+    Select(selects[1]).select_by_value("b")
+    find(driver, "submit").click()
+    says(driver, "submitted")
+    assert LabelStore(locate(root)).heads(project="reads")[0].said == {"nodule": "present", "density": "b"}
+    find(driver, "logout").click()
+    log_in(driver, role="reviewer", name="rita")
+    open_case(driver, 0, "reads")
+    driver.execute_script("window.prompt = () => 'look again'")
+    [back] = [button for button in driver.find_elements(By.CSS_SELECTOR, "#others button") if button.text == "Give back"]
+    back.click()
+    says(driver, "is rejected")
+    head = LabelStore(locate(root)).heads(project="reads")[0]
+    assert (head.status, head.facts["comment"], head.actor) == ("rejected", "look again", "rita")
