@@ -17,6 +17,7 @@ from medray.serving.auth import make_token
 from medray.serving.desk import Limits
 from medray.serving.gateway import Doors
 from tests.serving.inside import endpoint
+from tests.serving.viewer import Viewer
 
 BALLS = {"name": "balls", "names": {"ball": [], "core": []}, "experts": 2, "model": "ball", "guidelines": "Draw it all."}
 FIRST = {"If-None-Match": "*"}
@@ -265,3 +266,33 @@ def test_twenty_experts_at_once_lose_nothing(people, root, server):
     assert sorted(acknowledged) == sorted(one.number for one in stored)
     assert sum(refused for _, refused in done) == 20 * len(rows)
     assert open_trail().verify().problems == ()
+
+
+def test_slicer_labels_what_is_assigned_to_its_user(people, root, server):
+    """Two experts with MONAI Label's clients: each has their own label of the same image, in the project."""
+    rows = open_cohort(root).rows
+    olga = people["olga"]
+    olga.post("/v1/projects", json={**BALLS, "model": ""})
+    olga.post("/v1/projects/balls/assignments", json={"experts": ["ann", "ben"], "cases": [rows[2].series, rows[1].series]})
+    claimed = {"label_info": [{"name": "core", "idx": 1}, {"name": "ball", "idx": 2}]}
+    for size, name in enumerate(("ann", "ben"), start=4):
+        viewer = Viewer(f"{server.base_url}/monailabel".replace("//monai", "/monai"), make_token(name, "annotator"))
+        assert "assigned" in viewer.info()["strategies"] or not viewer.info()["trainers"]
+        status, sample = viewer.next_sample("assigned", {})
+        assert (status, sample["id"]) == (200, rows[2].series)
+        status, said = viewer.save_label(sample["id"], "label.nrrd", mask_of(root, size, 2, case=2), claimed)
+        assert (status, said["tag"]) == (200, "final")
+        assert viewer.next_sample("assigned", {})[1]["id"] == rows[1].series
+        data = viewer.ask("GET", f"/datastore/label?label={sample['id']}&tag=final")[2]
+        assert np.array_equal(read_nrrd(data).voxels, read_nrrd(mask_of(root, size, 1, case=2)).voxels), (
+            "by the project's values"
+        )
+        status, _ = viewer.save_label(sample["id"], "label.nrrd", mask_of(root, 3, case=2), claimed)
+        assert status == 409, "in a blinded project it stands"
+        odd = {"label_info": [{"name": "vessel", "idx": 1}]}
+        assert viewer.save_label(rows[1].series, "label.nrrd", mask_of(root, 3, case=1), odd)[0] == 400
+    case = f"/v1/projects/balls/cases/{rows[2].series}"
+    assert olga.post(f"{case}/consensus").json()["facts"]["agreement"] > 0.7
+    cleo = Viewer(f"{server.base_url}/monailabel".replace("//monai", "/monai"), make_token("cleo", "annotator"))
+    assert cleo.next_sample("assigned", {}) == (200, {})
+    assert cleo.save_label(rows[2].series, "label.nrrd", mask_of(root, 3, case=2), claimed)[0] == 200, "outside of any project"

@@ -24,7 +24,7 @@ from medray.errors import InputError, NotFoundError
 from medray.formats.nrrd import write_nrrd
 from medray.serving.desk import Desk
 from medray.serving.form import json_of, media_type_of, parts_of
-from medray.serving.monailabel_models import STRATEGIES
+from medray.serving.monailabel_models import ASSIGNED, STRATEGIES
 from medray.serving.results import Reply
 from medray.serving.v1 import respond
 from medray.serving.worklist import Worklist
@@ -52,7 +52,7 @@ class Datastore:
         """Choose the next image to label; an empty object where all are."""
         if strategy not in STRATEGIES:
             raise NotFoundError(f"strategy {strategy[:40]!r} is unknown: use one of {', '.join(STRATEGIES)}")
-        return await asyncio.to_thread(_next, self._worklist, strategy)
+        return await asyncio.to_thread(_next, self._worklist, strategy, request.state.principal.name)
 
     async def listed(self, output: str = "stats") -> Any:
         """List images and labels: all of them, those that may be trained on, or how many there are."""
@@ -93,10 +93,10 @@ class Datastore:
             kept = await asyncio.to_thread(worklist.submit, row, tag or FINAL, annotator, fields["label"].data, facts)
         return {"image": row.series, "label": row.series, "tag": kept.label.tag, "version": kept.number}
 
-    async def label(self, label: str = "", tag: str = "", image: str = "") -> Response:
-        """Give the newest label map of a tag as NRRD."""
+    async def label(self, request: Request, label: str = "", tag: str = "", image: str = "") -> Response:
+        """Give the newest label map of a tag as NRRD; in a project, the caller's own."""
         row = await asyncio.to_thread(self._worklist.find, label or image)
-        found, _ = await asyncio.to_thread(self._worklist.label, row, tag or FINAL)
+        found, _ = await asyncio.to_thread(self._worklist.label, row, tag or FINAL, request.state.principal.name)
         return _file(await asyncio.to_thread(write_nrrd, found), f"{row.series}{EXTENSION}")
 
     async def withdraw(self, request: Request, id: str, tag: str = FINAL) -> dict[str, Any]:  # noqa: A002 - the protocol's name
@@ -165,17 +165,23 @@ def _amended(labels: LabelStore, series: str, tag: str, actor: str, facts: Mappi
     return labels.amend(last.label, actor, facts, status=DECISIONS.get(str(facts.get("status", "")).lower()))
 
 
-def _next(worklist: Worklist, strategy: str) -> dict[str, Any]:
-    tags = worklist.tags()
-    left = [row for row in worklist.cohort.rows if FINAL not in tags.get(row.series, ())]
-    if not left:
+def _next(worklist: Worklist, strategy: str, annotator: str) -> dict[str, Any]:
+    row = worklist.next_of(annotator) if strategy == ASSIGNED else _unlabelled(worklist, strategy)
+    if row is None:
         return {}
-    row = left[0] if strategy == "first" else random.choice(left)  # noqa: S311 - an order of work, no secret
     digest = hashlib.sha256(worklist.nrrd(row)).hexdigest()
     return {
         **_image_info(row),
         "id": row.series, "weight": 1, "path": "", "ts": int(time.time()), "strategy": strategy, "checksum": f"SHA256:{digest}",
     }  # fmt: skip
+
+
+def _unlabelled(worklist: Worklist, strategy: str) -> SeriesRow | None:
+    tags = worklist.tags()
+    left = [row for row in worklist.cohort.rows if FINAL not in tags.get(row.series, ())]
+    if not left:
+        return None
+    return left[0] if strategy == "first" else random.choice(left)  # noqa: S311 - an order of work, no secret
 
 
 def _image_info(row: SeriesRow) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from medray.serving.sources import Reference
 from medray.serving.v1 import respond
 from medray.serving.worklist import Worklist
 
-__all__ = ["STRATEGIES", "TRAINING", "Models"]
+__all__ = ["ASSIGNED", "STRATEGIES", "TRAINING", "Models"]
 
 KINDS = {"segmentation": "segmentation", "diagnosis": "classification", "detection": "detection"}
 """medray's tasks, and what the clients call them; models of other tasks say nothing of an image."""
@@ -38,7 +38,12 @@ STAGES = {
 """What MONAI Label calls the stages of an answer."""
 MARKUPS = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
 TRAINING = {"epochs": 50, "steps": 100}
-STRATEGIES = {"first": "The first image that has no final label.", "random": "Any image that has no final label."}
+ASSIGNED = "assigned"
+STRATEGIES = {
+    "first": "The first image that has no final label.",
+    "random": "Any image that has no final label.",
+    ASSIGNED: "The next image that is assigned to you in a project.",
+}
 
 
 class Models:

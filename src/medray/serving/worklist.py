@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from medray.annotation.store import FINAL, Label, LabelStore, Version
+from medray.annotation.projects import Project, Projects
+from medray.annotation.store import FINAL, PRELABEL, Label, LabelStore, Version
+from medray.annotation.submission import label_of, submit
 from medray.cohort.addition import add_image, naming_of
 from medray.cohort.cohort import CURRENT, Cohort, open_cohort
 from medray.cohort.manifest import SeriesRow
@@ -104,7 +106,7 @@ class Worklist:
         Args:
             row: The image.
             tag: What kind of label it is.
-            annotator: Whose.
+            annotator: Whose. In a project in which the image is assigned to them, it is that project's.
             data: NIfTI or NRRD on the image's grid, or raw voxels of it, I fastest, as OHIF sends them.
             facts: The client's; ``label_info`` lists name and idx of each value.
 
@@ -112,11 +114,37 @@ class Worklist:
             LabelError: If it has another grid, or values without a name.
             ImageError: If it can't be read.
         """
-        names = self.names(facts)
-        label = self.label_map(self.volume(row), data)
-        mask = LabelSchema(names).checked(label.voxels)
-        version = Version(Label(row.series, annotator, tag), "submitted", annotator, names=names, facts=facts)
-        return self.labels.draw(version, label.with_voxels(mask))
+        image, names = self.volume(row), self.names(facts)
+        label = self.label_map(image, data)
+        label = label.with_voxels(LabelSchema(names).checked(label.voxels))
+        project = self._project_of(row, tag, annotator)
+        if project is None:
+            version = Version(Label(row.series, annotator, tag), "submitted", annotator, names=names, facts=facts)
+            return self.labels.draw(version, label)
+        work = Version(label_of(project, row.series, annotator), "submitted", annotator, facts=facts)
+        return submit(self.labels, project, work, renamed(label, names, project.values), seen=None, shape=image.shape)
+
+    def _project_of(self, row: SeriesRow, tag: str, annotator: str) -> Project | None:
+        """Return the project in which an image is somebody's to draw; whose label is in several names one as its tag."""
+        projects = Projects(self.root)
+        mine = [
+            project for name in projects.of(row.series, annotator) if (project := projects.get(name)).kind == "segmentation"
+        ]
+        named = [project for project in mine if tag in {FINAL, project.name}]
+        if len(named) > 1:
+            known = ", ".join(project.name for project in named)
+            raise InputError(f"this image is yours in several projects: give one of them as the label's tag ({known})")
+        return named[0] if named else None
+
+    def next_of(self, annotator: str) -> SeriesRow | None:
+        """Return the image that somebody is to label next, in any project; None where all are done."""
+        projects = Projects(self.root)
+        for project in projects.all():
+            done = {one.label.series for one in self.labels.heads(project=project.name, annotator=annotator) if one.live}
+            for assigned in projects.assigned(project.name, annotator):
+                if project.kind == "segmentation" and assigned.series not in done:
+                    return self.find(assigned.series)
+        return None
 
     @staticmethod
     def label_map(image: Volume, data: bytes) -> Volume:
@@ -155,6 +183,13 @@ class Worklist:
                 found[series].append(tag)
         return found
 
+    def _own(self, project: Project, row: SeriesRow, annotator: str) -> tuple[Volume, Version]:
+        found = self.labels.heads(project=project.name, series=row.series, annotator=annotator, tag=FINAL)
+        found = found or self.labels.heads(project=project.name, series=row.series, tag=PRELABEL)
+        if not found:
+            raise NotFoundError(f"you have no label of this image in project {project.name} yet")
+        return self.labels.mask(found[0]), found[0]
+
     def counts(self) -> dict[str, object]:
         """Return how many images there are, how many have a final label, and how many each tag has."""
         tags = self.tags()
@@ -162,12 +197,17 @@ class Worklist:
         by_tag = {name: sum(name in found for found in tags.values()) for name in names}
         return {"total": len(self.cohort.rows), "completed": by_tag.get(FINAL, 0), "label_tags": by_tag}
 
-    def label(self, row: SeriesRow, tag: str) -> tuple[Volume, Version | None]:
+    def label(self, row: SeriesRow, tag: str, annotator: str = "") -> tuple[Volume, Version | None]:
         """Return the newest label map of a tag; of ``final``, where nobody submitted one, the cohort's.
+
+        In a project in which the image is somebody's own, it is theirs, and before they have one the model's.
 
         Raises:
             NotFoundError: If there is none.
         """
+        project = self._project_of(row, tag, annotator) if annotator else None
+        if project:
+            return self._own(project, row, annotator)
         try:
             found = self.labels.latest(row.series, tag)
         except NotFoundError:
@@ -175,6 +215,20 @@ class Worklist:
                 raise
             return read_shard(self.root.join("labels"), row.label), None
         return self.labels.mask(found), found
+
+
+def renamed(label: Volume, names: Mapping[str, int], values: Mapping[str, int]) -> Volume:
+    """Return a label map with other values for its names.
+
+    Raises:
+        LabelError: If it has a name that they haven't.
+    """
+    table = np.zeros(256, np.uint8)
+    for name, value in names.items():
+        if name not in values and (label.voxels == value).any():
+            raise LabelError("unknown-label", f"the project has no label {name[:64]!r}: draw {', '.join(values)}")
+        table[value] = values.get(name, 0)
+    return label.with_voxels(table[label.voxels])
 
 
 def require_modest(data: bytes, most: int) -> None:
