@@ -11,21 +11,38 @@ from typing import Any, cast
 import numpy as np
 
 from medray.annotation.agreement import Pair, pairs_of
-from medray.annotation.cases import Case
+from medray.annotation.cases import Case, cases_of
 from medray.annotation.consensus import Estimate, majority, majority_of_findings, meeting, staple
-from medray.annotation.projects import Project
+from medray.annotation.projects import Project, Projects
 from medray.annotation.store import CONSENSUS, Label, LabelStore, Version
-from medray.errors import ConflictError
+from medray.cohort.cohort import open_cohort
+from medray.errors import ConflictError, InputError, NotFoundError
 from medray.imaging.volume import Volume
+from medray.storage.location import Location
 from medray.types import Mask, Triple
 
-__all__ = ["conclude", "drawn_by"]
+__all__ = ["Concluded", "conclude", "conclude_all", "drawn_by"]
 
 NEAR_IOU = 0.5
 """Intersection over union from which on two experts' boxes are one."""
 NEAR_MM = 5.0
 """Up to which two experts' points are one."""
 Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """What came of a project's cases.
+
+    Attributes:
+        made: Consensuses.
+        disputed: Of these, on which experts agree too little.
+        failed: Series to why there is none.
+    """
+
+    made: int
+    disputed: int
+    failed: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,36 @@ def conclude(store: LabelStore, project: Project, case: Case, spacing_mm: Triple
     if said.mask is not None:
         return store.draw(made, Volume(said.mask[np.newaxis], store.mask(labels[0]).affine), seen=seen)
     return store.add(made.saying(said.content), seen=seen)
+
+
+def conclude_all(
+    root: Location, name: str, actor: str, *, on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
+) -> Concluded:
+    """Make the consensus of every case of a project that has all of its labels and none of them.
+
+    Args:
+        root: The cohort.
+        name: Of the project.
+        actor: Who asks for it.
+        on_progress: Called with ``("consensus", done, total)``.
+
+    Raises:
+        NotFoundError: If there is no such cohort or project.
+        StorageError: If they can't be read or written.
+    """
+    project, store, cohort = Projects(root).get(name), LabelStore(root), open_cohort(root)
+    rows = {row.series: row for row in cohort.rows}
+    cases = cases_of(project, Projects(root).assigned(name), store.heads(project=name))
+    ready = [case for case in cases if case.state == "complete" and case.series in rows]
+    made, failed = [], {}
+    for done, case in enumerate(ready, start=1):
+        try:
+            spacing_mm = cohort.volume(rows[case.series]).spacing_mm
+            made.append(conclude(store, project, case, spacing_mm, actor))
+        except (InputError, NotFoundError) as error:  # one case must not stop the others
+            failed[case.series] = str(error)
+        on_progress("consensus", done, len(ready))
+    return Concluded(len(made), sum(bool(one.facts["disputed"]) for one in made), failed)
 
 
 def drawn_by(store: LabelStore, labels: Sequence[Version]) -> list[Mask]:

@@ -16,7 +16,7 @@ from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
 from medray.types import Shape
 
-__all__ = ["begin_with", "label_of", "review", "submit"]
+__all__ = ["begin_with", "label_of", "renamed", "review", "submit"]
 
 
 def label_of(project: Project, series: str, annotator: str) -> Label:
@@ -41,6 +41,20 @@ def begin_with(store: LabelStore, project: Project, series: str, mask: Volume, n
     label = Label(series, "", PRELABEL, project.name)
     made = Version(label, "submitted", model, names=project.values, facts={"model": model})
     return store.draw(made, mask.with_voxels(table[mask.voxels.astype(np.uint8)]))
+
+
+def renamed(label: Volume, names: Mapping[str, int], values: Mapping[str, int]) -> Volume:
+    """Return a label map with other values for its names.
+
+    Raises:
+        LabelError: If it has a name that they haven't.
+    """
+    table = np.zeros(256, np.uint8)
+    for name, value in names.items():
+        if name not in values and (label.voxels == value).any():
+            raise LabelError("unknown-label", f"the project has no label {name[:64]!r}: draw {', '.join(values)}")
+        table[value] = values.get(name, 0)
+    return label.with_voxels(table[label.voxels])
 
 
 def submit(store: LabelStore, project: Project, work: Version, said: Any, *, seen: int | None, shape: Shape) -> Version:

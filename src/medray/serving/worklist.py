@@ -11,7 +11,7 @@ import numpy as np
 
 from medray.annotation.projects import Project, Projects
 from medray.annotation.store import FINAL, PRELABEL, Label, LabelStore, Version
-from medray.annotation.submission import label_of, submit
+from medray.annotation.submission import label_of, renamed, submit
 from medray.cohort.addition import add_image, naming_of
 from medray.cohort.cohort import CURRENT, Cohort, open_cohort
 from medray.cohort.manifest import SeriesRow
@@ -215,20 +215,6 @@ class Worklist:
                 raise
             return read_shard(self.root.join("labels"), row.label), None
         return self.labels.mask(found), found
-
-
-def renamed(label: Volume, names: Mapping[str, int], values: Mapping[str, int]) -> Volume:
-    """Return a label map with other values for its names.
-
-    Raises:
-        LabelError: If it has a name that they haven't.
-    """
-    table = np.zeros(256, np.uint8)
-    for name, value in names.items():
-        if name not in values and (label.voxels == value).any():
-            raise LabelError("unknown-label", f"the project has no label {name[:64]!r}: draw {', '.join(values)}")
-        table[value] = values.get(name, 0)
-    return label.with_voxels(table[label.voxels])
 
 
 def require_modest(data: bytes, most: int) -> None:

@@ -1,0 +1,253 @@
+"""Labels that others made of a cohort's images, taken in as somebody's: each beside what is there, none over it.
+
+Folders as people have them: BIDS derivatives (``dseg.tsv``, ``sub-…_dseg.nii.gz``), the Medical Segmentation Decathlon's
+``dataset.json``, MONAI Label's datastore (``datastore_v2.json`` with ``labels/final``), DICOM segmentations and structure sets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from medray.annotation.projects import Project, Projects
+from medray.annotation.store import Label, LabelStore, Version
+from medray.annotation.submission import renamed, submit
+from medray.audit import Event, open_trail
+from medray.cohort.cohort import Cohort, open_cohort
+from medray.cohort.manifest import SeriesRow
+from medray.errors import ImageError, InputError, LabelError, StorageError
+from medray.formats.dicom import is_dicom
+from medray.formats.dicom_header import DicomHeader
+from medray.formats.dicom_labels import read_dicom_labels
+from medray.formats.image import read_file
+from medray.imaging.labels import LabelSchema, onto
+from medray.imaging.volume import Volume
+from medray.ingestion.layouts import LABEL_FILES, Layout, named_as, read_layout, stem
+from medray.ingestion.scan import HEAD_BYTES, header_at
+from medray.privacy.profile import parse_profile
+from medray.privacy.pseudonym import Naming, naming
+from medray.storage.location import Location, locate
+
+__all__ = ["Imported", "import_labels"]
+
+MONAI_LABEL = "datastore_v2.json"
+IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What came of it.
+
+    Attributes:
+        taken: Label maps that are in the store now, those of an earlier run included.
+        refused: Reason to number of files.
+        problems: One line each: the file's pseudonym and what is wrong.
+    """
+
+    taken: int
+    refused: Mapping[str, int]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A label map in a source.
+
+    Attributes:
+        path: Relative to the source.
+        names: What its values mean.
+        images: What its image may be called: files' paths, or a series' UID.
+        subject: The patient by its name, empty where it tells none.
+        study: The study by its name.
+    """
+
+    path: str
+    names: Mapping[str, int]
+    images: tuple[str, ...]
+    subject: str = ""
+    study: str = ""
+
+
+def import_labels(
+    root: str | Path,
+    source: str | Path,
+    annotator: str,
+    *,
+    project: str = "",
+    tag: str = "final",
+    labels: str = LABEL_FILES,
+    site: str = "",
+) -> Imported:
+    """Take label maps in; call it again and nothing is there twice.
+
+    A label map is of the series that its source lists, refers to, or names, or of the one image of its subject and study that
+    lies on its grid.
+
+    Args:
+        root: The cohort.
+        source: Folder with label maps: a path or a URI.
+        annotator: Whose they are to be.
+        project: In which; outside of any where it is empty.
+        tag: What they are for, outside of projects; of MONAI Label's, which of its tags is read.
+        labels: Names of files that are label maps, in folders that don't list them.
+        site: As it was given to `medray.ingest`.
+
+    Raises:
+        NotFoundError: If there is no cohort or no such project.
+        InputError: If the source has no label maps, or the project isn't one of segmentations.
+        ConfigError: If names need the pseudonym key, or a table can't be understood.
+        StorageError: If the source or the cohort can't be reached.
+    """
+    place, cohort = locate(source), open_cohort(locate(root))
+    rules = Projects(cohort.root).get(project) if project else None
+    if rules and rules.kind != "segmentation":
+        raise InputError(f"project {project} is one of {rules.kind}: label maps can't be taken in")
+    importing = _Import(cohort, place, naming(parse_profile(cohort.index.lineage.get("profile", "basic")), site=site), rules)
+    found = list(_found(place, labels, tag, _names_of(cohort, rules)))
+    if not found:
+        raise InputError(f"{place.path} has no label maps: name them with --labels, such as --labels '*_seg.nii.gz'")
+    refused: Counter[str] = Counter()
+    problems = []
+    for one in found:
+        try:
+            importing.take(one, annotator, tag)
+        except StorageError:
+            raise
+        except (ImageError, InputError) as error:
+            refused[error.reason if isinstance(error, ImageError) else "refused"] += 1
+            problems.append(f"{importing.names.name('source', one.path)}: {error}")
+    taken = len(found) - len(problems)
+    open_trail().record([Event("label.import", cohort.index.id, detail=f"{taken} of {len(found)} label maps")])
+    return Imported(taken, dict(refused), tuple(problems))
+
+
+class _Import:
+    """Puts one label map after another into the store."""
+
+    def __init__(self, cohort: Cohort, source: Location, names: Naming, project: Project | None) -> None:
+        self.names = names
+        self._cohort = cohort
+        self._source = source
+        self._project = project
+        self._store = LabelStore(cohort.root)
+        self._series = {row.series: row for row in cohort.rows}
+
+    def take(self, found: _Found, annotator: str, tag: str) -> None:
+        data = self._source.join(found.path).read()
+        rows = self._candidates(found)
+        if not rows:
+            raise LabelError("label-without-image", "the cohort has no image of this name, subject or series")
+        fitting = [
+            (row, mask) for row in rows if (mask := self._onto(row, data, found.names, last=row is rows[-1])) is not None
+        ]
+        if len(fitting) > 1:
+            raise LabelError("label-of-several", f"{len(fitting)} images of this subject and study lie on its grid")
+        row, mask = fitting[0]
+        label = Label(
+            row.series, annotator, tag if self._project is None else "final", self._project.name if self._project else ""
+        )
+        made = Version(label, "submitted", annotator, names=found.names, facts={"tool": "import"})
+        if self._kept(label, mask, found.names):
+            return
+        if self._project is None:
+            self._store.draw(made, mask)
+        else:
+            mask = renamed(mask, found.names, self._project.values)
+            submit(self._store, self._project, made, mask, seen=None, shape=mask.shape)
+
+    def _kept(self, label: Label, mask: Volume, names: Mapping[str, int]) -> bool:
+        """Tell whether an earlier run has taken it in."""
+        held = self._store.heads(series=label.series, annotator=label.annotator, tag=label.tag, project=label.project)
+        wanted = renamed(mask, names, self._project.values) if self._project else mask
+        return bool(held) and held[0].live and np.array_equal(self._store.mask(held[0]).voxels, wanted.voxels)
+
+    def _candidates(self, found: _Found) -> list[SeriesRow]:
+        named = {self.names.name("series", image) for image in found.images}
+        exact = [row for row in self._cohort.rows if row.series in named or row.origin in named]
+        if exact or not found.subject:
+            return exact
+        subject = self.names.name("subject", found.subject)
+        study = self.names.name("study", f"{found.subject}\0{found.study}")
+        theirs = [row for row in self._cohort.rows if row.subject == subject and not row.synthetic]
+        return [row for row in theirs if row.study == study] or theirs
+
+    def _onto(self, row: SeriesRow, data: bytes, names: Mapping[str, int], *, last: bool) -> Volume | None:
+        """Read a label map onto an image's grid; None where it doesn't lie there and others are to be tried."""
+        image = self._cohort.volume(row)
+        try:
+            if is_dicom(data):
+                return Volume(read_dicom_labels(data, image, names)[np.newaxis], image.affine)
+            label = onto(image, read_file(data))
+        except LabelError as error:
+            if error.reason != "label-grid" or last:
+                raise
+            return None
+        if len(label.voxels) != 1:
+            raise LabelError("label-channels", "a label map has one channel: one value a voxel")
+        return label.with_voxels(LabelSchema(names).checked(label.voxels))
+
+
+def _names_of(cohort: Cohort, project: Project | None) -> Mapping[str, int]:
+    if project:
+        return project.values
+    return cohort.index.labels.names if cohort.index.labels else {}
+
+
+def _found(place: Location, glob: str, tag: str, names: Mapping[str, int]) -> Iterator[_Found]:
+    """Find a source's label maps, and what each says of its image."""
+    entries = [entry.name for entry in place.entries()]
+    if MONAI_LABEL in entries:
+        yield from _monai_label(json.loads(place.join(MONAI_LABEL).read()), set(entries), tag, names)
+        return
+    layout = read_layout(place, entries, glob)
+    known = layout.labels.names if layout.labels else names
+    for name in entries:
+        head = place.join(name).read(HEAD_BYTES)
+        if is_dicom(head):
+            header = header_at(place.join(name), head)
+            if header.kind in {"segmentation", "structures"}:
+                yield _of_dicom(name, header, names)
+        elif layout.is_label(name):
+            yield _of_file(name, layout, known)
+
+
+def _of_dicom(name: str, header: DicomHeader, names: Mapping[str, int]) -> _Found:
+    return _Found(name, names, tuple(header.references))
+
+
+def _of_file(name: str, layout: Layout, names: Mapping[str, int]) -> _Found:
+    if name in layout.pairs:
+        return _Found(name, names, (layout.pairs[name],))
+    parts = PurePosixPath(name).parts
+    inside = str(PurePosixPath(*parts[2:])) if parts[0] == "derivatives" and len(parts) > 2 else name
+    named = named_as(inside, layout)
+    return _Found(name, names, (), named.subject, named.study)
+
+
+def _monai_label(described: Mapping[str, Any], entries: set[str], tag: str, names: Mapping[str, int]) -> Iterator[_Found]:
+    """Read MONAI Label's datastore: images by their ids, labels below ``labels/TAG``."""
+    try:
+        objects = {str(image): dict(found["labels"]) for image, found in described["objects"].items()}
+        for image, by_tag in objects.items():
+            label = by_tag.get(tag)
+            if label is None:
+                continue
+            path = next((p for p in _paths(image, tag, str(label["ext"])) if p in entries), "")
+            if path:
+                info = dict(label.get("info") or {})
+                said = info.get("label_info") or dict(info.get("params") or {}).get("label_info")
+                meant = {str(item["name"]): int(item["idx"]) for item in said} if said else names
+                yield _Found(path, meant, (image, *(f"{image}{ending}" for ending in IMAGES)), stem(image))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{MONAI_LABEL} isn't as MONAI Label writes it: objects, each with labels by tag") from None
+
+
+def _paths(image: str, tag: str, ending: str) -> Sequence[str]:
+    ending = ending if not ending or ending.startswith(".") else f".{ending}"
+    return [f"labels/{tag}/{image}{ending}", f"{image}{ending}"]
