@@ -195,10 +195,11 @@ class Projects:
                 self._trail.append(connection, [Event("project.assign", name, detail=f"{len(made)} cases", actor=actor)])
         return made
 
-    def assigned(self, name: str, annotator: str = "") -> list[Assignment]:
-        """Return a project's assignments by rank, or one expert's."""
+    def assigned(self, name: str, annotator: str = "", *, series: str = "") -> list[Assignment]:
+        """Return a project's assignments by rank, or one expert's, or one image's."""
         whose = (ASSIGNMENTS.c.annotator == annotator,) if annotator else ()
-        query = sa.select(ASSIGNMENTS).where(*self._of(name), *whose)
+        which = (ASSIGNMENTS.c.series == series,) if series else ()
+        query = sa.select(ASSIGNMENTS).where(*self._of(name), *whose, *which)
         return _assignments(self._read(query.order_by(ASSIGNMENTS.c.rank, ASSIGNMENTS.c.series, ASSIGNMENTS.c.annotator)))
 
     def of(self, series: str, annotator: str) -> list[str]:

@@ -73,15 +73,16 @@ def assign(
     root: Root,
     name: Name,
     experts: Annotated[list[str], typer.Argument(help="The experts' names, as their tokens say them.")],
-    queue: Annotated[Path | None, typer.Option(help="From medray annotate queue: which cases, in this order.")] = None,
+    queue: Annotated[str, typer.Option(help="From medray annotate queue: which cases, in this order.")] = "",
     first: Annotated[int, typer.Option(min=0, help="Only so many cases of the queue; 0 for all.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Share cases out among experts; what is assigned already stays."""
     from medray.annotation.projects import Projects
+    from medray.annotation.queue import read_queue
     from medray.storage.location import locate
 
-    cases = _queued(queue)[: first or None] if queue else None
+    cases = read_queue(locate(queue))[: first or None] if queue else None
     new = Projects(locate(root)).assign(name, experts, getpass.getuser(), cases=cases)
     loads = {expert: sum(one.annotator == expert for one in new) for expert in experts}
     show({"project": name, "assigned": len(new), "experts": loads}, as_json=as_json)
@@ -120,6 +121,26 @@ def consensus(
     if output:
         write_agreement(locate(root), name, locate(output))
     show({"project": name, **asdict(done), **({"report": output} if output else {})}, as_json=as_json)
+
+
+@annotate_app.command("queue")
+def queue(
+    root: Root,
+    models: Annotated[list[str], typer.Argument(help="One model, or several of the same targets for their disagreement.")],
+    output: Annotated[str, typer.Option("--out", "-o", help="The queue's file; scores are kept beside it.")],
+    by: Annotated[str, typer.Option(help="uncertainty, diversity or both.")] = "both",
+    method: Annotated[str, typer.Option(help="What unsure means: entropy, or disagreement of several models.")] = "entropy",
+    count: Annotated[int, typer.Option(min=1, help="How many cases.")] = 50,
+    project: Annotated[str, typer.Option(help="Whose cases are left out that are assigned or labelled.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Choose which images to label next: those that would teach a model the most."""
+    from medray.annotation.queue import write_queue
+
+    how: dict[str, Any] = {"by": by, "method": method, "count": count, "project": project}
+    with progress() as update:
+        made = write_queue(models, root, output, **how, on_progress=update)
+    show({"queue": output, **made}, as_json=as_json)
 
 
 @annotate_app.command("results")
@@ -187,12 +208,3 @@ def _which(word: str) -> Any:
     if word not in {"consensus", "approved"}:
         raise ConfigError(f"--which is {word!r}: choose consensus or approved")
     return word
-
-
-def _queued(file: Path) -> list[str]:
-    from medray.errors import InputError
-
-    cases = config.read_file(file).get("cases")
-    if not isinstance(cases, list):
-        raise InputError(f"{file} isn't a queue: make one with medray annotate queue")
-    return [str(case["image"]) for case in cases]

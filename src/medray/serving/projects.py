@@ -78,7 +78,7 @@ class Office:
             NotFoundError: If the cohort has no such image, or it is no case of the project.
         """
         row = self.worklist.find(image)
-        assigned = [one for one in self.projects.assigned(project.name) if one.series == row.series]
+        assigned = self.projects.assigned(project.name, series=row.series)
         heads = self.worklist.labels.heads(project=project.name, series=row.series)
         found = cases_of(project, assigned, heads)
         if not found:
