@@ -87,6 +87,18 @@ def test_synthetic_images(folder):
     assert (folder / "with" / "prepared.json").exists()
 
 
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_labels_by_experts(folder):
+    """Needs the cohort and the model of `test_command_line`."""
+    [commands] = blocks("Labels by experts", "sh")
+    for theirs, ours in (("grey-matter", "ball"), ("white-matter", "core"), (" --label lesion", "")):
+        commands = commands.replace(theirs, ours)
+    out = shell("export MEDRAY_KEY_FILE=medray.key\n" + commands, folder, timeout=280)
+    assert "agreement.html" in {file.name for file in (folder / "agreement").iterdir()}
+    assert re.search(r"made\s+9", out)
+
+
 def test_the_gate_asks_what_it_asks_by_default():
     [asked] = blocks("Synthetic images", "toml")
     assert load(Gate, tomllib.loads(asked), what="the README's gate") == Gate()

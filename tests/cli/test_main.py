@@ -34,7 +34,7 @@ def test_help_names_every_command():
     done = medray("--help")
     assert done.returncode == 0
     every = "demo samples ingest receive cohort plan prepare fit tune evaluate predict track synthesise gain serve models audit"
-    for name in every.split():
+    for name in [*every.split(), "annotate"]:
         assert f" {name} " in done.stdout
 
 
