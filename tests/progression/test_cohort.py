@@ -10,7 +10,8 @@ import medray
 from medray.errors import ConfigError, ImageError, InputError
 from medray.formats.nifti import write_nifti
 from medray.imaging.volume import Volume
-from medray.progression.cohort import _day, _days, _series_of, track_all
+from medray.progression.cohort import _days, _series_of, track_all
+from medray.progression.when import day_of_text
 from tests.progression.people import motion, person, scanned
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -91,9 +92,9 @@ def test_one_series_a_study_of_the_modality_that_most_have(cohort):
 
 
 def test_days_are_read_from_what_orders_studies():
-    assert _day("20200131120000") == _day("ses-20200131")
-    assert _day("ses-two") is None
-    assert _day("20209999") is None
+    assert day_of_text("20200131120000") == day_of_text("ses-20200131")
+    assert day_of_text("ses-two") is None
+    assert day_of_text("20209999") is None
 
 
 def test_days_are_all_known_or_all_as_far_apart_as_was_said():

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from medray.inference.records import OK, Record, Records, failures, problem_of
 from medray.models.runtime import EXACT, Runtime
 from medray.progression.history import TimePoint, Tracking
 from medray.progression.track import segmented, write_all
+from medray.progression.when import day_of_text
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
@@ -154,7 +153,7 @@ def _patients(work: _Work, cohort: Cohort) -> tuple[list[_Patient], int]:
     names = naming_of(cohort)
     chosen = {subject: _series_of(rows) for subject, rows in sorted(of_one.items())}
     made = [
-        _Patient(subject, rows, tuple(_day(names.unseal(row.when)) for row in rows), _stamp(work, rows))
+        _Patient(subject, rows, tuple(day_of_text(names.unseal(row.when)) for row in rows), _stamp(work, rows))
         for subject, rows in chosen.items()
         if len(rows) > 1
     ]
@@ -172,15 +171,6 @@ def _series_of(rows: Sequence[SeriesRow]) -> tuple[SeriesRow, ...]:
 
 def _voxels(row: SeriesRow) -> int:
     return row.shape[0] * row.shape[1] * row.shape[2]
-
-
-def _day(when: str) -> float | None:
-    """Return the day of what orders studies: DICOM's date, or a session's name with one in it; None for other names."""
-    found = re.search(r"(\d{4})(\d{2})(\d{2})", when)
-    try:
-        return float(date(*map(int, found.groups())).toordinal()) if found else None
-    except ValueError:
-        return None
 
 
 def _stamp(work: _Work, rows: Sequence[SeriesRow]) -> str:

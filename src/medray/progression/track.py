@@ -19,6 +19,7 @@ from medray.formats.image import dicom_files_at, read_image_path
 from medray.imaging.labels import onto
 from medray.imaging.volume import Volume
 from medray.inference.bundled import BundlePredictor, load_predictor
+from medray.inference.prediction import Prediction
 from medray.inference.predictor import Predictor
 from medray.models.runtime import EXACT, Runtime
 from medray.progression.history import History, TimePoint, Tracking, history_of
@@ -27,7 +28,7 @@ from medray.progression.written import write_history
 from medray.registry.registry import Registry
 from medray.storage.location import Location, locate
 
-__all__ = ["Scan", "track"]
+__all__ = ["Scan", "day_of", "label_map_of", "segmented", "series_of", "track", "write_all"]
 
 ANY = {"lesion": 1}
 """What a mask's values mean where nobody says: whatever isn't 0 is lesion."""
@@ -65,7 +66,7 @@ def track(
         OUTPUT/history.json   everything
         OUTPUT/lesions.csv    a row for each lesion and time point
         OUTPUT/report-N.dcm   of each DICOM series, the earliest first: a Structured Report whose tracking UIDs stay
-    OUTPUT/report.html    pictures, lesions and their trajectories; report.pdf is the same on paper
+        OUTPUT/report.html    pictures, lesions and their trajectories; report.pdf is the same on paper
 
     Args:
         model: ``name``, ``name@alias`` or ``name/version`` of a segmentation; empty where each scan has a mask.
@@ -99,9 +100,9 @@ def track(
         said, names = "masks/1", labels or ANY
         masks = [_given(mask, image, labels) for mask, image in zip(drawn, images, strict=True)]
     files = [_dicom_of(Path(scan.source)) for scan in asked]
-    days = [_day_of(of_one) if scan.day is None else scan.day for scan, of_one in zip(asked, files, strict=True)]
+    days = [day_of(of_one) if scan.day is None else scan.day for scan, of_one in zip(asked, files, strict=True)]
     points = [
-        TimePoint(f"scan {number}", day, image, mask, _series_of(of_one))
+        TimePoint(f"scan {number}", day, image, mask, series_of(of_one))
         for number, (of_one, day, image, mask) in enumerate(zip(files, days, images, masks, strict=True), start=1)
     ]
     history = write_all(locate(output), points, names, tracking, said)
@@ -135,7 +136,11 @@ def segmented(predictor: Predictor | BundlePredictor, image: Volume, model: str)
     """
     if predictor.task != "segmentation":
         raise InputError(f"{model} is for {predictor.task}: change is measured on a segmentation")
-    found = predictor.predict(image)
+    return label_map_of(predictor.predict(image))
+
+
+def label_map_of(found: Prediction) -> tuple[Mapping[str, int], Volume]:
+    """Return what a segmentation's labels are, and the one label map that it makes of an image."""
     voxels = found.mask.voxels
     if len(voxels) == 1:
         return found.values, found.mask
@@ -161,7 +166,7 @@ def _dicom_of(path: Path) -> list[bytes]:
         return []
 
 
-def _series_of(files: Sequence[bytes]) -> Source | None:
+def series_of(files: Sequence[bytes]) -> Source | None:
     """Return what a scan is in DICOM, or None where it isn't, or where nothing could refer to it."""
     try:
         return Source.of(files)
@@ -169,8 +174,12 @@ def _series_of(files: Sequence[bytes]) -> Source | None:
         return None
 
 
-def _day_of(files: Sequence[bytes]) -> float:
-    """Return StudyDate as a count of days."""
+def day_of(files: Sequence[bytes]) -> float:
+    """Return StudyDate as a count of days.
+
+    Raises:
+        InputError: If the files are no DICOM, or don't say.
+    """
     try:
         acquired = read_dicom_file_header(files[0]).acquired[:8]
         return float(date(int(acquired[:4]), int(acquired[4:6]), int(acquired[6:])).toordinal())

@@ -20,6 +20,7 @@ from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.serving.parcels import Parcels, Wanted, is_small
+from medray.serving.patient import Patient
 from medray.serving.references import References
 from medray.serving.results import Reply, describe, problem
 from medray.serving.room import Room
@@ -152,6 +153,11 @@ class Desk:
         """Have small images answered in one call."""
         replies: Sequence[Reply] = await self._pool.options(multiplexed_model_id=version).answer_all.remote(version, wanted)
         return replies
+
+    async def track(self, version: ModelVersion, patient: Patient, media_type: str) -> Reply:
+        """Have a patient's scans compared; see `Pool.track`."""
+        handle = self._pool.options(multiplexed_model_id=str(version))
+        return await self._once(lambda: handle.track.remote(str(version), patient, media_type))
 
     async def view(self, image: bytes | Reference) -> Reply:
         """Have an image read; see `Pool.view`."""

@@ -34,6 +34,7 @@ from medray.serving.projects import Office, projects
 from medray.serving.reading_room import reading_room
 from medray.serving.results import problem, refusal
 from medray.serving.sessions import Sessions
+from medray.serving.track import track
 from medray.serving.v1 import jobs, respond, v1
 from medray.serving.worklist import Worklist
 
@@ -100,6 +101,7 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
     guard = Guard(doors.tokens(), Rate(doors.rate))
     app.include_router(reading_room())
     app.include_router(v1(desk, guard, docket, clerk))
+    app.include_router(track(desk, guard, shown))
     app.include_router(images(desk, guard, shown))
     app.include_router(jobs(docket, guard))
     office = Office(shown)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -20,12 +20,17 @@ from ray.serve.config import RequestRouterConfig
 from medray.errors import ImageError, ResourceError
 from medray.formats.image import declared_bytes, read_image_files
 from medray.formats.nrrd import write_nrrd
+from medray.imaging.volume import Volume
 from medray.inference.bundled import load_predictor
+from medray.inference.prediction import Prediction
 from medray.models.runtime import EXACT, Runtime
 from medray.preprocessing.blocks import Block, Blocks
+from medray.progression.track import label_map_of
 from medray.registry.registry import Registry
 from medray.serving.batcher import Batcher
+from medray.serving.histories import history_reply, time_point
 from medray.serving.parcels import Wanted
+from medray.serving.patient import Patient
 from medray.serving.results import NRRD, Reply, answer, other_task, refusal
 from medray.serving.room import Room
 from medray.serving.router import WarmFirst
@@ -186,29 +191,78 @@ class Pool:
                 return other_task(version, predictor.task, task)
             volume = await asyncio.to_thread(read_image_files, files)
             stages.end("decode")
-            prepared = await self._batcher.beside(predictor.prepare, volume)
-            stages.end("preprocess")
-            await stack.enter_async_context(self._maps.hold(predictor.map_bytes(prepared)))
-            blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
-            stages.end("network")
-
-            def finished() -> Reply:
-                prediction = predictor.finish(progress.watched(blocks), volume, prepared)
-                stages.end("postprocess")
-                stages["network"] += prediction.latencies["network"]  # it went on while the first blocks were decoded
-                stages["postprocess"] -= prediction.latencies["network"]
-                return answer(prediction, version, media_type, stages, files)
-
-            reply = await asyncio.get_running_loop().run_in_executor(self._hands, finished)
+            prediction = await self._predicted(predictor, volume, stages, stack, progress)
+            reply: Reply = await self._by_hand(partial(answer, prediction, version, media_type, stages, files))
             self._last, self._answered = version, time.monotonic()
             return reply
 
+    async def _predicted(
+        self, predictor: Any, volume: Volume, stages: Stages, stack: AsyncExitStack, progress: _Progress
+    ) -> Prediction:
+        """Run a network on an image; what it needs is held until the stack ends."""
+        prepared = await self._batcher.beside(predictor.prepare, volume)
+        stages.end("preprocess")
+        await stack.enter_async_context(self._maps.hold(predictor.map_bytes(prepared)))
+        blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
+        stages.end("network")
+        prediction: Prediction = await self._by_hand(partial(predictor.finish, progress.watched(blocks), volume, prepared))
+        stages.end("postprocess")
+        stages["network"] += prediction.latencies["network"]  # it went on while the first blocks were decoded
+        stages["postprocess"] -= prediction.latencies["network"]
+        return prediction
+
+    async def _by_hand(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._hands, work)
+
+    async def track(self, version: str, patient: Patient, media_type: str) -> Reply:
+        """Segment a patient's scans and tell what changed; raises as little as `answer` does.
+
+        Args:
+            version: ``name/version`` of a segmentation.
+            patient: Their scans.
+            media_type: One of `medray.serving.patient.HISTORIES`.
+        """
+        return await _told(self._track(version, patient, media_type))
+
+    async def _track(self, version: str, patient: Patient, media_type: str) -> Reply:
+        stages = Stages()
+        async with AsyncExitStack() as stack:
+            scans = await self._scans(patient.scans, stages, stack)
+            predictor = await stack.enter_async_context(self._shelf.lend(version))
+            stages.end("load")
+            if predictor.task != "segmentation":
+                return other_task(version, predictor.task, "segmentation")
+            points, names = [], dict[str, int]()
+            for number, (files, day) in enumerate(zip(scans, patient.days, strict=True), start=1):
+                volume = await asyncio.to_thread(read_image_files, files)
+                stages.end("decode")
+                async with AsyncExitStack() as alone:
+                    prediction = await self._predicted(predictor, volume, stages, alone, _Progress())
+                found, mask = label_map_of(prediction)
+                names.update(found)
+                points.append(time_point(number, day, files, volume, mask))
+            self._last, self._answered = version, time.monotonic()
+            reply: Reply = await self._by_hand(partial(history_reply, points, names, patient.how, version, media_type))
+            stages.end("track")
+            return replace(reply, timing={stage: round(seconds * 1000, 2) for stage, seconds in stages.items()})
+
+    async def _scans(self, scans: Sequence[bytes | Reference], stages: Stages, stack: AsyncExitStack) -> list[list[bytes]]:
+        """Return several images' files, once there is room for all: who holds some and waits for more might wait forever."""
+        found = [await self._fetched(scan) for scan in scans]
+        stages.end("fetch")
+        await stack.enter_async_context(self._room.hold(sum([await asyncio.to_thread(_needed, files) for files in found])))
+        stages.end("wait")
+        return found
+
+    async def _fetched(self, image: bytes | Reference) -> list[bytes]:
+        if isinstance(image, bytes):
+            return [image]
+        return await asyncio.to_thread(self._sources.fetch, image, self._work_bytes // COPIES)
+
     async def _files(self, image: bytes | Reference, stages: Stages, stack: AsyncExitStack) -> list[bytes]:
         """Return an image's files, once there is room for work on it until the stack ends."""
-        if isinstance(image, bytes):
-            files = [image]
-        else:
-            files = await asyncio.to_thread(self._sources.fetch, image, self._work_bytes // COPIES)
+        files = await self._fetched(image)
+        if not isinstance(image, bytes):
             stages.end("fetch")
         await stack.enter_async_context(self._room.hold(await asyncio.to_thread(_needed, files)))
         stages.end("wait")

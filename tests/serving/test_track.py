@@ -1,0 +1,99 @@
+"""``/v1/track``: files of a form or a cohort's images in, what changed out, as JSON, with aligned images, or as a report."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+import medray
+from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
+from medray.formats.nifti import write_nifti
+from medray.formats.nrrd import read_nrrd
+from medray.serving.desk import Limits
+from medray.serving.form import parts_of
+from tests.progression.people import motion, person, scanned
+from tests.serving.inside import endpoint
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """One person, twice: moved in between."""
+    first, second = person(4)
+    return scanned(first, 1)[0], scanned(second, 2, motion((8, -5, 4), (10, -6, 5)))[0]
+
+
+@pytest.fixture
+def client(home, phantom_cohort, monkeypatch):
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    with endpoint(limits=Limits(cohort=phantom_cohort.root.path), work_mb=4096) as client:
+        client.timeout = 240
+        yield client
+
+
+def form(scans):
+    return [("scan", (f"{n}.nii.gz", write_nifti(scan))) for n, scan in enumerate(scans)]
+
+
+@pytest.mark.slow
+def test_files_of_a_form(client, scans):
+    params = {"params": json.dumps({"days": [365, 0]})}
+    reply = client.post("/v1/track/ball", files=form(scans), data=params)
+    assert reply.status_code == 200, reply.text
+    said = reply.json()
+    assert said["model"] == "ball/1"
+    assert [point["name"] for point in said["time_points"]] == ["scan 2", "scan 1"], "sorted by day"
+    assert {one["label"] for one in said["structures"]} == {"ball", "core"}
+    assert {"network", "track", "total"} <= {word.split(";")[0] for word in reply.headers["Server-Timing"].split(", ")}
+
+    whole = client.post("/v1/track/ball", files=form(scans), data=params, headers={"Accept": "multipart/form-data"})
+    parts = {part.name: part.data for part in parts_of(whole.content, whole.headers["content-type"])}
+    assert set(parts) == {"result", "report", "image-1", "mask-1", "image-2", "mask-2"}
+    images = [read_nrrd(parts[f"image-{n}"]) for n in (1, 2)]
+    assert images[0].shape == images[1].shape
+    inside = (images[0].voxels > 0) & (images[1].voxels > 0)
+    assert np.corrcoef(images[0].voxels[inside], images[1].voxels[inside])[0, 1] > 0.6, "in one space"
+    assert b"<h1>What changed</h1>" in parts["report"]
+
+
+@pytest.mark.slow
+def test_dicom_says_when_and_gets_a_report(client, scans):
+    zips = []
+    for number, scan in enumerate(scans):
+        packed = io.BytesIO()
+        identity = SeriesIdentity(patient="p", study=str(number), series=str(number), date=f"202{number}0101")
+        with zipfile.ZipFile(packed, "w") as archive:
+            for slice_number, data in enumerate(write_dicom_series(scan, identity)):
+                archive.writestr(f"{slice_number}.dcm", data)
+        zips.append(("scan", (f"{number}.zip", packed.getvalue())))
+    reply = client.post("/v1/track/ball", files=zips, headers={"Accept": "application/dicom; report"})
+    assert reply.status_code == 200, reply.text
+    import pydicom
+
+    found = pydicom.dcmread(io.BytesIO(reply.content))
+    assert found.ConceptNameCodeSequence[0].CodeValue == "126000"
+
+
+def test_what_cant_be_tracked(client, phantom_cohort):
+    rows = [row for row in phantom_cohort.rows if not row.plane]  # files, whose names say no date
+    two = [{"image": rows[0].series}, {"image": rows[1].series}]
+    same = client.post("/v1/track/ball", json={"scans": two, "days": [0, 0]})
+    assert (same.status_code, "one day" in same.json()["detail"]) == (422, True)
+    for body, status, why in (
+        ({"scans": two[:1]}, 422, "two scans or more"),
+        ({"scans": two, "days": [1]}, 422, "one by one"),
+        ({"scans": two, "days": ["x", 2]}, 422, "list of numbers"),
+        ({"scans": two, "colour": 1}, 422, "unknown key"),
+        ({"scans": two}, 422, "when it was made"),
+        ({"scans": [{"image": "nobody"}, two[0]], "days": [0, 1]}, 404, "no such image"),
+        ({"scans": [{"uri": "s3://secret/x"}, two[0]], "days": [0, 1]}, 403, "sources"),
+        ({"scans": two, "days": [0, 1], "lesions": ["vessel"]}, 422, "no label"),
+    ):
+        reply = client.post("/v1/track/ball", json=body)
+        assert (reply.status_code, why in reply.text) == (status, True), reply.text
+    assert client.post("/v1/track/spots", json={"scans": two, "days": [0, 1]}).json()["title"] == "other-task"
+    assert client.post("/v1/track/ball", content=b"no json").status_code == 422
+    assert client.post("/v1/track/nobody", json={"scans": two, "days": [0, 1]}).status_code == 404
+    assert client.post("/v1/track/ball", json={"scans": two}, headers={"Accept": "image/png"}).status_code == 406
+    assert medray.__version__ in client.get("/monailabel/").text
