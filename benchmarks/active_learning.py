@@ -1,10 +1,11 @@
 """How many labels does active learning save? Against random choice, for the same Dice, over seeds.
 
-A pool of simulated people (`samples/brain`, 4 mm voxels) as a hospital has them: four in five scans are of one scanner, the
-others of one with inverted contrast. Whoever labels begins with four random scans; in each round four more are chosen, at
-random or by `medray.annotation.selection` from what the model of the round before says of the pool, and a network is trained
-anew on all that are labelled. Measured on held-out people, half of each scanner: the mean Dice of grey and white matter.
-A second pool, ``alike``, is of one scanner alone: there is less to choose.
+A pool of simulated people (`samples/brain`, 4 mm voxels) as hospitals have them: half of the scans are of one scanner, a
+fifth of another contrast, and a tenth each of three more (see `KINDS`), all of which matter alike: held-out people are as many
+of each kind. Whoever labels begins with four random scans; in each round four more are chosen, at random or by
+`medray.annotation.selection` from what the model of the round before says of the pool, and a network is trained anew on all
+that are labelled. Measured: the mean Dice of grey and white matter. A second pool, ``alike``, is of one kind alone: there is
+less to choose.
 
 ``BENCH_SEEDS`` seeds, each with other people, other first scans and other weights; the first model is shared by all strategies.
 """
@@ -15,7 +16,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -44,14 +45,18 @@ from medray.samples.scan import scan_subject
 from medray.samples.subject import make_subject
 from medray.tasks.task import task_of
 
-POOL, HELD_OUT, FIRST, EACH, ROUNDS = 60, 16, 4, 4, 5
+POOL, HELD_OUT, FIRST, EACH, ROUNDS = 60, 15, 4, 4, 5
+PROCESSES = int(os.environ.get("BENCH_PROCESSES", "2"))
 SEEDS = int(os.environ.get("BENCH_SEEDS", "4"))
 SPACING_MM, SIDES = 4.0, (48, 64, 48)
-STEPS, BATCH, RATE = 200, 2, 1e-2
+STEPS, BATCH, RATE = 400, 2, 3e-3
 STRATEGIES = ("random", "uncertainty", "diversity", "both")
-POOLS = {"mixed": 0.2, "alike": 0.0}
-"""Share of scans of the other scanner."""
+POOLS = {"mixed": (0.5, 0.2, 0.1, 0.1, 0.1), "alike": (1.0,)}
+"""Share of each kind of scan."""
 COLOURS = {"random": "#a9b6c2", "uncertainty": "#e8a13a", "diversity": "#4fa36c", "both": "#3b82c4"}
+
+
+Image = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +66,12 @@ class Scan:
     Attributes:
         volume: On its own grid.
         truth: ``(I, J, K)``: 1 grey, 2 white matter.
-        other: Whether it is of the other scanner.
+        kind: By which of `KINDS` it was scanned.
     """
 
     volume: Volume
     truth: NDArray[np.uint8]
-    other: bool
+    kind: int
 
 
 def main() -> None:
@@ -74,7 +79,7 @@ def main() -> None:
     torch.set_num_threads(1)
     asked = sys.argv[1:] or list(POOLS)
     jobs = [(name, seed) for name in asked for seed in range(SEEDS)]
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as workers:
+    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as workers:
         found = list(workers.map(one_seed, jobs))
     curves: dict[str, dict[str, list[list[float]]]] = {name: {way: [] for way in STRATEGIES} for name in asked}
     for (name, _), by_way in zip(jobs, found, strict=True):
@@ -95,8 +100,9 @@ def one_seed(job: tuple[str, int]) -> dict[str, list[float]]:
     """Return each strategy's Dice by round."""
     torch.set_num_threads(1)
     name, seed = job
-    pool = [scan_of(seed, number, number / POOL < POOLS[name]) for number in range(POOL)]
-    tested = [scan_of(seed, POOL + number, POOLS[name] > 0 and number % 2 == 0) for number in range(HELD_OUT)]
+    kinds = np.repeat(np.arange(len(POOLS[name])), np.round(np.array(POOLS[name]) * POOL).astype(int)).tolist()
+    pool = [scan_of(seed, number, kind) for number, kind in enumerate(kinds)]
+    tested = [scan_of(seed, POOL + number, number % len(POOLS[name])) for number in range(HELD_OUT)]
     plan = plan_of()
     rng = np.random.default_rng([17, seed])
     first = rng.permutation(POOL)[:FIRST].tolist()
@@ -111,12 +117,19 @@ def one_seed(job: tuple[str, int]) -> dict[str, list[float]]:
             model = trained(plan, [pool[place] for place in known], seed + 100 * (turn + 1))
             curve.append(dice_of(model, tested))
         curves[way] = curve
-        others = sum(pool[place].other for place in known)
-        print(name, seed, way, [round(dice, 3) for dice in curve], f"{others} others, {time.time() - began:.0f} s", flush=True)
+        counts = np.bincount([pool[place].kind for place in known], minlength=len(POOLS[name])).tolist()
+        print(
+            name,
+            seed,
+            way,
+            [round(dice, 3) for dice in curve],
+            f"{counts} of each kind, {time.time() - began:.0f} s",
+            flush=True,
+        )
     return curves
 
 
-def scan_of(seed: int, number: int, other: bool) -> Scan:
+def scan_of(seed: int, number: int, kind: int) -> Scan:
     """Draw a person, scanned at 4 mm."""
     rng = np.random.default_rng([23, seed, number])
     scan = scan_subject(make_subject(load_anatomy(), rng, lesions=0), rng)
@@ -126,10 +139,27 @@ def scan_of(seed: int, number: int, other: bool) -> Scan:
     image = zoom(gaussian_filter(upright.voxels[0].astype(np.float32), 0.4 / coarser), coarser, order=1)
     shares = [zoom(gaussian_filter((truth == value).astype(np.float32), 0.4 / coarser), coarser, order=1) for value in (1, 2)]
     mask = np.where(np.maximum(*shares) > 0.5, 1 + np.argmax(shares, axis=0), 0).astype(np.uint8)
-    if other:
-        image = np.where(image > 0.05 * image.max(), np.percentile(image, 99.5) - image, image).clip(0)
+    bright = float(np.percentile(image, 99.5))
+    image = np.where(image > 0.05 * bright, KINDS[kind](np.clip(image / bright, 0, 1), rng), image / bright)
     affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
-    return Scan(Volume(image[np.newaxis].astype(np.float32), affine, {"modality": "MR"}), mask, other)
+    return Scan(Volume(image[np.newaxis].astype(np.float32), affine, {"modality": "MR"}), mask, kind)
+
+
+def shaded(image: Image, rng: np.random.Generator) -> Image:
+    """Return an image brighter to one side than to the other, and noisy."""
+    ramp = np.linspace(0.4, 1.6, image.shape[int(rng.integers(3))])
+    axis = [side == len(ramp) for side in image.shape].index(True)
+    return image * np.expand_dims(ramp, tuple(other for other in range(3) if other != axis)) + rng.normal(0, 0.05, image.shape)
+
+
+KINDS: tuple[Callable[[Image, np.random.Generator], Image], ...] = (
+    lambda image, rng: image,
+    lambda image, rng: 1.05 - image,
+    lambda image, rng: image**3,
+    lambda image, rng: 0.1 + 2 * np.abs(image - 0.75),
+    shaded,
+)
+"""What scanners and protocols make of a head: as it is, inverted, dark, folded so that fluid is brightest, and shaded."""
 
 
 def plan_of() -> Plan:
