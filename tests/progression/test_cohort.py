@@ -10,8 +10,8 @@ import medray
 from medray.errors import ConfigError, ImageError, InputError
 from medray.formats.nifti import write_nifti
 from medray.imaging.volume import Volume
-from medray.progression.cohort import _days, _series_of, track_all
-from medray.progression.when import day_of_text
+from medray.progression.cohort import _days, track_all
+from medray.progression.when import day_of_text, series_of
 from tests.progression.people import motion, person, scanned
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -88,7 +88,7 @@ def test_one_series_a_study_of_the_modality_that_most_have(cohort):
         replace(row, series="later", time_point=1, modality="MR"),
         replace(row, series="other", time_point=1, modality="CT"),
     ]
-    assert [one.series for one in _series_of(rows)] == ["large", "later"]
+    assert [one.series for one in series_of(rows)] == ["large", "later"]
 
 
 def test_days_are_read_from_what_orders_studies():

@@ -31,7 +31,7 @@ from medray.inference.records import OK, Record, Records, failures, problem_of
 from medray.models.runtime import EXACT, Runtime
 from medray.progression.history import TimePoint, Tracking
 from medray.progression.track import segmented, write_all
-from medray.progression.when import day_of_text
+from medray.progression.when import day_of_text, series_of
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
@@ -151,26 +151,13 @@ def _patients(work: _Work, cohort: Cohort) -> tuple[list[_Patient], int]:
         if not row.synthetic and row.channels == 1 and (work.version or row.label):
             of_one[row.subject].append(row)
     names = naming_of(cohort)
-    chosen = {subject: _series_of(rows) for subject, rows in sorted(of_one.items())}
+    chosen = {subject: series_of(rows) for subject, rows in sorted(of_one.items())}
     made = [
         _Patient(subject, rows, tuple(day_of_text(names.unseal(row.when)) for row in rows), _stamp(work, rows))
         for subject, rows in chosen.items()
         if len(rows) > 1
     ]
     return made, len(chosen) - len(made)
-
-
-def _series_of(rows: Sequence[SeriesRow]) -> tuple[SeriesRow, ...]:
-    """Return one series of each study, all of one modality."""
-    kinds: dict[str, dict[int, SeriesRow]] = defaultdict(dict)
-    for row in sorted(rows, key=lambda row: (_voxels(row), row.series)):
-        kinds[row.modality][row.time_point] = row  # the largest comes last
-    most = max(kinds.values(), key=len)
-    return tuple(most[at] for at in sorted(most))
-
-
-def _voxels(row: SeriesRow) -> int:
-    return row.shape[0] * row.shape[1] * row.shape[2]
 
 
 def _stamp(work: _Work, rows: Sequence[SeriesRow]) -> str:

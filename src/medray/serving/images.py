@@ -2,10 +2,13 @@
 
 import asyncio
 from bisect import bisect_right
+from collections import defaultdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from medray.cohort.manifest import SeriesRow
+from medray.progression.when import series_of
 from medray.serving.auth import Role
 from medray.serving.desk import Desk
 from medray.serving.guard import Guard
@@ -28,6 +31,11 @@ def images(desk: Desk, guard: Guard, shown: Worklist | None) -> APIRouter:
         """List the cohort's images, those after one of them; none where no cohort is shown."""
         return {"images": await asyncio.to_thread(_page, shown, after, most) if shown else []}
 
+    @routes.get("/subjects", dependencies=[seeing], responses=REFUSALS)
+    async def subjects(after: str = "", most: Annotated[int, Query(ge=1, le=MOST)] = MOST) -> dict[str, Any]:
+        """List those who were scanned more than once, those after one of them, each with their images in turn."""
+        return {"subjects": await asyncio.to_thread(_subjects, shown, after, most) if shown else []}
+
     @routes.post(
         "/view",
         dependencies=[seeing],
@@ -41,6 +49,20 @@ def images(desk: Desk, guard: Guard, shown: Worklist | None) -> APIRouter:
             return respond(await desk.view(image_in(desk, request, body)))
 
     return routes
+
+
+def _subjects(shown: Worklist, after: str, most: int) -> list[dict[str, Any]]:
+    """Return subjects with one image of each study: of one modality, the one with the most voxels."""
+    of_one: dict[str, list[SeriesRow]] = defaultdict(list)
+    for row in shown.cohort.rows:
+        if row.subject > after and not row.synthetic and row.channels == 1:
+            of_one[row.subject].append(row)
+    chosen = {subject: series_of(rows) for subject, rows in sorted(of_one.items())}
+    several = [(subject, rows) for subject, rows in chosen.items() if len(rows) > 1]
+    return [
+        {"subject": subject, "images": [{"image": row.series, "time_point": row.time_point} for row in rows]}
+        for subject, rows in several[:most]
+    ]
 
 
 def _page(shown: Worklist, after: str, most: int) -> list[dict[str, Any]]:

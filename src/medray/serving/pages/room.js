@@ -2,6 +2,7 @@
 import { $, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
 import { begin, clearOverlays, colourTable, loaded, nv, open, swatch } from "/pages/viewer.js";
 import { enterProjects } from "/pages/annotate.js";
+import { enterPatients } from "/pages/compare.js";
 
 const ROUTES = { segmentation: "segment", diagnosis: "diagnose", detection: "detect" };
 const PAGE = 50;
@@ -166,6 +167,7 @@ async function enter() {
   here.after = "";
   await listImages();
   await enterProjects();
+  await enterPatients(chosen);
   $("login").hidden = true;
   $("who").hidden = !state.token;
   $("who").querySelector("span").textContent = state.token ? "Logged in" : "";

@@ -1,0 +1,91 @@
+// Change over time: a patient's scans side by side in one space, scrolled together, with what became of each lesion.
+import { Niivue } from "/pages/vendor/niivue.js";
+import { $, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
+import { colourTable, loaded } from "/pages/viewer.js";
+
+const MOST = 4; // viewers at once: each has a graphics context of its own
+const shown = { viewers: [], model: () => null };
+
+export async function enterPatients(chosen) {
+  shown.model = chosen;
+  const { subjects } = await (await ask("/v1/subjects")).json();
+  $("patients").hidden = !subjects.length;
+  $("subjects").replaceChildren(...subjects.map((subject) => {
+    const item = element("li", "", { id: `subject-${subject.subject}`, role: "option" });
+    item.dataset.images = subject.images.map((image) => image.image).join(" ");
+    item.append(element("span", subject.subject), element("small", `${subject.images.length} scans`));
+    return item;
+  }));
+}
+
+async function compare(item) {
+  const model = shown.model(), turn = ++state.turn;
+  if (model?.task !== "segmentation") throw new Error("choose a segmentation model: change is measured on what it finds");
+  document.dispatchEvent(new Event("opening"));
+  say(`${model.model} compares ${item.firstChild.textContent} …`);
+  const images = item.dataset.images.split(" "), apart = Number($("apart").value);
+  const days = apart ? { days: images.map((_, at) => at * apart) } : {};
+  const reply = await ask(`/v1/track/${model.model}`, { json: { scans: images.map((image) => ({ image })), ...days }, accept: "multipart/form-data" });
+  const form = await reply.formData();
+  if (turn !== state.turn) return;
+  const history = JSON.parse(await form.get("result").text?.() ?? form.get("result"));
+  await show(history, form, model);
+  tell(history);
+  Object.assign($("report"), { href: URL.createObjectURL(form.get("report")), hidden: false });
+  say(`${item.firstChild.textContent}: ${history.time_points.length} time points over ${history.time_points.at(-1).years.toFixed(2)} years.`);
+}
+
+// Lays the latest time points side by side; moving in one moves in all.
+async function show(history, form, model) {
+  const first = Math.max(0, history.time_points.length - MOST), names = Object.entries(model.targets);
+  $("canvas").hidden = true;
+  $("drop").hidden = true;
+  $("timepoints").hidden = false;
+  for (let at = first; at < history.time_points.length; at += 1) {
+    const figure = element("figure"), canvas = element("canvas");
+    canvas.setAttribute("aria-label", `Time point ${at + 1}`);
+    figure.append(canvas, element("figcaption", `${history.time_points[at].years.toFixed(2)} years`));
+    $("timepoints").append(figure);
+    const viewer = new Niivue({ isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairWidth: 1, dragAndDropEnabled: false, loadingText: "" });
+    await viewer.attachToCanvas(canvas);
+    viewer.addVolume(await loaded(form.get(`image-${at + 1}`), "image.nrrd"));
+    const mask = await loaded(form.get(`mask-${at + 1}`), "mask.nrrd", { opacity: Number($("opacity").value) });
+    viewer.addVolume(mask);
+    mask.setColormapLabel(colourTable(names));
+    viewer.updateGLVolume();
+    viewer.setSliceType(Number($("planes").value) === 3 ? 0 : Number($("planes").value));
+    viewer.onLocationChange = (place) => { $("place").textContent = place.string ?? ""; };
+    shown.viewers.push(viewer);
+  }
+  for (const viewer of shown.viewers) viewer.broadcastTo(shown.viewers.filter((other) => other !== viewer), { "2d": true, "3d": true });
+}
+
+function tell(history) {
+  const change = (one) => (one?.percent === null || one?.percent === undefined ? "–" : `${one.percent > 0 ? "+" : ""}${one.percent.toFixed(1)} %`);
+  const rows = [
+    ...history.lesions.map((lesion) => [`${lesion.label} ${lesion.number}`, lesion.fates.at(-1), change(lesion.changes.at(-1))]),
+    ...history.structures.map((one) => [one.label, "", change(one.changes.at(-1))]),
+  ];
+  $("changes").querySelector("tbody").replaceChildren(...rows.map(([name, fate, percent]) => {
+    const row = element("tr");
+    row.append(element("td", name), element("td", fate), element("td", percent, { className: "number" }));
+    return row;
+  }));
+  $("changes").hidden = false;
+  const category = history.responses.at(-1)?.category;
+  $("response").textContent = category ? `RECIST 1.1: ${category}` : "";
+}
+
+function leave() {
+  $("canvas").hidden = false;
+  for (const id of ["timepoints", "changes", "report"]) $(id).hidden = true;
+  $("response").textContent = "";
+  for (const viewer of shown.viewers) viewer.gl?.getExtension("WEBGL_lose_context")?.loseContext();
+  shown.viewers = [];
+  $("timepoints").replaceChildren();
+}
+
+walkable($("subjects"), (item) => attempt(() => compare(item)));
+document.addEventListener("opening", leave);
+$("opacity").addEventListener("input", () => { for (const viewer of shown.viewers) viewer.setOpacity(1, Number($("opacity").value)); });
+$("planes").addEventListener("change", () => { for (const viewer of shown.viewers) viewer.setSliceType(Number($("planes").value)); });
