@@ -1,6 +1,9 @@
 """How unsure models are of images, for one image and for a cohort on Ray."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,8 @@ from medray.storage.location import locate
 from tests.inference.test_predictor import model_folder
 from tests.phantoms import grid, orientations, phantom
 from tests.serving.conftest import register
+
+JOBS = Path(__file__).parents[2] / "jobs"
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,9 @@ def test_a_cohort_is_scored_and_a_queue_written(models, phantom_cohort, tmp_path
     assert rows[0].series not in cases
     assert json.loads(queue.read_text())["models"] == ["one", "two"]
     assert write_queue(["one"], root, queue)["cases"] == 0, "all images have labels"
+    words = ['models=["one"]', f"source={root}", f"output={tmp_path / 'job.json'}", "project=balls", "by=uncertainty"]
+    job = subprocess.run([sys.executable, JOBS / "choose.py", *words], capture_output=True, text=True, check=True)
+    assert json.loads(job.stdout.splitlines()[-1])["cases"] == len(rows) - 1
     with pytest.raises(InputError, match="different things"):
         score_all(["one", "spots"], root, tmp_path / "x")
     with pytest.raises(InputError, match="no such score"):

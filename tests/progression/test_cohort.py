@@ -1,12 +1,17 @@
 """Every patient of a cohort, with Ray Data: who changed, who failed and why, and a second run that does nothing twice."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import medray
+from medray.cli.main import app
 from medray.errors import ConfigError, ImageError, InputError
 from medray.formats.nifti import write_nifti
 from medray.imaging.volume import Volume
@@ -15,6 +20,7 @@ from medray.progression.when import day_of_text, series_of
 from tests.progression.people import motion, person, scanned
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+JOBS = Path(__file__).parents[2] / "jobs"
 TABLE = "index\tname\n1\ttissue\n2\tlesion\n"
 
 
@@ -59,6 +65,11 @@ def test_a_cohort_is_tracked_and_failures_are_records(cohort, tmp_path):
 
     again = track_all("", cohort.root.path, tmp_path)
     assert again.resumed == 3
+    by_command = CliRunner().invoke(app, ["track", "-", cohort.root.path, "--all", "-o", str(tmp_path), "--json"])
+    assert json.loads(by_command.stdout)["resumed"] == 3
+    words = [f"source={cohort.root.path}", f"output={tmp_path}"]
+    by_job = subprocess.run([sys.executable, JOBS / "track.py", *words], capture_output=True, text=True, check=True)
+    assert json.loads(by_job.stdout.splitlines()[-1])["resumed"] == 3
     spaced = track_all("", cohort.root.path, tmp_path, apart_days=180)
     assert (spaced.tracked, spaced.failed, spaced.resumed) == (2, {"not-alignable": 1}, 0), (
         "another way of tracking starts anew"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from medray import config
-from medray.cli.output import Json, show
+from medray.cli.output import Json, progress, show
 from medray.errors import InputError
 
 __all__ = ["track"]
@@ -19,7 +20,8 @@ NO_MODEL = "-"
 def track(
     model: Annotated[str, typer.Argument(help="name, name@alias or name/version of a segmentation; - where masks are given.")],
     scans: Annotated[
-        list[str], typer.Argument(help="Two or more of one patient, in any order: files, zips or folders of DICOM.")
+        list[str],
+        typer.Argument(help="Two or more of one patient, in any order: files, zips or folders of DICOM; with --all a cohort."),
     ],
     output: Annotated[str, typer.Option("--out", "-o", help="The folder to write to: a path or a URI.")],
     days: Annotated[
@@ -32,6 +34,10 @@ def track(
     ] = None,
     repeatability: Annotated[float, typer.Option(min=0, help="Coefficient of variation of volumes in repeated scans.")] = 0.0,
     warp: Annotated[bool, typer.Option("--warp", help="Bend scans, too, where an affine doesn't fit.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every patient of a cohort; goes on where an earlier run ended.")
+    ] = False,
+    apart: Annotated[float, typer.Option(min=0, help="With --all: days between studies of which no date is known.")] = 0.0,
     runtime: Annotated[str, typer.Option(help="What runs the network: torch or, on CPUs, openvino.")] = "torch",
     as_json: Json = False,
 ) -> None:
@@ -41,15 +47,29 @@ def track(
     from medray.progression.track import track as run
 
     by = config.load(Runtime, {"name": runtime}, what="runtime")
+    how: dict[str, Any] = {"lesions": lesions or (), "repeatability": repeatability, "warp": warp}
+    said = "" if model == NO_MODEL else model
+    if every:
+        _every(said, scans, output, by, {**how, "apart_days": apart}, as_json=as_json)
+        return
     when = _numbers(days)
     if (when and len(when) != len(scans)) or (masks and len(masks) != len(scans)):
         counts = f"{len(scans)} scans, {len(when)} days and {len(masks or ())} masks"
         raise InputError(f"days and masks go with scans one by one: these are {counts}")
     asked = [Scan(scan, when[number] if when else None, masks[number] if masks else None) for number, scan in enumerate(scans)]
     named = _labels(labels)
-    how: dict[str, Any] = {"lesions": lesions or (), "repeatability": repeatability, "warp": warp}
-    history = run("" if model == NO_MODEL else model, asked, output, labels=named or None, runtime=by, **how)
+    history = run(said, asked, output, labels=named or None, runtime=by, **how)
     show({"output": output, **history.plain()}, as_json=as_json)
+
+
+def _every(model: str, cohorts: list[str], output: str, by: Any, how: dict[str, Any], *, as_json: bool) -> None:
+    from medray.progression.cohort import track_all
+
+    if len(cohorts) != 1:
+        raise InputError(f"--all takes one cohort; these are {len(cohorts)}")
+    with progress() as update:
+        done = track_all(model, cohorts[0], output, runtime=by, on_progress=update, **how)
+    show({"output": output, **asdict(done)}, as_json=as_json)
 
 
 def _numbers(words: str) -> list[float]:
