@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from medray import config
-from medray.database import open_database, told_plainly
+from medray.database import open_database, reading, told_plainly
 
 __all__ = ["Event", "Recorded", "Trail", "Verdict", "open_trail"]
 
@@ -126,7 +126,7 @@ class Trail:
 
     def head(self) -> str:
         """Return number and digest of the last event, ``0:…`` for an empty trail."""
-        with told_plainly("the audit trail", "read"), self._engine.begin() as connection:
+        with told_plainly("the audit trail", "read"), reading(self._engine) as connection:
             row = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest)).first()
         return f"{row.number}:{row.digest}" if row else f"0:{GENESIS}"
 
@@ -136,7 +136,7 @@ class Trail:
         query = sa.select(*(EVENTS.c[name] for name in names)).order_by(EVENTS.c.number)
         if action:
             query = query.where(EVENTS.c.action == action)
-        with told_plainly("the audit trail", "read"), self._engine.connect() as connection:
+        with told_plainly("the audit trail", "read"), reading(self._engine) as connection:
             for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
                 yield Recorded(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
 
@@ -148,7 +148,7 @@ class Trail:
         """
         problems: list[str] = []
         previous, expected, keyed, anchored = GENESIS, 1, 0, not anchor or anchor.startswith("0:")
-        with told_plainly("the audit trail", "read"), self._engine.connect() as connection:
+        with told_plainly("the audit trail", "read"), reading(self._engine) as connection:
             query = sa.select(EVENTS).order_by(EVENTS.c.number)
             for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
                 fields = dict(row._mapping)  # noqa: SLF001

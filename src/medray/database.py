@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from medray import config
 from medray.errors import ConfigError, StorageError
 
-__all__ = ["open_database", "told_plainly"]
+__all__ = ["open_database", "reading", "told_plainly"]
 
 DATABASE = "medray.db"
+READING = "medray_reading"
 TABLES_LOCK = 0x6D656472
 """Of who makes tables, in PostgreSQL: any number that others don't take."""
 
@@ -72,6 +73,13 @@ def _refused_plainly() -> Iterator[None]:
 
 
 @contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Give a connection for reading, which of SQLite takes no write lock."""
+    with engine.execution_options(**{READING: True}).connect() as connection:
+        yield connection
+
+
+@contextmanager
 def told_plainly(what: str, done: str) -> Iterator[None]:
     """Turn the database's errors into one line: ``what`` can't be ``done``."""
     try:
@@ -81,4 +89,4 @@ def told_plainly(what: str, done: str) -> Iterator[None]:
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READING) else "BEGIN IMMEDIATE")

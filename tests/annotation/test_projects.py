@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from medray import config
 from medray.annotation.assignment import share_out
 from medray.annotation.cases import cases_of, progress_of
-from medray.annotation.conclusion import conclude
-from medray.annotation.export import export_labels
+from medray.annotation.conclusion import conclude, conclude_all
+from medray.annotation.export import export_labels, results_of
 from medray.annotation.projects import Project, Projects
 from medray.annotation.store import ADJUDICATED, CONSENSUS, Label, LabelStore, Version
+from medray.annotation.submission import begin_with, submit
 from medray.annotation.summary import summarise
 from medray.audit import open_trail
 from medray.cohort.cohort import open_cohort
 from medray.errors import ConfigError, ConflictError, InputError, NotFoundError
 from medray.imaging.volume import Volume
+from medray.storage.location import locate
 
 EXPERTS = ["ann", "ben", "cleo"]
 MASKS = Project(name="balls", names={"ball": (), "core": ()}, experts=3, agreement=0.7)
@@ -175,6 +177,85 @@ def test_where_experts_differ_a_reviewer_decides_and_the_cohort_gets_it(root):
     assert np.array_equal(made.mask(rows[apart.series]), ball(volumes[apart.series], 7).voxels[0])
     assert rows[alone.series].label == alone.label
     assert export_labels(root).index.id == made.index.id, "labels of a project count in it alone"
+
+
+def test_a_review_changes_nothing_of_a_consensus_and_one_that_is_rejected_does_not_count(root):
+    store, volumes, (alike, _, _) = concluded(root)
+    store.amend(Label(alike.series, "ann", project="balls"), "rita", {}, status="approved")
+    assert states(root)[alike.series] == "agreed"
+    store.amend(Label(alike.series, "", CONSENSUS, "balls"), "rita", {}, status="rejected")
+    [case] = [case for case in cases(root, MASKS) if case.series == alike.series]
+    assert (case.state, case.result) == ("complete", None)
+    again = conclude(store, MASKS, case, volumes[alike.series].spacing_mm, "rita")
+    assert again.live
+    assert states(root)[alike.series] == "agreed"
+
+
+def test_approved_is_what_is_approved_now(root):
+    store, _, (alike, _, _) = concluded(root)
+    ann = Label(alike.series, "ann", project="balls")
+    good = store.amend(ann, "rita", {}, status="approved")
+    assert results_of(store, MASKS, [], "approved") == {alike.series: good}
+    store.amend(ann, "rob", {}, status="rejected")
+    assert results_of(store, MASKS, [], "approved") == {}
+
+
+def test_masks_of_a_project_leave_other_names_alone(root):
+    project = Project(name="cores", names={"core": ()})
+    _, store = begun(root, project)
+    cohort = open_cohort(root)
+    row = cohort.rows[0]
+    before, schema = cohort.mask(row), cohort.index.labels
+    core = np.zeros((1, *before.shape), np.uint8)
+    core[0, 1, 1, 1] = 1
+    store.draw(new(project, row.series, "ann"), Volume(core, cohort.volume(row).affine))
+    [case] = [case for case in cases(root, project) if case.series == row.series]
+    conclude(store, project, case, (1.0, 1.0, 1.0), "rita")
+    made = export_labels(root, project="cores")
+    after = made.mask(next(one for one in made.rows if one.series == row.series))
+    assert after[1, 1, 1] == schema.names["core"]
+    assert np.count_nonzero(after == schema.names["core"]) == 1
+    assert np.array_equal(after == schema.names["ball"], before == schema.names["ball"])
+
+
+def test_an_image_that_was_taken_in_anew_costs_its_own_case_alone(root):
+    store, _, (alike, _, _) = concluded(root)
+    other = ball(Volume(np.zeros((1, 9, 9, 9), np.uint8), np.eye(4)), 3)
+    store.draw(new(MASKS, alike.series, "ben"), other)
+    done = conclude_all(root, "balls", "rita")
+    assert list(done.failed) == [alike.series]
+    assert "taken in anew" in done.failed[alike.series]
+
+
+def test_how_long_a_label_took_is_all_of_its_sessions(root):
+    _, store = begun(root, MASKS)
+    cohort = open_cohort(root)
+    row = cohort.rows[0]
+    volume = cohort.volume(row)
+    model = begin_with(store, MASKS, row.series, ball(volume, 5), {"ball": 1}, "ball/1")
+    assert begin_with(store, MASKS, row.series, ball(volume, 6), {"ball": 1}, "ball/1") == model, "all start from the same"
+
+    def hand_in(status, size, seen, **facts):
+        work = Version(Label(row.series, "ann", project="balls"), status, "ann", facts=facts)
+        return submit(store, MASKS, work, ball(volume, size), seen=seen, shape=volume.shape)
+
+    draft = hand_in("draft", 6, 0, seconds=100, edits=7, start=model.number)
+    done = hand_in("submitted", 6, draft.number, seconds=5, edits=1, start=draft.number)
+    assert {key: done.facts[key] for key in ("seconds", "edits", "start")} == {
+        "seconds": 105,
+        "edits": 8,
+        "start": model.number,
+    }
+    assert done.facts["changed"] == pytest.approx(1 / 6, abs=1e-3)
+    assert hand_in("submitted", 6, draft.number, seconds=9, edits=1, start=draft.number) == done, "sent again, later"
+    ben = Version(Label(row.series, "ben", project="balls"), "draft", "ben", facts={"start": done.number})
+    with pytest.raises(NotFoundError, match="none that you could have begun with"):
+        submit(store, MASKS, ben, ball(volume, 1), seen=0, shape=volume.shape)
+
+
+def test_a_cohort_is_one_however_its_path_is_spelled(root):
+    begun(root, MASKS)
+    assert Projects(locate(f"{root.path}/../cohort")).all() == [MASKS]
 
 
 def test_findings_become_those_of_the_cohort(root):

@@ -136,3 +136,19 @@ def test_bad_label_maps_cost_nothing_that_is_good(root, phantom_source, tmp_path
     assert sum(done.refused.values()) == 3
     with pytest.raises(InputError, match="no label maps"):
         import_labels(root, tmp_path / "mixed", "x", labels="*.mask")
+
+
+@pytest.mark.parametrize("other", ["T2w", "FLAIR"])
+def test_of_several_images_the_one_on_whose_grid_it_lies(phantom_source, tmp_path, monkeypatch, other):
+    monkeypatch.setenv("MEDRAY_DATABASE_URL", f"sqlite:///{tmp_path / 'labels.db'}")
+    place, labels = tmp_path / "source" / "sub-00", tmp_path / "labels"
+    place.mkdir(parents=True)
+    shutil.copy(phantom_source / "sub-00" / "sub-00_T1w.nii.gz", place)
+    shutil.copy(phantom_source / "sub-02" / "sub-02_T1w.nii.gz", place / f"sub-00_{other}.nii.gz")
+    cohort = take_in_all(tmp_path / "source", tmp_path / "cohort")
+    (labels / "sub-00").mkdir(parents=True)
+    shutil.copy(phantom_source / "sub-00" / "sub-00_dseg.nii.gz", labels / "sub-00")
+    shutil.copy(phantom_source / "dseg.tsv", labels)
+    assert import_labels(cohort.root.path, labels, "dr").taken == 1
+    [one] = LabelStore(cohort.root).heads(annotator="dr")
+    assert LabelStore(cohort.root).mask(one).shape == label_of(phantom_source, 0).shape

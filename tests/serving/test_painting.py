@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -60,7 +61,7 @@ def room(root, browser):
 def open_case(driver, number, project="balls"):
     wait_until(lambda: find(driver, "annotation").is_displayed())
     Select(find(driver, "project")).select_by_value(project)
-    wait_until(lambda: driver.find_elements(By.CSS_SELECTOR, "#cases li"))
+    wait_until(lambda: driver.find_elements(By.CSS_SELECTOR, f"#cases[data-project={project}] li"))
     item = driver.find_elements(By.CSS_SELECTOR, "#cases li")[number]
     image = item.get_attribute("data-image")
     item.click()
@@ -175,10 +176,60 @@ def test_others_outlines_come_after_ones_own_label(room, root):
     says(driver, "submitted")
     assert not find(driver, "brush").is_displayed()
     [row] = driver.find_elements(By.CSS_SELECTOR, "#others tbody tr")
-    assert row.text.split()[:2] == ["rater", "2"]
+    assert row.text.split()[0] == "rater"
     before = find(driver, "canvas").screenshot_as_png
     row.find_element(By.TAG_NAME, "input").click()
     wait_until(lambda: find(driver, "canvas").screenshot_as_png != before)
+
+
+def test_what_isnt_saved_is_lost_only_by_who_wants_that(room, root):
+    driver, _ = room
+    log_in(driver, name="ann")
+    image = open_case(driver, 0)
+    stroke(driver, (0, 0))
+    driver.find_elements(By.CSS_SELECTOR, "#cases li")[1].click()
+    driver.switch_to.alert.dismiss()
+    find(driver, "draft").click()
+    says(driver, "draft is kept")
+    assert kept(root, "balls")[0].label.series == image
+    open_case(driver, 1)
+    stroke(driver, (0, 0))
+    driver.find_elements(By.CSS_SELECTOR, "#cases li")[2].click()
+    driver.switch_to.alert.accept()
+    says(driver, "is open")
+    assert len(LabelStore(locate(root)).history(project="balls")) == 1
+
+
+def test_a_label_that_changed_elsewhere_is_not_overwritten_unseen(room, root):
+    driver, client = room
+    log_in(driver, name="ann")
+    image = open_case(driver, 0)
+    cohort = open_cohort(root)
+    volume = cohort.volume(next(row for row in cohort.rows if row.series == image))
+    other = write_nrrd(Volume(np.ones((1, *volume.shape), np.uint8), volume.affine))
+    ann = {"Authorization": f"Bearer {make_token('ann', 'annotator')}"}
+    path = f"{client.base_url}/v1/projects/balls/cases/{image}/labels/mine?status=draft"
+    assert httpx.put(path, content=other, headers={**ann, **FIRST}).status_code == 201
+    stroke(driver, (0, 0))
+    find(driver, "draft").click()
+    wait_until(lambda: alert(driver))
+    driver.switch_to.alert.dismiss()
+    says(driver, "newer than what was seen")
+    assert len(LabelStore(locate(root)).history(project="balls")) == 1
+    find(driver, "draft").click()
+    wait_until(lambda: alert(driver))
+    driver.switch_to.alert.accept()
+    says(driver, "draft is kept")
+    first, second = LabelStore(locate(root)).history(project="balls")
+    assert second.parent == first.number
+    assert LabelStore(locate(root)).mask(second).voxels.sum() < LabelStore(locate(root)).mask(first).voxels.sum()
+
+
+def alert(driver):
+    try:
+        return driver.switch_to.alert
+    except NoAlertPresentException:
+        return None
 
 
 def test_one_starts_from_the_models_answer(room, root):

@@ -1,8 +1,10 @@
 """Several experts label the same cases over HTTP: who may do what, who sees what, and what is never lost."""
 
+import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -16,6 +18,7 @@ from medray.imaging.volume import Volume
 from medray.serving.auth import make_token
 from medray.serving.desk import Limits
 from medray.serving.gateway import Doors
+from tests.phantoms import take_in_all
 from tests.serving.inside import endpoint
 from tests.serving.viewer import Viewer
 
@@ -74,6 +77,13 @@ def mask_of(root, size=5, value=1, case=0):
     return write_nrrd(Volume(mask, volume.affine))
 
 
+def rater(case, name, names=("ann", "ben")):
+    """What an expert of a case is called where names are not to be known."""
+    series = case.rpartition("/")[2]
+    mixed = sorted(names, key=lambda one: hashlib.sha256(f"{series}\n{one}".encode()).digest())
+    return f"rater {mixed.index(name) + 1}"
+
+
 def test_a_case_from_the_worklist_to_the_consensus(people, case, root):
     ann, ben, rita = (people[name] for name in ("ann", "ben", "rita"))
     work = ann.get("/v1/projects/balls/worklist").json()["cases"]
@@ -112,7 +122,8 @@ def test_a_case_from_the_worklist_to_the_consensus(people, case, root):
     assert [one["tag"] for one in rita.get(f"{case}/history").json()["versions"]] == [
         "prelabel", "final", "final", "final", "consensus",
     ]  # fmt: skip
-    summary = rita.get("/v1/projects/balls/summary").json()
+    assert rita.get("/v1/projects/balls/summary").status_code == 403, "it has experts' names"
+    summary = people["olga"].get("/v1/projects/balls/summary").json()
     assert summary["experts"]["ann"]["seconds"] == 83.5
     assert summary["experts"]["ann"]["changed"] == facts["changed"]
     assert summary["states"] == {"agreed": 1, "open": len(open_cohort(root).rows) - 1}
@@ -138,7 +149,8 @@ def test_of_two_who_saw_the_same_the_second_is_told(people, case, root):
     assert repeated.status_code == 201, "who never heard that it was taken sends it again"
     assert ann.put(f"{case}/labels/mine", content=mask_of(root, 5), headers=seen, **draft).status_code == 412
     assert ann.put(f"{case}/labels/mine", content=mask_of(root, 5), headers={"If-Match": '"x"'}).status_code == 412
-    assert [one["by"] for one in people["rita"].get(f"{case}/history").json()["versions"]] == ["ann", "ann"]
+    assert [one["by"] for one in people["olga"].get(f"{case}/history").json()["versions"]] == ["ann", "ann"]
+    assert [one["by"] for one in people["rita"].get(f"{case}/history").json()["versions"]] == [rater(case, "ann")] * 2
 
 
 def test_others_are_seen_only_afterwards_and_under_no_name(people, case, root):
@@ -149,8 +161,8 @@ def test_others_are_seen_only_afterwards_and_under_no_name(people, case, root):
         assert ben.get(f"{case}/labels/{other}").status_code == 404
     assert ben.put(f"{case}/labels/mine", content=mask_of(root, 6), headers=FIRST).status_code == 201
     [seen] = ben.get(case).json()["labels"]
-    assert seen["whose"] == "rater 1"
-    assert read_nrrd(ben.get(f"{case}/labels/rater 1").content).voxels.sum() == 125
+    assert seen["whose"] == rater(case, "ann")
+    assert read_nrrd(ben.get(f"{case}/labels/{rater(case, 'ann')}").content).voxels.sum() == 125
     mine = ben.get(f"{case}/labels/mine").headers["ETag"]
     late = ben.put(f"{case}/labels/mine", content=mask_of(root, 5), headers={"If-Match": mine})
     assert (late.status_code, "stands" in late.json()["detail"]) == (409, True), "who has seen others' may not change theirs"
@@ -158,7 +170,9 @@ def test_others_are_seen_only_afterwards_and_under_no_name(people, case, root):
     assert {one["whose"] for one in rita.get(case).json()["labels"]} == {"rater 1", "rater 2"}
     assert {one["whose"] for one in people["olga"].get(case).json()["labels"]} == {"ann", "ben"}
     back = rita.post(
-        f"{case}/labels/rater 2/review", json={"decision": "rejected", "comment": "too large"}, headers={"If-Match": mine}
+        f"{case}/labels/{rater(case, 'ben')}/review",
+        json={"decision": "rejected", "comment": "too large"},
+        headers={"If-Match": mine},
     )
     assert (back.status_code, back.json()["status"]) == (201, "rejected")
     assert ben.get(case).json()["labels"] == []
@@ -166,10 +180,54 @@ def test_others_are_seen_only_afterwards_and_under_no_name(people, case, root):
     changed = ben.put(f"{case}/labels/mine", content=mask_of(root, 5), headers={"If-Match": back.headers["ETag"]})
     assert changed.status_code == 201
     good = {"decision": "approved"}
-    assert rita.post(f"{case}/labels/rater 2/review", json=good, headers={"If-Match": mine}).status_code == 412
-    assert rita.post(f"{case}/labels/rater 2/review", json=good).status_code == 409
+    assert rita.post(f"{case}/labels/{rater(case, 'ben')}/review", json=good, headers={"If-Match": mine}).status_code == 412
+    assert rita.post(f"{case}/labels/{rater(case, 'ben')}/review", json=good).status_code == 409
     seen = {"If-Match": changed.headers["ETag"]}
-    assert rita.post(f"{case}/labels/rater 2/review", json=good, headers=seen).json()["status"] == "approved"
+    assert rita.post(f"{case}/labels/{rater(case, 'ben')}/review", json=good, headers=seen).json()["status"] == "approved"
+
+
+def test_a_reviewer_who_labels_a_case_is_an_expert_of_it(people, root):
+    """Rita labels, too: she sees nothing of the others before, and decides nothing that she has labelled."""
+    olga, rita, ann = (people[name] for name in ("olga", "rita", "ann"))
+    olga.post("/v1/projects", json={**BALLS, "name": "both", "model": ""})
+    olga.post("/v1/projects/both/assignments", json={"experts": ["ann", "rita"]})
+    case = f"/v1/projects/both/cases/{open_cohort(root).rows[0].series}"
+    first = ann.put(f"{case}/labels/mine", content=mask_of(root), headers=FIRST)
+    assert first.status_code == 201
+    for path in ("disagreement", "history"):
+        assert rita.get(f"{case}/{path}").status_code == 403
+    assert rita.get(case).json()["labels"] == []
+    guess = rita.put(
+        f"{case}/labels/mine?status=draft&start={first.json()['version']}", content=mask_of(root, 1), headers=FIRST
+    )
+    assert guess.status_code == 404, "how far hers is from Ann's would tell where Ann's lies"
+    assert rita.put(f"{case}/labels/mine", content=mask_of(root, 6), headers=FIRST).status_code == 201
+    assert len(rita.get(f"{case}/history").json()["versions"]) == 2
+    assert rita.put(f"{case}/labels/adjudicated", content=mask_of(root), headers=FIRST).status_code == 403
+    agreed = olga.post(f"{case}/consensus")
+    refused = olga.post(
+        f"{case}/labels/consensus/review", json={"decision": "approved"}, headers={"If-Match": agreed.headers["ETag"]}
+    )
+    assert refused.status_code == 422
+    decided = olga.put(f"{case}/labels/adjudicated", content=mask_of(root), headers=FIRST)
+    seen = {"If-Match": decided.headers["ETag"]}
+    assert olga.post(f"{case}/labels/adjudicated/review", json={"decision": "approved"}, headers=seen).status_code == 422
+
+
+def test_images_may_be_called_like_files(home, phantom_source, tmp_path, monkeypatch):
+    """A cohort of profile ``none`` names images by their paths."""
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    monkeypatch.setenv("MEDRAY_DATABASE_URL", f"sqlite:///{tmp_path / 'labels.db'}")
+    cohort = take_in_all(phantom_source, tmp_path / "plain", "none")
+    row = next(row for row in cohort.rows if "/" in row.series)
+    with endpoint(limits=Limits(cohort=cohort.root.path)) as client:
+        assert client.post("/v1/projects", json={**BALLS, "model": "", "experts": 1}).status_code == 201
+        assert client.post("/v1/projects/balls/assignments", json={"experts": ["anybody"]}).status_code == 200
+        volume = cohort.volume(row)
+        mask = write_nrrd(Volume(np.ones((1, *volume.shape), np.uint8), volume.affine))
+        case = f"/v1/projects/balls/cases/{quote(row.series, safe='')}"
+        assert client.put(f"{case}/labels/mine", content=mask, headers=FIRST).status_code == 201
+        assert client.get(case).json()["mine"]["status"] == "submitted"
 
 
 def test_who_may_not_is_told_so(people, case, root):
@@ -190,6 +248,7 @@ def test_who_may_not_is_told_so(people, case, root):
         ("labels/mine", None, 400, "unknown-label"),
         ("labels/mine?status=approved", b"x", 422, "status"),
         ("labels/mine?start=99999", b"mask", 404, "no version 99999"),
+        ("labels/mine?start=100000000000000000000", b"mask", 422, "start"),
     ],
 )
 def test_what_cant_be_a_label(people, case, root, path, body, status, why):
@@ -225,7 +284,7 @@ def test_findings_are_json(people, root):
 def test_every_act_is_in_the_trail(people, case, root):
     done = people["ann"].put(f"{case}/labels/mine", content=mask_of(root), headers=FIRST)
     people["rita"].post(
-        f"{case}/labels/rater 1/review", json={"decision": "approved"}, headers={"If-Match": done.headers["ETag"]}
+        f"{case}/labels/{rater(case, 'ann')}/review", json={"decision": "approved"}, headers={"If-Match": done.headers["ETag"]}
     )
     found = [(event.actor, event.action) for event in open_trail().events()]
     wanted = [

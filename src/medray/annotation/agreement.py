@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,7 +28,7 @@ class Pair:
         first: Index of one expert.
         second: Index of the other.
         dice: See `medray.evaluation.overlap`; 1 where neither drew it, so that to leave out the same is to agree.
-        hd95_mm: See `medray.evaluation.surface`; 0 where neither drew it, infinite where one did.
+        hd95_mm: See `medray.evaluation.surface`; NaN where neither drew it, infinite where one did.
     """
 
     first: int
@@ -42,7 +43,7 @@ def pairs_of(masks: Sequence[NDArray[np.bool_]], spacing_mm: Triple) -> list[Pai
     for first, second in combinations(range(len(masks)), 2):
         one, other = masks[first], masks[second]
         if not one.any() and not other.any():
-            found.append(Pair(first, second, 1.0, 0.0))
+            found.append(Pair(first, second, 1.0, math.nan))
             continue
         dice = overlap(one, other).dice
         found.append(Pair(first, second, dice, surface_distance(one, other, spacing_mm).hd95_mm))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,9 +46,14 @@ class Case:
 
     @property
     def fresh(self) -> bool:
-        """Whether the consensus was made of the labels that count now."""
-        of = self.consensus.facts.get("of") if self.consensus else None
-        return bool(of) and sorted(of or ()) == sorted(one.number for one in self.live)
+        """Whether the consensus counts, and was made of what the labels that count now say."""
+        return bool(self.consensus and self.consensus.live and self.consensus.facts.get("made_of") == self.made_of)
+
+    @property
+    def made_of(self) -> str:
+        """A hash of what the labels that count say; a review of one changes nothing of it."""
+        said = sorted([one.label.annotator, one.content] for one in self.live)
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
     @property
     def state(self) -> State:
@@ -78,8 +85,9 @@ class Case:
 
     def alias(self, annotator: str) -> str:
         """Return what an expert is called where names are not to be known: the same in all of a case's labels."""
-        known = sorted({*self.experts, *(one.label.annotator for one in self.labels)})
-        return f"rater {known.index(annotator) + 1}"
+        known = {*self.experts, *(one.label.annotator for one in self.labels)}
+        mixed = sorted(known, key=lambda name: hashlib.sha256(f"{self.series}\n{name}".encode()).digest())
+        return f"rater {mixed.index(annotator) + 1}" if annotator in known else annotator
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def conclude(store: LabelStore, project: Project, case: Case, spacing_mm: Triple
     said = _CONCLUSIONS[project.kind](store, project, labels, spacing_mm)
     facts = {
         "of": [one.number for one in labels],
+        "made_of": case.made_of,
         "raters": [one.label.annotator for one in labels],
         "method": project.method if project.kind == "segmentation" else "majority",
         "agreement": round(said.agreement, 4),
@@ -139,6 +140,8 @@ def drawn_by(store: LabelStore, labels: Sequence[Version]) -> list[Mask]:
 
 def _of_masks(store: LabelStore, project: Project, labels: Sequence[Version], spacing_mm: Triple) -> _Said:
     masks = drawn_by(store, labels)
+    if len({mask.shape for mask in masks}) > 1:
+        raise ConflictError("the labels lie on different grids: the image was taken in anew in between; have it drawn again")
     estimate = staple(masks, project.values) if project.method == "staple" else None
     chosen = estimate.mask if estimate else majority(masks, list(project.values.values()))
     facts, dices = {}, []

@@ -15,7 +15,7 @@ Kind = Literal["segmentation", "findings", "boxes", "points"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Names = Mapping[str, tuple[str, ...]]
 """What may be said: name to the choices that a finding has, in their order; none for what is drawn."""
-MOST = 10_000
+MOST = 500
 """Boxes or points of one image."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -29,7 +30,8 @@ Which = Literal["consensus", "approved"]
 def export_labels(root: Location, *, tag: str = FINAL, project: str = "", which: Which = "consensus") -> Cohort:
     """Make a version of a cohort in which each image has what experts made of it; images without keep what they have.
 
-    Names that the cohort's schema hasn't are added to it, after those that it has. Of a project of findings, its findings take
+    Names that the cohort's schema hasn't are added to it, after those that it has. A project's masks take the place of its own
+    names alone: what an image has of others stays where nothing new lies over it. Of a project of findings, its findings take
     the place of those that the image had: ``name`` where it is present, ``name choice`` where it has other choices than that.
 
     Args:
@@ -64,9 +66,8 @@ def export_labels(root: Location, *, tag: str = FINAL, project: str = "", which:
         rows = [_found(row, chosen, found[row.series]) if row.series in found else row for row in cohort.rows]
     else:
         schema = _extended(cohort.index.labels, found.values())
-        rows = [
-            _relabelled(cohort, store, row, found[row.series], schema) if row.series in found else row for row in cohort.rows
-        ]
+        put = partial(_relabelled, cohort, store, schema=schema, whole=not project)
+        rows = [put(row, found[row.series]) if row.series in found else row for row in cohort.rows]
     if tuple(rows) == cohort.rows:
         return cohort
     return commit_cohort(root, Contents(tuple(rows), cohort.quarantine, schema), cohort.index.lineage, base=base)
@@ -83,8 +84,7 @@ def results_of(store: LabelStore, project: Project, cases: Sequence[Case], which
     """
     if which == "consensus":
         return {case.series: result for case in cases if (result := case.result)}
-    approved = [one for one in store.history(project=project.name) if one.status == "approved"]
-    return {one.label.series: one for one in approved}
+    return {one.label.series: one for one in store.heads(project=project.name) if one.status == "approved"}
 
 
 def _cases(root: Location, store: LabelStore, project: Project) -> list[Case]:
@@ -114,14 +114,24 @@ def _found(row: SeriesRow, project: Project, version: Version) -> SeriesRow:
     return replace(row, findings=tuple(sorted({*kept, *new})))
 
 
-def _relabelled(cohort: Cohort, store: LabelStore, row: SeriesRow, found: Version, schema: LabelSchema) -> SeriesRow:
-    label = store.mask(found)
+def _relabelled(
+    cohort: Cohort, store: LabelStore, row: SeriesRow, found: Version, *, schema: LabelSchema, whole: bool
+) -> SeriesRow:
+    """Put a label map into an image's row: all of it, or beside what the image has of other names."""
+    label, image = store.mask(found), cohort.volume(row)
+    if label.shape != image.shape:
+        raise LabelError(
+            "label-grid", f"version {found.number} was drawn before image {row.series} was taken in anew: reject it"
+        )
     mask = _translation(found.names, schema)[label.voxels[0]]
+    if row.label and not whole:
+        old = cohort.mask(row).copy()
+        old[np.isin(old, [schema.names[name] for name in found.names])] = 0
+        mask = np.where(mask > 0, mask, old)
     shard = write_shard(cohort.root.join("labels"), Volume(mask[np.newaxis], label.affine))
     if shard.digest == row.label:
         return row
-    statistics = measure(cohort.volume(row), mask, schema)
-    return replace(row, label=shard.digest, label_checksum=shard.checksum, statistics=statistics)
+    return replace(row, label=shard.digest, label_checksum=shard.checksum, statistics=measure(image, mask, schema))
 
 
 def _translation(names: Mapping[str, int], schema: LabelSchema) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

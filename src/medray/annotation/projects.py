@@ -15,10 +15,11 @@ from pydantic.dataclasses import dataclass as strict_dataclass
 from medray import config
 from medray.annotation.assignment import share_out
 from medray.annotation.content import Kind
+from medray.annotation.store import cohort_key
 from medray.audit import Event, open_trail
 from medray.cohort.cohort import open_cohort
 from medray.config import STRICT
-from medray.database import open_database, told_plainly
+from medray.database import open_database, reading, told_plainly
 from medray.errors import ConfigError, ConflictError, InputError, NotFoundError
 from medray.storage.location import Location
 
@@ -40,7 +41,7 @@ ASSIGNMENTS = sa.Table(
     "label_assignments", _tables,
     sa.Column("cohort", sa.String(500), primary_key=True),
     sa.Column("project", sa.String(64), primary_key=True),
-    sa.Column("series", sa.String(120), primary_key=True),
+    sa.Column("series", sa.String(500), primary_key=True),
     sa.Column("annotator", sa.String(200), primary_key=True),
     sa.Column("rank", sa.Integer, nullable=False),
 )  # fmt: skip
@@ -119,6 +120,7 @@ class Projects:
 
     def __init__(self, root: Location) -> None:
         self._root = root
+        self._cohort = cohort_key(root)
         self._trail = open_trail()
         self._engine = open_database(_tables)
 
@@ -129,7 +131,7 @@ class Projects:
             ConflictError: If there is one of this name.
         """
         settings = json.dumps(config.dump(project))
-        row = {"cohort": self._root.path, "name": project.name, "settings": settings, "at": time.time()}
+        row = {"cohort": self._cohort, "name": project.name, "settings": settings, "at": time.time()}
         try:
             with told_plainly("projects", "written"), self._engine.begin() as connection:
                 try:
@@ -189,7 +191,7 @@ class Projects:
             first = max((one.rank for one in there), default=-1) + 1
             made = [Assignment(series, expert, first + place) for place, series, expert in new]
             if made:
-                words = {"cohort": self._root.path, "project": name}
+                words = {"cohort": self._cohort, "project": name}
                 rows = [{**words, "series": one.series, "annotator": one.annotator, "rank": one.rank} for one in made]
                 connection.execute(ASSIGNMENTS.insert(), rows)
                 self._trail.append(connection, [Event("project.assign", name, detail=f"{len(made)} cases", actor=actor)])
@@ -209,7 +211,7 @@ class Projects:
         return [row.project for row in self._read(query.order_by(ASSIGNMENTS.c.project))]
 
     def _ours(self, table: sa.Table) -> sa.ColumnElement[bool]:
-        return table.c.cohort == self._root.path
+        return table.c.cohort == self._cohort
 
     def _named(self, name: str) -> tuple[sa.ColumnElement[bool], ...]:
         return self._ours(PROJECTS), PROJECTS.c.name == name
@@ -218,7 +220,7 @@ class Projects:
         return self._ours(ASSIGNMENTS), ASSIGNMENTS.c.project == name
 
     def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        with told_plainly("projects", "read"), self._engine.connect() as connection:
+        with told_plainly("projects", "read"), reading(self._engine) as connection:
             return connection.execute(query).all()
 
 

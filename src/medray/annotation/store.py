@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -19,12 +20,24 @@ import sqlalchemy as sa
 from medray.annotation.content import Kind
 from medray.audit import Event, open_trail
 from medray.cohort.shards import read_shard, write_shard
-from medray.database import open_database, told_plainly
+from medray.database import open_database, reading, told_plainly
 from medray.errors import ConflictError, InputError, NotFoundError, OutdatedError
 from medray.imaging.volume import Volume
 from medray.storage.location import Location
 
-__all__ = ["ADJUDICATED", "CONSENSUS", "FINAL", "LIVE", "PRELABEL", "Label", "LabelStore", "Status", "Version"]
+__all__ = [
+    "ADJUDICATED",
+    "CONSENSUS",
+    "EFFORT",
+    "FINAL",
+    "LIVE",
+    "PRELABEL",
+    "Label",
+    "LabelStore",
+    "Status",
+    "Version",
+    "cohort_key",
+]
 
 FINAL = "final"
 """The tag of a label that somebody drew, and says is done."""
@@ -37,6 +50,9 @@ PRELABEL = "prelabel"
 Status = Literal["draft", "submitted", "approved", "rejected", "withdrawn"]
 LIVE: tuple[Status, ...] = ("submitted", "approved")
 """What counts: a draft doesn't yet, and what was rejected or withdrawn no more."""
+EFFORT = ("seconds", "edits")
+MAKING = (*EFFORT, "start", "changed")
+"""What is said of how a label was made."""
 AGAIN = 20
 """Attempts of who doesn't say which version they saw, each after somebody else was quicker."""
 
@@ -46,7 +62,7 @@ VERSIONS = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("cohort", sa.String(500), nullable=False),
     sa.Column("project", sa.String(64), nullable=False),
-    sa.Column("series", sa.String(120), nullable=False),
+    sa.Column("series", sa.String(500), nullable=False),
     sa.Column("tag", sa.String(64), nullable=False),
     sa.Column("annotator", sa.String(200), nullable=False),
     sa.Column("step", sa.Integer, nullable=False),
@@ -124,6 +140,11 @@ class Version:
         return json.loads(self.content)
 
 
+def cohort_key(root: Location) -> str:
+    """Return what tells a cohort from others in the database: where it is, however that is spelled."""
+    return str(Path(root.path).resolve()) if root.is_local else root.path
+
+
 class LabelStore:
     """Labels of one cohort's images.
 
@@ -133,6 +154,7 @@ class LabelStore:
 
     def __init__(self, root: Location) -> None:
         self._root = root
+        self._cohort = cohort_key(root)
         self._trail = open_trail()
         self._engine = open_database(_tables)
 
@@ -255,7 +277,7 @@ class LabelStore:
         return read_shard(self._root.join("labels"), version.content)
 
     def _of(self, wanted: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
-        return [VERSIONS.c.cohort == self._root.path, *(VERSIONS.c[name] == value for name, value in wanted.items())]
+        return [VERSIONS.c.cohort == self._cohort, *(VERSIONS.c[name] == value for name, value in wanted.items())]
 
     def _append(self, connection: sa.Connection, version: Version, seen: int | None) -> Version:
         last = self._last(connection, version.label)
@@ -268,7 +290,7 @@ class LabelStore:
         number, step = (last.number, last.step) if last else (0, 0)
         made = replace(version, step=step + 1, parent=number, at=time.time())
         try:
-            done = connection.execute(VERSIONS.insert().values(cohort=self._root.path, **_row(made)))
+            done = connection.execute(VERSIONS.insert().values(cohort=self._cohort, **_row(made)))
         except sa.exc.IntegrityError:  # somebody else's transaction was quicker
             if seen is None:
                 raise _Overtaken from None
@@ -285,7 +307,7 @@ class LabelStore:
 
     def _read(self, *wanted: sa.ColumnElement[bool]) -> list[Version]:
         query = _columns().where(*wanted).order_by(VERSIONS.c.number)
-        with told_plainly("labels", "read"), self._engine.connect() as connection:
+        with told_plainly("labels", "read"), reading(self._engine) as connection:
             return [_version(row) for row in connection.execute(query).mappings()]
 
 
@@ -294,7 +316,10 @@ class _Overtaken(Exception):  # noqa: N818 - nothing is wrong: it is done again
 
 
 def _same(stored: Version, new: Version) -> bool:
-    return stored == replace(new, number=stored.number, step=stored.step, parent=stored.parent, at=stored.at)
+    """Tell whether two versions say the same; how long it took may have been counted on since."""
+    told = {name: value for name, value in new.facts.items() if name not in MAKING}
+    facts = {**told, **{name: value for name, value in stored.facts.items() if name in MAKING}}
+    return stored == replace(new, number=stored.number, step=stored.step, parent=stored.parent, at=stored.at, facts=facts)
 
 
 def _event(version: Version) -> Event:

@@ -10,8 +10,8 @@ import numpy as np
 
 from medray.annotation.content import checked
 from medray.annotation.projects import Project
-from medray.annotation.store import ADJUDICATED, PRELABEL, Label, LabelStore, Status, Version
-from medray.errors import ConflictError, InputError, LabelError, NotFoundError
+from medray.annotation.store import ADJUDICATED, EFFORT, FINAL, PRELABEL, Label, LabelStore, Status, Version
+from medray.errors import ConflictError, InputError, LabelError, NotFoundError, OutdatedError
 from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
 from medray.types import Shape
@@ -40,7 +40,10 @@ def begin_with(store: LabelStore, project: Project, series: str, mask: Volume, n
         table[value] = project.values.get(name, 0)
     label = Label(series, "", PRELABEL, project.name)
     made = Version(label, "submitted", model, names=project.values, facts={"model": model})
-    return store.draw(made, mask.with_voxels(table[mask.voxels.astype(np.uint8)]))
+    try:
+        return store.draw(made, mask.with_voxels(table[mask.voxels.astype(np.uint8)]), seen=0)
+    except OutdatedError:  # somebody else asked at the same time, and all start from the same
+        return store.head(label)
 
 
 def renamed(label: Volume, names: Mapping[str, int], values: Mapping[str, int]) -> Volume:
@@ -75,21 +78,20 @@ def submit(store: LabelStore, project: Project, work: Version, said: Any, *, see
         OutdatedError: If they didn't see the newest version.
         ConflictError: If a blinded project has their label already.
     """
-    label, made = work.label, replace(work, kind=project.kind, names=project.values)
+    label = work.label
     last = next(iter(store.heads(**asdict(label))), None)
+    facts = _carried(last, work)
+    made = replace(work, kind=project.kind, names=project.values, facts=facts)
     stands = last and last.live and project.blinded and label.tag != ADJUDICATED
     if last and stands and not _again(last, made, seen):
-        raise ConflictError(
-            f"version {last.number} is submitted, and stands unless a reviewer gives it back: others are seen now"
-        )
+        why = f"version {last.number} is submitted, and stands unless a reviewer gives it back: others are seen now"
+        raise ConflictError(why)
     if project.kind != "segmentation":
         return store.add(made.saying(checked(project.kind, said, project.names, shape)), seen=seen)
     mask = said.with_voxels(LabelSchema(project.values).checked(said.voxels))
     if len(mask.voxels) != 1:
         raise LabelError("label-channels", "a label map has one channel: one value a voxel")
-    return store.draw(
-        replace(made, facts={**work.facts, **_changed(store, label, mask, work.facts.get("start"))}), mask, seen=seen
-    )
+    return store.draw(replace(made, facts={**facts, **_changed(store, label, mask, facts.get("start"))}), mask, seen=seen)
 
 
 def review(store: LabelStore, label: Label, reviewer: str, decision: Status, *, seen: int | None, comment: str = "") -> Version:
@@ -97,12 +99,14 @@ def review(store: LabelStore, label: Label, reviewer: str, decision: Status, *, 
 
     Raises:
         NotFoundError: If there is none.
-        InputError: If it is the reviewer's own.
+        InputError: If it is the reviewer's own, or nobody's.
         OutdatedError: If there is a newer version than was seen.
         ConflictError: If it is a draft.
     """
     last = store.head(label)
-    if label.annotator == reviewer:
+    if label.tag not in {FINAL, ADJUDICATED}:
+        raise InputError(f"what is reviewed is what somebody made, and no {label.tag}")
+    if reviewer in {label.annotator, last.actor if label.tag == ADJUDICATED else ""}:
         raise InputError("nobody reviews a label of their own: ask another reviewer")
     if last.status in {"draft", "withdrawn"}:
         raise ConflictError(f"the label is {last.status}: wait until it is submitted")
@@ -114,13 +118,28 @@ def _again(last: Version, made: Version, seen: int | None) -> bool:
     return last.parent == seen and last.actor == made.actor and last.status == made.status
 
 
+def _carried(last: Version | None, work: Version) -> dict[str, Any]:
+    """Return what is said of how a label was made: of one that is gone on with, all of its sessions together."""
+    facts = dict(work.facts)
+    if last is None or last.status != "draft" or last.actor != work.actor:
+        return facts
+    for name in EFFORT:
+        if name in facts or name in last.facts:
+            facts[name] = round(facts.get(name, 0) + last.facts.get(name, 0), 1)
+    if facts.get("start") == last.number:  # the draft itself, which began somewhere else or nowhere
+        del facts["start"]
+    return {**facts, **({"start": last.facts["start"]} if "start" in last.facts else {})}
+
+
 def _changed(store: LabelStore, label: Label, mask: Volume, start: Any) -> dict[str, float]:
-    """Measure how far a label map is from the one that it was begun with."""
+    """Measure how far a label map is from the one that it was begun with: one's own or the model's, and nobody else's."""
     if not isinstance(start, int) or not start:
         return {}
     begun = store.version(start)
-    if (begun.label.series, begun.label.project) != (label.series, label.project):
-        raise NotFoundError(f"version {start} is of another image or project")
+    if begun.label not in {label, Label(label.series, "", PRELABEL, label.project)}:
+        raise NotFoundError(f"version {start} is none that you could have begun with")
     before, after = store.mask(begun).voxels, mask.voxels
+    if before.shape != after.shape:  # the image was taken in anew since
+        return {}
     either = np.count_nonzero((before > 0) | (after > 0))
     return {"changed": round(np.count_nonzero(before != after) / either, 5) if either else 0.0}

@@ -114,9 +114,9 @@ def _drawn(project: Project, concluded: Sequence[Mapping[str, Any]]) -> Iterator
                 found[raters[first], raters[second]].append((dice, hd95_mm))
         for (first, second), measured in sorted(found.items()):
             distances = [hd95_mm for dice, hd95_mm in measured if hd95_mm is not None]
-            dice = fmean(dice for dice, _ in measured)
-            one_drew = len(measured) - len(distances)
-            yield PairAgreement(name, first, second, len(measured), dice, median(distances) if distances else None, one_drew)
+            mean = fmean(dice for dice, _ in measured)
+            one_drew = sum(hd95_mm is None and dice < 1 for dice, hd95_mm in measured)
+            yield PairAgreement(name, first, second, len(measured), mean, median(distances) if distances else None, one_drew)
 
 
 def _choices_by_case(name: str, choices: Sequence[str], concluded: Sequence[Mapping[str, Any]]) -> list[dict[str, int]]:

@@ -212,9 +212,11 @@ def _require_alike(store: Registry, versions: Sequence[ModelVersion]) -> None:
         InputError: If they don't.
     """
     cards = [store.card(version) for version in versions]
-    kinds = {(card.recipe().task, tuple(card.targets)) for card in cards}
+    plans = [card.recipe() for card in cards]
+    kinds = {(plan.task, plan.targets, tuple(plan.regions), plan.spacing_mm, plan.crop) for plan in plans}
     if len(kinds) > 1:
-        raise InputError(f"{', '.join(map(str, versions))} tell different things apart: name models of the same targets")
+        named = ", ".join(map(str, versions))
+        raise InputError(f"{named} tell different things apart, or on different grids: name models of one task and one spacing")
     task = cards[0].recipe().task
     if task not in {"segmentation", "diagnosis"}:
         raise InputError(f"{versions[0]} is for {task}, which has no such score: use a segmentation or a diagnosis")

@@ -6,6 +6,7 @@ Folders as people have them: BIDS derivatives (``dseg.tsv``, ``sub-…_dseg.nii.
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -143,16 +144,16 @@ class _Import:
         rows = self._candidates(found)
         if not rows:
             raise LabelError("label-without-image", "the cohort has no image of this name, subject or series")
-        fitting = [
-            (row, mask) for row in rows if (mask := self._onto(row, data, found.names, last=row is rows[-1])) is not None
-        ]
+        fitting = [(row, mask) for row in rows if (mask := self._onto(row, data, found.names)) is not None]
+        if not fitting:
+            raise LabelError("label-grid", f"none of {len(rows)} images of this name, subject or series lies on its grid")
         if len(fitting) > 1:
             raise LabelError("label-of-several", f"{len(fitting)} images of this subject and study lie on its grid")
         row, mask = fitting[0]
         label = Label(
             row.series, annotator, tag if self._project is None else "final", self._project.name if self._project else ""
         )
-        made = Version(label, "submitted", annotator, names=found.names, facts={"tool": "import"})
+        made = Version(label, "submitted", getpass.getuser(), names=found.names, facts={"tool": "import"})
         if self._kept(label, mask, found.names):
             return
         if self._project is None:
@@ -177,15 +178,15 @@ class _Import:
         theirs = [row for row in self._cohort.rows if row.subject == subject and not row.synthetic]
         return [row for row in theirs if row.study == study] or theirs
 
-    def _onto(self, row: SeriesRow, data: bytes, names: Mapping[str, int], *, last: bool) -> Volume | None:
-        """Read a label map onto an image's grid; None where it doesn't lie there and others are to be tried."""
+    def _onto(self, row: SeriesRow, data: bytes, names: Mapping[str, int]) -> Volume | None:
+        """Read a label map onto an image's grid; None where it doesn't lie there."""
         image = self._cohort.volume(row)
         try:
             if is_dicom(data):
                 return Volume(read_dicom_labels(data, image, names)[np.newaxis], image.affine)
             label = onto(image, read_file(data))
         except LabelError as error:
-            if error.reason != "label-grid" or last:
+            if error.reason != "label-grid":
                 raise
             return None
         if len(label.voxels) != 1:

@@ -143,6 +143,11 @@ def compose(parts: Sequence[Part], kind: str = "multipart/form-data") -> tuple[b
     return b"".join([*pieces, f"--{boundary}--\r\n".encode()]), f"{kind}; boundary={boundary}"
 
 
+def _no_number(word: str) -> Any:
+    """Refuse NaN and infinities, which are no JSON and can't be answered in it."""
+    raise ValueError(word)
+
+
 def json_of(data: bytes, what: str) -> Mapping[str, Any]:
     """Read a JSON object; nothing at all is an empty one.
 
@@ -150,7 +155,7 @@ def json_of(data: bytes, what: str) -> Mapping[str, Any]:
         InputError: If it is none.
     """
     try:
-        said = json.loads(data or b"{}")
+        said = json.loads(data or b"{}", parse_constant=_no_number)
     except ValueError:
         said = None
     if not isinstance(said, dict):

@@ -248,16 +248,17 @@ class Pool:
 
     async def _scans(self, scans: Sequence[bytes | Reference], stages: Stages, stack: AsyncExitStack) -> list[list[bytes]]:
         """Return several images' files, once there is room for all: who holds some and waits for more might wait forever."""
-        found = [await self._fetched(scan) for scan in scans]
+        found = [await self._fetched(scan, len(scans)) for scan in scans]
         stages.end("fetch")
         await stack.enter_async_context(self._room.hold(sum([await asyncio.to_thread(_needed, files) for files in found])))
         stages.end("wait")
         return found
 
-    async def _fetched(self, image: bytes | Reference) -> list[bytes]:
+    async def _fetched(self, image: bytes | Reference, parts: int = 1) -> list[bytes]:
+        """Return an image's files, which may take a part of the memory for work."""
         if isinstance(image, bytes):
             return [image]
-        return await asyncio.to_thread(self._sources.fetch, image, self._work_bytes // COPIES)
+        return await asyncio.to_thread(self._sources.fetch, image, self._work_bytes // COPIES // parts)
 
     async def _files(self, image: bytes | Reference, stages: Stages, stack: AsyncExitStack) -> list[bytes]:
         """Return an image's files, once there is room for work on it until the stack ends."""

@@ -1,7 +1,6 @@
 """Annotation projects over the cohort that is shown: what is to be labelled, whose case is whose, how far all are."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -15,9 +14,10 @@ from medray.annotation.projects import Project, Projects
 from medray.annotation.store import Version
 from medray.annotation.summary import summarise
 from medray.cohort.manifest import SeriesRow
-from medray.errors import InputError, NotFoundError
-from medray.serving.auth import Principal, Role
+from medray.errors import NotFoundError
+from medray.serving.auth import Principal, Refusal, Role
 from medray.serving.desk import Desk
+from medray.serving.form import json_of
 from medray.serving.guard import Guard
 from medray.serving.monailabel_datastore import required
 from medray.serving.results import JSON, told
@@ -69,7 +69,8 @@ class Office:
     def cases(self, project: Project) -> list[Case]:
         """Return a project's cases that are in the cohort."""
         heads = self.worklist.labels.heads(project=project.name)
-        return cases_of(project, self.projects.assigned(project.name), heads)
+        there = {row.series for row in self.worklist.cohort.rows}
+        return [case for case in cases_of(project, self.projects.assigned(project.name), heads) if case.series in there]
 
     def case(self, project: Project, image: str) -> tuple[SeriesRow, Case]:
         """Return one case and its image's row.
@@ -115,7 +116,7 @@ def projects(desk: Desk, guard: Guard, office: Office) -> APIRouter:
     async def create(request: Request, principal: Annotated[Principal, running]) -> Response:
         """Begin a project: its name, kind, names, guidelines, experts a case, and rules."""
         async with desk.received(request) as body:
-            project = config.load(Project, _read(body), what="the project")
+            project = config.load(Project, await asyncio.to_thread(_read, body), what="the project")
         if project.model:
             await desk.resolve(project.model)
         made = await asyncio.to_thread(lambda: office.projects.create(project, principal.name))
@@ -130,7 +131,7 @@ def projects(desk: Desk, guard: Guard, office: Office) -> APIRouter:
     async def assign(project: str, request: Request, principal: Annotated[Principal, running]) -> dict[str, Any]:
         """Share cases out among experts; what is assigned already stays."""
         async with desk.received(request) as body:
-            wanted = config.load(_Shares, _read(body), what="the assignment")
+            wanted = config.load(_Shares, await asyncio.to_thread(_read, body), what="the assignment")
         new = await asyncio.to_thread(
             lambda: office.projects.assign(project, wanted.experts, principal.name, cases=wanted.cases)
         )
@@ -147,10 +148,10 @@ def projects(desk: Desk, guard: Guard, office: Office) -> APIRouter:
         found = await asyncio.to_thread(lambda: office.cases(office.projects.get(project)))
         return {"cases": [_case(case) for case in found]}
 
-    @routes.get("/{project}/summary", dependencies=[reviewing], responses=REFUSALS)
-    async def summary(project: str) -> dict[str, Any]:
-        """Say how far each expert is and how far they agree."""
-        return await asyncio.to_thread(_summary, office, project)
+    @routes.get("/{project}/summary", responses=REFUSALS)
+    async def summary(project: str, principal: Annotated[Principal, reviewing]) -> dict[str, Any]:
+        """Say how far each expert is and how far they agree: of a blinded project an operator."""
+        return await asyncio.to_thread(_summary, office, project, principal)
 
     return routes
 
@@ -161,8 +162,10 @@ def _shown(office: Office, name: str) -> dict[str, Any]:
     return {**_told(project), "cases": len(states), "states": {state: states.count(state) for state in sorted(set(states))}}
 
 
-def _summary(office: Office, name: str) -> dict[str, Any]:
+def _summary(office: Office, name: str, principal: Principal) -> dict[str, Any]:
     project = office.projects.get(name)
+    if project.blinded and principal.role < Role.OPERATOR:
+        raise Refusal(HTTPStatus.FORBIDDEN, "forbidden", "in a blinded project experts' names are for its operators")
     return summarise(project, office.cases(project)).plain()
 
 
@@ -184,10 +187,4 @@ def _case(case: Case) -> dict[str, Any]:
 
 
 def _read(body: bytes) -> dict[str, Any]:
-    try:
-        said = json.loads(body)
-    except ValueError:
-        raise InputError("the body isn't JSON: send an object") from None
-    if not isinstance(said, dict):
-        raise InputError("the body is JSON, and no object")
-    return said
+    return dict(json_of(body, "the body"))

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -45,6 +44,7 @@ GIVEN: dict[int | str, dict[str, Any]] = {
     **{status: said for status, said in ANSWERS.items() if status != 202},
     200: {"description": "What changed.", "content": {kind: {} for kind in HISTORIES}},
 }
+MOST_DAYS = 1e7
 MOST = 100
 """Scans of one patient."""
 
@@ -86,7 +86,7 @@ def _patient(desk: Desk, request: Request, body: bytes, shown: Worklist | None) 
     scans: list[bytes | Reference]
     if media_type_of(kind) in FORM:
         parts = parts_of(body, kind)
-        scans = [part.data for part in parts if part.filename]
+        scans = [part.data for part in parts if part.filename and part.name != "params"]
         said = dict(json_of(next((part.data for part in parts if part.name == "params"), b""), "params"))
     else:
         said = dict(json_of(body, "the body"))
@@ -107,7 +107,7 @@ def _patient(desk: Desk, request: Request, body: bytes, shown: Worklist | None) 
 def _days(said: Any, scans: Sequence[bytes | Reference], shown: Worklist | None) -> tuple[float | None, ...]:
     if said is None:
         return tuple(_day(scan, shown) for scan in scans)
-    if not isinstance(said, list) or not all(isinstance(day, int | float) and math.isfinite(day) for day in said):
+    if not isinstance(said, list) or not all(isinstance(day, int | float) and abs(day) < MOST_DAYS for day in said):
         raise InputError("days are a list of numbers, such as [0, 180]")
     if len(said) != len(scans):
         raise InputError(f"days go with scans one by one: these are {len(said)} days of {len(scans)} scans")

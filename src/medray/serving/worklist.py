@@ -121,7 +121,7 @@ class Worklist:
         if project is None:
             version = Version(Label(row.series, annotator, tag), "submitted", annotator, names=names, facts=facts)
             return self.labels.draw(version, label)
-        work = Version(label_of(project, row.series, annotator), "submitted", annotator, facts=facts)
+        work = Version(label_of(project, row.series, annotator), "submitted", annotator, facts={"tool": "MONAI Label"})
         return submit(self.labels, project, work, renamed(label, names, project.values), seen=None, shape=image.shape)
 
     def _project_of(self, row: SeriesRow, tag: str, annotator: str) -> Project | None:
@@ -138,12 +138,12 @@ class Worklist:
 
     def next_of(self, annotator: str) -> SeriesRow | None:
         """Return the image that somebody is to label next, in any project; None where all are done."""
-        projects = Projects(self.root)
+        projects, rows = Projects(self.root), {row.series: row for row in self.cohort.rows}
         for project in projects.all():
             done = {one.label.series for one in self.labels.heads(project=project.name, annotator=annotator) if one.live}
             for assigned in projects.assigned(project.name, annotator):
-                if project.kind == "segmentation" and assigned.series not in done:
-                    return self.find(assigned.series)
+                if project.kind == "segmentation" and assigned.series not in done and assigned.series in rows:
+                    return rows[assigned.series]
         return None
 
     @staticmethod

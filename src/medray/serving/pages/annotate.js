@@ -1,10 +1,10 @@
 // Annotation: one's cases of a project; paint, or say what is seen; hand it in; then see what others drew, and review.
-import { $, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
+import { $, Refused, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
 import { clearOverlays, colourTable, loaded, nv, open, outlined, swatch } from "/pages/viewer.js";
 
 const REVIEWERS = ["reviewer", "operator", "admin"];
 const LABEL = { segmentation: "application/x-nrrd", findings: "application/json" };
-const work = { me: {}, project: null, path: "", whose: "mine", etag: "", start: 0, edits: 0, seconds: 0, since: 0 };
+const work = { me: {}, project: null, path: "", whose: "mine", etag: "", start: 0, edits: 0, seconds: 0, since: 0, unsaved: false };
 
 const reviews = () => REVIEWERS.includes(work.me.role);
 const precondition = () => (work.etag ? { "If-Match": work.etag } : { "If-None-Match": "*" });
@@ -19,21 +19,23 @@ export async function enterProjects() {
   $("annotation").hidden = !known.length || work.me.role === "viewer";
   $("project").replaceChildren(...known.map((project) => element("option", project.name, { value: project.name })));
   if ($("annotation").hidden) return;
-  $("project").onchange = () => attempt(listCases);
+  $("project").onchange = () => attempt(async () => { if (leave()) await listCases(); else $("project").value = work.project.name; });
   work.known = known;
   await listCases();
 }
 
 async function listCases() {
-  work.project = work.known.find((project) => project.name === $("project").value);
-  const base = `/v1/projects/${work.project.name}`;
+  const project = work.known.find((one) => one.name === $("project").value), base = `/v1/projects/${project.name}`;
+  work.project = project;
   const { cases } = await (await ask(`${base}/worklist`)).json();
   const others = reviews() ? (await (await ask(`${base}/cases`)).json()).cases : [];
+  if (project !== work.project) return; // another one was chosen meanwhile
   const mine = new Set(cases.map((one) => one.image));
   const rows = [
     ...cases.map((one) => ({ image: one.image, name: one.subject, what: one.status, whose: "mine" })),
     ...others.filter((one) => !mine.has(one.image)).map((one) => ({ image: one.image, name: one.image, what: one.state, whose: "adjudicated" })),
   ];
+  $("cases").dataset.project = work.project.name;
   $("cases").replaceChildren(...rows.map((row) => {
     const item = element("li", "", { id: `case-${row.image}`, role: "option" });
     Object.assign(item.dataset, { image: row.image, whose: row.whose });
@@ -43,33 +45,55 @@ async function listCases() {
 }
 
 async function openCase(item) {
-  const path = `/v1/projects/${work.project.name}/cases/${item.dataset.image}`;
-  if (!(await open({ image: item.dataset.image }, `Case ${item.firstChild.textContent}`))) return;
-  Object.assign(work, { path, whose: item.dataset.whose, etag: "", start: 0, edits: 0, seconds: 0, since: performance.now() });
-  if (work.project.kind === "segmentation") await beginDrawing();
-  await showCase();
+  const { image, whose } = item.dataset, project = work.project;
+  if (!(await open({ image }, `Case ${item.firstChild.textContent}`))) return;
+  const turn = state.turn; // what comes after another case was opened belongs to none
+  const path = `/v1/projects/${project.name}/cases/${encodeURIComponent(image)}`;
+  Object.assign(work, { path, whose, etag: "", start: 0, edits: 0, seconds: 0, since: performance.now(), unsaved: false });
+  if (project.kind === "segmentation") await beginDrawing(turn);
+  if (turn === state.turn) await showCase();
+}
+
+// Ends a case, unless there is something to lose and its author wants to stay.
+function leave() {
+  if (work.unsaved && !confirm("What you drew isn't saved. Leave it?")) return false;
+  endDrawing();
+  return true;
 }
 
 // --- drawing
 
-async function beginDrawing() {
+async function beginDrawing(turn) {
   const names = Object.entries(work.project.values);
   nv.setDrawColormap(colourTable(names));
   $("pen").replaceChildren(...names.map(([name, value]) => element("option", name, { value })));
   nv.setDrawOpacity(Number($("opacity").value));
   nv.setDrawingEnabled(true);
-  const begun = (await label(work.whose)) ?? (work.whose === "mine" && work.project.model ? await label("model") : null);
-  if (begun) {
-    const drawing = await loaded(await begun.blob(), "label.nrrd");
-    if (!nv.loadDrawing(drawing)) throw new Error("the label lies on another grid than its image");
-  } else nv.createEmptyDrawing();
+  const begun = (await label(work.whose, turn)) ?? (work.whose === "mine" && work.project.model ? await suggestion(turn) : null);
+  const drawing = begun && await loaded(await begun.blob(), "label.nrrd");
+  if (turn !== state.turn) return;
+  if (!drawing) nv.createEmptyDrawing();
+  else if (!nv.loadDrawing(drawing)) throw new Error("the label lies on another grid than its image");
+  work.unsaved = false;
   takeTool();
 }
 
-// Returns a label, or null where there is none; whose own it is goes on from the version that was seen.
-async function label(whose) {
+// Returns the model's answer; where there is none, one starts from nothing.
+async function suggestion(turn) {
+  try {
+    return await label("model", turn);
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    say(`${error.message}: begin with an empty label`, true);
+    return null;
+  }
+}
+
+// Returns a label, or null where there is none; one's own goes on from the version that was seen here.
+async function label(whose, turn = state.turn) {
   try {
     const reply = await ask(`${work.path}/labels/${encodeURIComponent(whose)}`, { accept: LABEL[work.project.kind] });
+    if (turn !== state.turn) return null;
     const etag = reply.headers.get("ETag");
     if (whose === work.whose) work.etag = etag;
     if (whose === work.whose || whose === "model") work.start = Number(etag.replaceAll('"', ""));
@@ -92,15 +116,16 @@ function endDrawing() {
   for (const id of ["brush", "case"]) $(id).hidden = true;
   if (nv.drawBitmap) nv.closeDrawing();
   nv.setDrawingEnabled(false);
-  work.path = "";
+  $("findings").replaceChildren();
+  Object.assign(work, { path: "", unsaved: false });
 }
 
 // --- one case
 
 async function showCase() {
-  const said = await (await ask(work.path)).json();
+  const turn = state.turn, said = await (await ask(work.path)).json();
+  if (turn !== state.turn) return;
   const mine = work.whose === "mine" ? said.mine : said.adjudicated;
-  work.etag = mine ? `"${mine.version}"` : "";
   const given = mine && ["submitted", "approved"].includes(mine.status) && work.whose === "mine" && work.project.blinded;
   const comment = mine?.facts.comment ? ` A reviewer says: ${mine.facts.comment}` : "";
   $("guidelines").textContent = said.guidelines;
@@ -108,7 +133,8 @@ async function showCase() {
   $("brush").hidden = given || work.project.kind !== "segmentation";
   $("hand-in").hidden = given;
   nv.setDrawingEnabled(!$("brush").hidden);
-  if (work.project.kind === "findings") await showFindings();
+  if (work.project.kind === "findings" && !work.unsaved) await showFindings(turn);
+  if (turn !== state.turn) return;
   const shared = ["consensus", "adjudicated"].filter((name) => said[name] && name !== work.whose).map((name) => ({ ...said[name], whose: name }));
   $("others").querySelector("tbody").replaceChildren(...[...said.labels, ...shared].map(otherRow));
   $("others").hidden = !said.labels.length && !shared.length;
@@ -139,6 +165,7 @@ async function outline(whose, index, on) {
   if (there && !on) nv.removeVolume(there);
   if (there || !on) return;
   const reply = await label(whose);
+  if (!reply) throw new Refused("that label is no longer to be seen: open the case again");
   const volume = await loaded(await reply.blob(), `${whose}.nrrd`);
   volume.name = `${whose}.nrrd`;
   outlined(true);
@@ -148,13 +175,14 @@ async function outline(whose, index, on) {
   nv.updateGLVolume();
 }
 
-async function showFindings() {
-  const reply = await label(work.whose);
+async function showFindings(turn) {
+  const reply = await label(work.whose, turn);
   const said = reply ? await reply.json() : {};
   $("findings").replaceChildren(...Object.entries(work.project.names).map(([name, choices]) => {
     const row = element("label", `${name} `), select = element("select", "", { name });
     select.append(element("option", "choose …", { value: "" }), ...choices.map((choice) => element("option", choice, { value: choice })));
     select.value = said[name] ?? "";
+    select.addEventListener("change", () => { work.edits += 1; work.unsaved = true; });
     row.append(select);
     return row;
   }));
@@ -171,15 +199,25 @@ async function content() {
 async function handIn(status) {
   const seconds = work.seconds + (work.since ? (performance.now() - work.since) / 1000 : 0);
   const facts = new URLSearchParams({ status, seconds: seconds.toFixed(1), start: work.start, edits: work.edits, tool: "reading room" });
-  const reply = await ask(`${work.path}/labels/${work.whose}?${facts}`, { method: "PUT", headers: precondition(), ...(await content()) });
-  work.etag = reply.headers.get("ETag");
+  const place = `${work.path}/labels/${work.whose}`, sent = await content();
+  const put = () => ask(`${place}?${facts}`, { method: "PUT", headers: precondition(), ...sent });
+  let reply;
+  try {
+    reply = await put();
+  } catch (error) {
+    if (error.status !== 412 || !confirm("Somebody changed this label since you opened it. Put yours after theirs? Theirs stays stored.")) throw error;
+    work.etag = (await ask(place, { accept: LABEL[work.project.kind] })).headers.get("ETag");
+    reply = await put();
+  }
+  Object.assign(work, { etag: reply.headers.get("ETag"), seconds: 0, edits: 0, since: performance.now(), unsaved: false });
   await listCases();
   await showCase();
   say(status === "draft" ? "The draft is kept." : "The label is submitted.");
 }
 
 async function decide(other, decision) {
-  const comment = decision === "rejected" ? prompt("What is to be changed?") ?? "" : "";
+  const comment = decision === "rejected" ? prompt("What is to be changed?") : "";
+  if (comment === null) return;
   await ask(`${work.path}/labels/${encodeURIComponent(other.whose)}/review`, { json: { decision, comment }, headers: { "If-Match": `"${other.version}"` } });
   await listCases();
   await showCase();
@@ -209,6 +247,11 @@ $("opacity").addEventListener("input", () => { if (nv.drawBitmap) nv.setDrawOpac
 $("draft").addEventListener("click", () => attempt(() => handIn("draft")));
 $("submit").addEventListener("click", () => attempt(() => handIn("submitted")));
 $("agree").addEventListener("click", () => attempt(agree));
-document.addEventListener("opening", endDrawing);
+document.addEventListener("leaving", (event) => { if (!leave()) event.preventDefault(); });
+addEventListener("beforeunload", (event) => { if (work.unsaved) event.preventDefault(); });
 document.addEventListener("visibilitychange", watchTime);
-nv.onDrawingChanged = (action) => { if (action === "draw" || action === "undo") work.edits += 1; };
+nv.onDrawingChanged = (action) => {
+  if (action !== "draw" && action !== "undo") return;
+  work.edits += 1;
+  work.unsaved = true;
+};

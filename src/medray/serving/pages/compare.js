@@ -1,7 +1,7 @@
 // Change over time: a patient's scans side by side in one space, scrolled together, with what became of each lesion.
 import { Niivue } from "/pages/vendor/niivue.js";
 import { $, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
-import { colourTable, loaded } from "/pages/viewer.js";
+import { colourTable, loaded, mayLeave } from "/pages/viewer.js";
 
 const MOST = 4; // viewers at once: each has a graphics context of its own
 const shown = { viewers: [], model: () => null };
@@ -12,31 +12,36 @@ export async function enterPatients(chosen) {
   $("patients").hidden = !subjects.length;
   $("subjects").replaceChildren(...subjects.map((subject) => {
     const item = element("li", "", { id: `subject-${subject.subject}`, role: "option" });
-    item.dataset.images = subject.images.map((image) => image.image).join(" ");
+    item.dataset.images = JSON.stringify(subject.images.map((image) => image.image));
     item.append(element("span", subject.subject), element("small", `${subject.images.length} scans`));
     return item;
   }));
 }
 
 async function compare(item) {
-  const model = shown.model(), turn = ++state.turn;
+  const model = shown.model();
   if (model?.task !== "segmentation") throw new Error("choose a segmentation model: change is measured on what it finds");
+  if (!mayLeave()) return;
+  const turn = ++state.turn;
+  state.image = null;
   document.dispatchEvent(new Event("opening"));
   say(`${model.model} compares ${item.firstChild.textContent} …`);
-  const images = item.dataset.images.split(" "), apart = Number($("apart").value);
+  const images = JSON.parse(item.dataset.images), apart = Number($("apart").value);
   const days = apart ? { days: images.map((_, at) => at * apart) } : {};
   const reply = await ask(`/v1/track/${model.model}`, { json: { scans: images.map((image) => ({ image })), ...days }, accept: "multipart/form-data" });
   const form = await reply.formData();
   if (turn !== state.turn) return;
   const history = JSON.parse(await form.get("result").text?.() ?? form.get("result"));
-  await show(history, form, model);
+  await show(history, form, model, turn);
+  if (turn !== state.turn) return;
   tell(history);
+  URL.revokeObjectURL($("report").href);
   Object.assign($("report"), { href: URL.createObjectURL(form.get("report")), hidden: false });
   say(`${item.firstChild.textContent}: ${history.time_points.length} time points over ${history.time_points.at(-1).years.toFixed(2)} years.`);
 }
 
 // Lays the latest time points side by side; moving in one moves in all.
-async function show(history, form, model) {
+async function show(history, form, model, turn) {
   const first = Math.max(0, history.time_points.length - MOST), names = Object.entries(model.targets);
   $("canvas").hidden = true;
   $("drop").hidden = true;
@@ -47,6 +52,7 @@ async function show(history, form, model) {
     figure.append(canvas, element("figcaption", `${history.time_points[at].years.toFixed(2)} years`));
     $("timepoints").append(figure);
     const viewer = new Niivue({ isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairWidth: 1, dragAndDropEnabled: false, loadingText: "" });
+    shown.viewers.push(viewer);
     await viewer.attachToCanvas(canvas);
     viewer.addVolume(await loaded(form.get(`image-${at + 1}`), "image.nrrd"));
     const mask = await loaded(form.get(`mask-${at + 1}`), "mask.nrrd", { opacity: Number($("opacity").value) });
@@ -55,7 +61,7 @@ async function show(history, form, model) {
     viewer.updateGLVolume();
     viewer.setSliceType(Number($("planes").value) === 3 ? 0 : Number($("planes").value));
     viewer.onLocationChange = (place) => { $("place").textContent = place.string ?? ""; };
-    shown.viewers.push(viewer);
+    if (turn !== state.turn) return;
   }
   for (const viewer of shown.viewers) viewer.broadcastTo(shown.viewers.filter((other) => other !== viewer), { "2d": true, "3d": true });
 }

@@ -1,4 +1,4 @@
-// The viewer: one image, and what lies over it. "opening" and "opened" tell the page's other parts.
+// The viewer: one image, and what lies over it. Other parts of the page may refuse "leaving", and are told by "opening" and "opened".
 import { Niivue, NVImage } from "/pages/vendor/niivue.js";
 import { $, COLOURS, ask, say, state } from "/pages/shared.js";
 
@@ -13,8 +13,12 @@ export async function loaded(blob, name, options = {}) {
   }
 }
 
-// Returns whether the image is open: false where another one was asked for meanwhile.
+// Asks whether what is shown may go.
+export const mayLeave = () => document.dispatchEvent(new Event("leaving", { cancelable: true }));
+
+// Returns whether the image is open: false where another one was asked for meanwhile, or what is shown has to stay.
 export async function open(image, title) {
+  if (!mayLeave()) return false;
   const turn = ++state.turn; // whatever is still on its way belongs to another image from here on
   say(`Opening ${title} …`);
   state.image = null;
