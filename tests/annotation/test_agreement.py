@@ -1,6 +1,7 @@
 """How far experts agree: against published examples and a second source."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ choices = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, 
 @given(choices)
 def test_cohens_kappa_is_what_scikit_learn_says(said):
     first, second = zip(*said, strict=True)
-    for scale, weights in (("nominal", None), ("ordinal", "linear"), ("interval", "quadratic")):
+    ways: tuple[tuple[Any, Any], ...] = (("nominal", None), ("ordinal", "linear"), ("interval", "quadratic"))
+    for scale, weights in ways:
         mine = cohens_kappa(first, second, 4, scale=scale)
         if len({*first, *second}) == 1:
             assert math.isnan(mine)

@@ -3,6 +3,7 @@
 import statistics
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,6 +207,7 @@ def test_masks_of_a_project_leave_other_names_alone(root):
     cohort = open_cohort(root)
     row = cohort.rows[0]
     before, schema = cohort.mask(row), cohort.index.labels
+    assert schema is not None
     core = np.zeros((1, *before.shape), np.uint8)
     core[0, 1, 1, 1] = 1
     store.draw(new(project, row.series, "ann"), Volume(core, cohort.volume(row).affine))
@@ -288,10 +290,11 @@ def test_findings_become_those_of_the_cohort(root):
 
 def test_boxes_and_points_meet_where_they_are_near(root):
     rows = open_cohort(root).rows
-    for kind, key, places in (
+    both: tuple[tuple[Any, str, Any], ...] = (
         ("boxes", "voxels", [[[2, 2, 2], [6, 6, 6]], [[2, 2, 2], [6, 6, 7]], [[2, 2, 3], [6, 6, 6]]]),
         ("points", "voxel", [[2, 2, 2], [2, 2, 3], [2, 3, 2]]),
-    ):
+    )
+    for kind, key, places in both:
         project = Project(name=kind, kind=kind, names={"core": ()}, experts=3)
         _, store = begun(root, project)
         for who, place in zip(EXPERTS, places, strict=True):

@@ -55,4 +55,4 @@ def test_both_prefers_the_unsure_among_those_that_are_new():
 
 def test_an_unknown_way_is_told():
     with pytest.raises(ConfigError, match="uncertainty, diversity, both"):
-        next_cases({"a": 1}, {"a": [1.0]}, 1, by="luck")
+        next_cases({"a": 1}, {"a": [1.0]}, 1, by="luck")  # type: ignore[arg-type]

@@ -158,7 +158,8 @@ def test_many_people_at_once_lose_nothing_in_postgresql(root, tmp_path, monkeypa
 def test_whatever_is_acknowledged_stays_in_order(root, acts):
     """Two people add findings, having seen the newest version or not: what is taken is there, each on the one before."""
     store, row = LabelStore(root), open_cohort(root).rows[0]
-    taken, salt = {"a": [], "b": []}, uuid.uuid4()
+    taken: dict[str, list[Version]] = {"a": [], "b": []}
+    salt = uuid.uuid4()
     for turn, (who, content, sees) in enumerate(acts):
         mine = taken[who]
         new = replace(version(row, who, project=str(salt), names={}, facts={"turn": turn}), kind="findings").saying(content)
