@@ -17,7 +17,7 @@ from medray.annotation.conclusion import conclude, conclude_all
 from medray.annotation.export import export_labels, results_of
 from medray.annotation.projects import Project, Projects
 from medray.annotation.store import ADJUDICATED, CONSENSUS, Label, LabelStore, Version
-from medray.annotation.submission import begin_with, submit
+from medray.annotation.submission import begin_with, released, submit
 from medray.annotation.summary import summarise
 from medray.audit import open_trail
 from medray.cohort.cohort import open_cohort
@@ -308,6 +308,20 @@ def test_boxes_and_points_meet_where_they_are_near(root):
         assert said.facts["agreement"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3, abs=1e-4)
         with pytest.raises(InputError, match="no place"):
             export_labels(root, project=kind)
+
+
+def test_who_leaves_gives_up_what_isnt_labelled_and_others_get_it(root):
+    projects, store = begun(root, MASKS)
+    rows = open_cohort(root).rows
+    store.draw(new(MASKS, rows[0].series, "ben"), ball(open_cohort(root).volume(rows[0]), 5))
+    assert released(projects, store, "balls", "ben", "olga") == len(rows) - 1
+    assert [one.series for one in projects.assigned("balls", "ben")] == [rows[0].series]
+    added = projects.assign("balls", ["ann", "cleo", "dora"], "olga")
+    assert {one.annotator for one in added} == {"dora"}
+    assert len(added) == len(rows) - 1
+    assert "project.release" in {event.action for event in open_trail().events()}
+    with pytest.raises(NotFoundError):
+        projects.release("none", "ben", "olga")
 
 
 def test_what_an_expert_may_see(root):

@@ -63,6 +63,7 @@ def test_from_the_first_label_to_a_new_version(root, tmp_path):
     said = json.loads((tmp_path / "report" / "agreement.json").read_text())
     assert {pair["name"] for pair in said["pairs"]} == {"ball", "core"}
     assert all(0.4 < pair["dice"] < 1 for pair in said["pairs"] if pair["name"] == "ball")
+    assert run("release", path, "balls", "ann")["released"] == 0
     with pytest.raises(Exception, match="--which"):
         CliRunner().invoke(annotate_app, ["export", path, "--which", "mine"], catch_exceptions=False)
 

@@ -281,6 +281,13 @@ def test_findings_are_json(people, root):
     assert ann.get(f"{case}/labels/model").status_code == 404
 
 
+def test_who_leaves_gives_up_their_cases(people, case, root):
+    left = people["olga"].delete("/v1/projects/balls/assignments/ben")
+    assert left.json() == {"released": len(open_cohort(root).rows)}
+    assert people["ben"].get("/v1/projects/balls/worklist").json()["cases"] == []
+    assert people["ann"].delete("/v1/projects/balls/assignments/ann").status_code == 403
+
+
 def test_every_act_is_in_the_trail(people, case, root):
     done = people["ann"].put(f"{case}/labels/mine", content=mask_of(root), headers=FIRST)
     people["rita"].post(

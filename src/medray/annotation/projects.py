@@ -197,6 +197,30 @@ class Projects:
                 self._trail.append(connection, [Event("project.assign", name, detail=f"{len(made)} cases", actor=actor)])
         return made
 
+    def release(self, name: str, expert: str, actor: str, *, keep: Sequence[str] = ()) -> int:
+        """Take an expert's cases back, so that `assign` can give them to others.
+
+        Args:
+            name: Of the project.
+            expert: Who.
+            actor: Who takes them back.
+            keep: Cases that stay theirs: those whose label counts.
+
+        Returns:
+            How many cases.
+
+        Raises:
+            NotFoundError: If there is no such project.
+        """
+        self.get(name)
+        theirs = (*self._of(name), ASSIGNMENTS.c.annotator == expert, ASSIGNMENTS.c.series.not_in(list(keep)))
+        with told_plainly("assignments", "written"), self._engine.begin() as connection:
+            gone = connection.execute(ASSIGNMENTS.delete().where(*theirs)).rowcount
+            if gone:
+                event = Event("project.release", name, detail=f"{gone} cases of {expert}", actor=actor)
+                self._trail.append(connection, [event])
+        return gone
+
     def assigned(self, name: str, annotator: str = "", *, series: str = "") -> list[Assignment]:
         """Return a project's assignments by rank, or one expert's, or one image's."""
         whose = (ASSIGNMENTS.c.annotator == annotator,) if annotator else ()

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from medray.annotation.content import checked
-from medray.annotation.projects import Project
+from medray.annotation.projects import Project, Projects
 from medray.annotation.store import ADJUDICATED, EFFORT, FINAL, PRELABEL, Label, LabelStore, Status, Version
 from medray.errors import ConflictError, InputError, LabelError, NotFoundError, OutdatedError
 from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
 from medray.types import Shape
 
-__all__ = ["begin_with", "label_of", "renamed", "review", "submit"]
+__all__ = ["begin_with", "label_of", "released", "renamed", "review", "submit"]
 
 
 def label_of(project: Project, series: str, annotator: str) -> Label:
@@ -92,6 +92,12 @@ def submit(store: LabelStore, project: Project, work: Version, said: Any, *, see
     if len(mask.voxels) != 1:
         raise LabelError("label-channels", "a label map has one channel: one value a voxel")
     return store.draw(replace(made, facts={**facts, **_changed(store, label, mask, facts.get("start"))}), mask, seen=seen)
+
+
+def released(projects: Projects, store: LabelStore, name: str, expert: str, actor: str) -> int:
+    """Take those cases of an expert back that they haven't labelled; see `Projects.release`."""
+    done = [one.label.series for one in store.heads(project=name, annotator=expert) if one.live]
+    return projects.release(name, expert, actor, keep=done)
 
 
 def review(store: LabelStore, label: Label, reviewer: str, decision: Status, *, seen: int | None, comment: str = "") -> Version:

@@ -88,6 +88,19 @@ def assign(
     show({"project": name, "assigned": len(new), "experts": loads}, as_json=as_json)
 
 
+@annotate_app.command("release")
+def release(root: Root, name: Name, expert: Annotated[str, typer.Argument(help="Who leaves.")], as_json: Json = False) -> None:
+    """Take those cases of an expert back that they haven't labelled; assign gives them to others."""
+    from medray.annotation.projects import Projects
+    from medray.annotation.store import LabelStore
+    from medray.annotation.submission import released
+    from medray.storage.location import locate
+
+    place = locate(root)
+    gone = released(Projects(place), LabelStore(place), name, expert, getpass.getuser())
+    show({"project": name, "expert": expert, "released": gone}, as_json=as_json)
+
+
 @annotate_app.command("status")
 def status(root: Root, name: Name, as_json: Json = False) -> None:
     """Say how far each expert is and how far they agree."""

@@ -12,6 +12,7 @@ from medray import config
 from medray.annotation.cases import Case, cases_of
 from medray.annotation.projects import Project, Projects
 from medray.annotation.store import Version
+from medray.annotation.submission import released
 from medray.annotation.summary import summarise
 from medray.cohort.manifest import SeriesRow
 from medray.errors import NotFoundError
@@ -136,6 +137,12 @@ def projects(desk: Desk, guard: Guard, office: Office) -> APIRouter:
             lambda: office.projects.assign(project, wanted.experts, principal.name, cases=wanted.cases)
         )
         return {"assigned": [{"image": one.series, "expert": one.annotator, "rank": one.rank} for one in new]}
+
+    @routes.delete("/{project}/assignments/{expert}", responses=REFUSALS)
+    async def release(project: str, expert: str, principal: Annotated[Principal, running]) -> dict[str, Any]:
+        """Take those cases of an expert back that they haven't labelled, so that others can have them."""
+        words = (office.worklist.labels, project, expert, principal.name)
+        return {"released": await asyncio.to_thread(released, office.projects, *words)}
 
     @routes.get("/{project}/worklist", responses=REFUSALS)
     async def worklist(project: str, principal: Annotated[Principal, drawing]) -> dict[str, Any]:
