@@ -142,6 +142,29 @@ def test_a_bad_url_is_told(url, monkeypatch):
         open_trail()
 
 
+def test_a_trail_is_verified_while_others_write(database, monkeypatch):
+    """Page by page: nobody who writes waits for who reads, and what comes meanwhile is no fault."""
+    monkeypatch.setattr("medray.audit.VERIFIED_AT_ONCE", 3)
+    trail, reader = fill(10), open_trail()
+    rows = reader._rows()
+    assert next(rows)["number"] == 1
+    trail.record([Event("ingest.read", "late")])
+    assert len(list(rows)) == 10
+    real = reader._head
+    written: list[None] = []
+
+    def head():
+        found = real()
+        if len(written) < 3:
+            written.append(trail.record([Event("ingest.read", "later")]))
+        return found
+
+    monkeypatch.setattr(reader, "_head", head)
+    verdict = reader.verify()
+    assert (verdict.events, verdict.problems) == (14, ())
+    assert [event.target for event in reader.events()][-1] == "later"
+
+
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import json
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -126,19 +126,13 @@ class Trail:
 
     def head(self) -> str:
         """Return number and digest of the last event, ``0:…`` for an empty trail."""
-        with told_plainly("the audit trail", "read"), reading(self._engine) as connection:
-            row = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest)).first()
+        row = self._head()
         return f"{row.number}:{row.digest}" if row else f"0:{GENESIS}"
 
     def events(self, *, action: str = "") -> Iterator[Recorded]:
         """Yield events in order, those of one action or all."""
-        names = list(Recorded.__dataclass_fields__)
-        query = sa.select(*(EVENTS.c[name] for name in names)).order_by(EVENTS.c.number)
-        if action:
-            query = query.where(EVENTS.c.action == action)
-        with told_plainly("the audit trail", "read"), reading(self._engine) as connection:
-            for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
-                yield Recorded(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+        for row in self._rows(*((EVENTS.c.action == action,) if action else ())):
+            yield Recorded(**{name: row[name] for name in Recorded.__dataclass_fields__})
 
     def verify(self, *, anchor: str = "") -> Verdict:
         """Recompute every hash.
@@ -148,25 +142,19 @@ class Trail:
         """
         problems: list[str] = []
         previous, expected, keyed, anchored = GENESIS, 1, 0, not anchor or anchor.startswith("0:")
-        with told_plainly("the audit trail", "read"), reading(self._engine) as connection:
-            query = sa.select(EVENTS).order_by(EVENTS.c.number)
-            for row in connection.execution_options(yield_per=VERIFIED_AT_ONCE).execute(query):
-                fields = dict(row._mapping)  # noqa: SLF001
+        head = self._head()
+        while True:
+            for row in self._rows(EVENTS.c.number >= expected):
+                fields = dict(row)
                 digest, key_id = fields.pop("digest"), fields["key_id"]
-                if keyed and not key_id:
-                    problems.append(
-                        f"event {fields['number']} isn't bound by a key as those before it are: forged, or made without"
-                    )
+                problems += self._problems(fields, digest, previous, expected, keyed=keyed > 0)
                 keyed += bool(key_id)
-                if fields["number"] != expected:
-                    problems.append(f"events {expected} to {fields['number'] - 1} are missing")
-                if key_id and key_id != _key_id(self._key):
-                    problems.append(f"event {fields['number']} is bound by another key ({key_id}): verify with that one")
-                elif _digest(fields, previous, self._key if key_id else b"") != digest:
-                    problems.append(f"event {fields['number']} was changed, moved, or follows one that was removed")
                 anchored = anchored or anchor == f"{fields['number']}:{digest}"
                 previous, expected = digest, fields["number"] + 1
-            head = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest, HEAD.c.seal)).first()
+            now = self._head()
+            if now == head:
+                break
+            head = now  # events came meanwhile: they are looked at, too
         last = (head.number, head.digest) if head else (0, GENESIS)
         if head and self._key and not hmac.compare_digest(head.seal, _seal(head.number, head.digest, self._key)):
             problems.append("the head isn't bound by the key: the trail was cut or forged, or last written without MEDRAY_KEY")
@@ -175,6 +163,34 @@ class Trail:
         if not anchored:
             problems.append("the anchor is not in the trail: it was replaced or cut")
         return Verdict(expected - 1, keyed, f"{expected - 1}:{previous}", tuple(problems))
+
+    def _problems(self, fields: dict[str, Any], digest: str, previous: str, expected: int, *, keyed: bool) -> Iterator[str]:
+        """Say what is wrong with one event, given the digest of the one before and whether any before is bound by a key."""
+        number, key_id = fields["number"], fields["key_id"]
+        if keyed and not key_id:
+            yield f"event {number} isn't bound by a key as those before it are: forged, or made without"
+        if number != expected:
+            yield f"events {expected} to {number - 1} are missing"
+        if key_id and key_id != _key_id(self._key):
+            yield f"event {number} is bound by another key ({key_id}): verify with that one"
+        elif _digest(fields, previous, self._key if key_id else b"") != digest:
+            yield f"event {number} was changed, moved, or follows one that was removed"
+
+    def _head(self) -> sa.Row[Any] | None:
+        with told_plainly("the audit trail", "read"), reading(self._engine) as connection:
+            return connection.execute(sa.select(HEAD.c.number, HEAD.c.digest, HEAD.c.seal)).first()
+
+    def _rows(self, *wanted: sa.ColumnElement[bool]) -> Iterator[Mapping[Any, Any]]:
+        """Yield events in order; between some and the next, others may write."""
+        last = 0
+        while True:
+            query = sa.select(EVENTS).where(EVENTS.c.number > last, *wanted).order_by(EVENTS.c.number).limit(VERIFIED_AT_ONCE)
+            with told_plainly("the audit trail", "read"), reading(self._engine) as connection:
+                rows = connection.execute(query).mappings().all()
+            yield from rows
+            if len(rows) < VERIFIED_AT_ONCE:
+                return
+            last = rows[-1]["number"]
 
     def append(self, connection: sa.Connection, events: Iterable[Event]) -> None:
         """Append events within the caller's transaction, so that there is neither an act without its event nor the reverse.
