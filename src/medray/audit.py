@@ -17,7 +17,7 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -100,6 +100,14 @@ class Verdict:
     problems: tuple[str, ...]
 
 
+class _Head(NamedTuple):
+    """Where the trail ends."""
+
+    number: int
+    digest: str
+    seal: str
+
+
 class Trail:
     """An audit trail, open for appending and reading.
 
@@ -176,9 +184,10 @@ class Trail:
         elif _digest(fields, previous, self._key if key_id else b"") != digest:
             yield f"event {number} was changed, moved, or follows one that was removed"
 
-    def _head(self) -> sa.Row[Any] | None:
+    def _head(self) -> _Head | None:
         with told_plainly("the audit trail", "read"), reading(self._engine) as connection:
-            return connection.execute(sa.select(HEAD.c.number, HEAD.c.digest, HEAD.c.seal)).first()
+            row = connection.execute(sa.select(HEAD.c.number, HEAD.c.digest, HEAD.c.seal)).first()
+        return _Head(row.number, row.digest, row.seal) if row else None
 
     def _rows(self, *wanted: sa.ColumnElement[bool]) -> Iterator[Mapping[Any, Any]]:
         """Yield events in order; between some and the next, others may write."""
