@@ -1,8 +1,11 @@
 """A real browser, and how to find one's way in the reading room."""
 
+import io
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -10,6 +13,8 @@ from selenium.webdriver.common.keys import Keys
 from medray.serving.auth import make_token
 from tests.waiting import wait_until
 
+PLAIN = 12
+"""How far apart red, green and blue of a grey image may be."""
 BROWSER = [
     pytest.mark.browser,
     pytest.mark.skipif(
@@ -49,3 +54,9 @@ def log_in(browser, role="annotator", name="kim"):
     wait_until(lambda: find(browser, "token").is_displayed())
     find(browser, "token").send_keys(make_token(name, role), Keys.ENTER)
     wait_until(lambda: find(browser, "who").is_displayed())
+
+
+def coloured(browser):
+    """Share of the canvas whose pixels have a colour: the image is grey, and only an overlay isn't."""
+    picture = np.asarray(Image.open(io.BytesIO(find(browser, "canvas").screenshot_as_png)).convert("RGB")).astype(int)
+    return float((np.ptp(picture, axis=-1) > PLAIN).mean())

@@ -22,7 +22,7 @@ from medray.serving.auth import make_token
 from medray.serving.desk import Limits
 from medray.serving.gateway import Doors
 from medray.storage.location import locate
-from tests.serving.chromium import BROWSER, find, log_in, says
+from tests.serving.chromium import BROWSER, coloured, find, log_in, says
 from tests.serving.inside import endpoint
 from tests.waiting import wait_until
 
@@ -177,9 +177,11 @@ def test_others_outlines_come_after_ones_own_label(room, root):
     assert not find(driver, "brush").is_displayed()
     [row] = driver.find_elements(By.CSS_SELECTOR, "#others tbody tr")
     assert row.text.split()[0] == "rater"
-    before = find(driver, "canvas").screenshot_as_png
+    before = coloured(driver)
     row.find_element(By.TAG_NAME, "input").click()
-    wait_until(lambda: find(driver, "canvas").screenshot_as_png != before)
+    wait_until(lambda: before + 0.01 < coloured(driver) < before + 0.2)  # a line in a colour, and nothing within
+    row.find_element(By.TAG_NAME, "input").click()
+    wait_until(lambda: coloured(driver) < before + 0.005)
 
 
 def test_what_isnt_saved_is_lost_only_by_who_wants_that(room, root):

@@ -1,11 +1,8 @@
 """The reading room in a real browser: open an image, run a model, see what it says over the image."""
 
-import io
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
@@ -14,13 +11,11 @@ from medray.cohort.cohort import open_cohort
 from medray.formats.nifti import write_nifti
 from medray.serving.desk import Limits
 from medray.serving.gateway import Doors
-from tests.serving.chromium import BROWSER, find, log_in, says
+from tests.serving.chromium import BROWSER, coloured, find, log_in, says
 from tests.serving.inside import endpoint
 from tests.waiting import wait_until
 
 pytestmark = BROWSER
-PLAIN = 12
-"""How far apart red, green and blue of a grey image may be."""
 
 
 @pytest.fixture
@@ -34,12 +29,6 @@ def room(home, phantom_cohort, browser, monkeypatch, tmp_path):
         browser.get_log("performance"), browser.get_log("browser")
         browser.get(str(client.base_url))
         yield browser
-
-
-def coloured(browser):
-    """Share of the canvas whose pixels have a colour: the image is grey, and only an overlay isn't."""
-    picture = np.asarray(Image.open(io.BytesIO(find(browser, "canvas").screenshot_as_png)).convert("RGB")).astype(int)
-    return float((np.ptp(picture, axis=-1) > PLAIN).mean())
 
 
 def test_an_image_is_opened_and_what_a_model_says_lies_over_it(room, scan, tmp_path):

@@ -1,10 +1,10 @@
 // Annotation: one's cases of a project; paint, or say what is seen; hand it in; then see what others drew, and review.
 import { $, Refused, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
-import { clearOverlays, colourTable, loaded, nv, open, outlined, swatch } from "/pages/viewer.js";
+import { colourTable, hollow, loaded, nv, open, swatch } from "/pages/viewer.js";
 
 const REVIEWERS = ["reviewer", "operator", "admin"];
 const LABEL = { segmentation: "application/x-nrrd", findings: "application/json" };
-const work = { me: {}, project: null, path: "", whose: "mine", etag: "", start: 0, edits: 0, seconds: 0, since: 0, unsaved: false };
+const work = { me: {}, project: null, path: "", whose: "mine", etag: "", start: 0, edits: 0, seconds: 0, since: 0, unsaved: false, outlines: new Map() };
 
 const reviews = () => REVIEWERS.includes(work.me.role);
 const precondition = () => (work.etag ? { "If-Match": work.etag } : { "If-None-Match": "*" });
@@ -117,7 +117,7 @@ function endDrawing() {
   if (nv.drawBitmap) nv.closeDrawing();
   nv.setDrawingEnabled(false);
   $("findings").replaceChildren();
-  Object.assign(work, { path: "", unsaved: false });
+  Object.assign(work, { path: "", unsaved: false, outlines: new Map() });
 }
 
 // --- one case
@@ -161,15 +161,15 @@ function otherRow(other, index) {
 }
 
 async function outline(whose, index, on) {
-  const there = nv.volumes.find((volume) => volume.name === `${whose}.nrrd`);
-  if (there && !on) nv.removeVolume(there);
+  const there = work.outlines.get(whose), turn = state.turn;
+  if (there) nv.setOpacity(nv.volumes.indexOf(there), on ? 1 : 0); // one that is removed stays to be seen in 3-D
   if (there || !on) return;
   const reply = await label(whose);
   if (!reply) throw new Refused("that label is no longer to be seen: open the case again");
-  const volume = await loaded(await reply.blob(), `${whose}.nrrd`);
-  volume.name = `${whose}.nrrd`;
-  outlined(true);
+  const volume = hollow(await loaded(await reply.blob(), "outline.nrrd"));
+  if (turn !== state.turn) return;
   nv.addVolume(volume);
+  work.outlines.set(whose, volume);
   const names = Object.entries(work.project.values).map(([name, value]) => [`${name} (${whose})`, value]);
   volume.setColormapLabel(colourTable(names, new Set(), index));
   nv.updateGLVolume();

@@ -37,13 +37,22 @@ export async function open(image, title) {
 
 export function clearOverlays() {
   while (nv.volumes.length > 1) nv.removeVolume(nv.volumes.at(-1));
-  outlined(false);
 }
 
-// Shows label maps filled, or by their outlines alone.
-export function outlined(only) {
-  nv.overlayOutlineWidth = only ? 2 : 0;
-  nv.overlayAlphaShader = only ? 0 : 1;
+// Leaves of a label map the voxels that touch another label through a face: what is under it stays to be seen.
+export function hollow(volume) {
+  const [, ni, nj, nk] = volume.hdr.dims, all = volume.img, kept = new all.constructor(all.length);
+  const steps = [[1, ni], [ni, nj], [ni * nj, nk]];
+  for (let at = 0; at < all.length; at += 1) {
+    if (!all[at]) continue;
+    const inside = steps.every(([step, count]) => {
+      const place = Math.floor(at / step) % count;
+      return count === 1 || (place > 0 && place < count - 1 && all[at - step] === all[at] && all[at + step] === all[at]);
+    });
+    if (!inside) kept[at] = all[at];
+  }
+  volume.img = kept;
+  return volume;
 }
 
 // Returns NiiVue's table of colours for names with values; those that are hidden have none.
