@@ -1,6 +1,8 @@
 """A registry with two versions of a segmentation, ``ball``, a detection, ``spots``, and a diagnosis, ``finds``."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,3 +43,11 @@ def register(store, name, model):
 @pytest.fixture
 def scan():
     return phantom(np.random.default_rng(3), grid(list(orientations())[20], (2.0, 2.0, 2.5), (5, 4, 3)))[0]
+
+
+@pytest.fixture
+def root(home, phantom_cohort, monkeypatch, tmp_path):
+    """A cohort of its own, with its labels in a database of its own."""
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    monkeypatch.setenv("MEDRAY_DATABASE_URL", f"sqlite:///{tmp_path / 'labels.db'}")
+    return Path(shutil.copytree(phantom_cohort.root.path, tmp_path / "cohort"))

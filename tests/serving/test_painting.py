@@ -1,8 +1,6 @@
 """Experts paint in a real browser: what is drawn is where it was drawn, in the cohort, and others' outlines come afterwards."""
 
 import re
-import shutil
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -28,13 +26,6 @@ from tests.waiting import wait_until
 
 pytestmark = BROWSER
 FIRST = {"If-None-Match": "*"}
-
-
-@pytest.fixture
-def root(home, phantom_cohort, monkeypatch, tmp_path):
-    monkeypatch.setenv("MEDRAY_HOME", str(home))
-    monkeypatch.setenv("MEDRAY_DATABASE_URL", f"sqlite:///{tmp_path / 'labels.db'}")
-    return Path(shutil.copytree(phantom_cohort.root.path, tmp_path / "cohort"))
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Several experts label the same cases over HTTP: who may do what, who sees what, and what is never lost."""
 
 import hashlib
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -24,13 +22,6 @@ from tests.serving.viewer import Viewer
 
 BALLS = {"name": "balls", "names": {"ball": [], "core": []}, "experts": 2, "model": "ball", "guidelines": "Draw it all."}
 FIRST = {"If-None-Match": "*"}
-
-
-@pytest.fixture
-def root(home, phantom_cohort, monkeypatch, tmp_path):
-    monkeypatch.setenv("MEDRAY_HOME", str(home))
-    monkeypatch.setenv("MEDRAY_DATABASE_URL", f"sqlite:///{tmp_path / 'labels.db'}")
-    return Path(shutil.copytree(phantom_cohort.root.path, tmp_path / "cohort"))
 
 
 @pytest.fixture

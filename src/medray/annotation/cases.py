@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from medray.annotation.projects import Assignment, Project
-from medray.annotation.store import ADJUDICATED, CONSENSUS, FINAL, Version
+from medray.annotation.projects import Assignment, Project, Projects
+from medray.annotation.store import ADJUDICATED, CONSENSUS, FINAL, LabelStore, Version
+from medray.storage.location import Location
 
-__all__ = ["Case", "Progress", "State", "cases_of", "progress_of"]
+__all__ = ["Case", "Progress", "State", "all_cases", "cases_of", "progress_of"]
 
 State = Literal["open", "complete", "agreed", "disputed", "adjudicated"]
 
@@ -111,6 +112,16 @@ class Progress:
     seconds: float | None
     edits: float | None
     changed: float | None
+
+
+def all_cases(root: Location, project: Project) -> list[Case]:
+    """Return all of a project's cases, by rank.
+
+    Args:
+        root: The cohort.
+        project: One of its projects.
+    """
+    return cases_of(project, Projects(root).assigned(project.name), LabelStore(root).heads(project=project.name))
 
 
 def cases_of(project: Project, assignments: Sequence[Assignment], heads: Sequence[Version]) -> list[Case]:

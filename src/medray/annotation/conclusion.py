@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from medray.annotation.agreement import Pair, pairs_of
-from medray.annotation.cases import Case, cases_of
+from medray.annotation.cases import Case, all_cases
 from medray.annotation.consensus import Estimate, majority, majority_of_findings, meeting, staple
 from medray.annotation.projects import Project, Projects
 from medray.annotation.store import CONSENSUS, Label, LabelStore, Version
@@ -120,8 +120,7 @@ def conclude_all(
     """
     project, store, cohort = Projects(root).get(name), LabelStore(root), open_cohort(root)
     rows = {row.series: row for row in cohort.rows}
-    cases = cases_of(project, Projects(root).assigned(name), store.heads(project=name))
-    ready = [case for case in cases if case.state == "complete" and case.series in rows]
+    ready = [case for case in all_cases(root, project) if case.state == "complete" and case.series in rows]
     made, failed = [], {}
     for done, case in enumerate(ready, start=1):
         try:

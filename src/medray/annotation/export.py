@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from medray.annotation.cases import Case, cases_of
+from medray.annotation.cases import Case, all_cases
 from medray.annotation.projects import PRESENCE, Project, Projects
 from medray.annotation.store import FINAL, LabelStore, Version
 from medray.cohort.cohort import Cohort
@@ -18,7 +18,7 @@ from medray.cohort.fingerprint import measure
 from medray.cohort.manifest import SeriesRow
 from medray.cohort.shards import write_shard
 from medray.errors import InputError, LabelError, NotFoundError
-from medray.imaging.labels import LabelSchema
+from medray.imaging.labels import LabelSchema, renumbering
 from medray.imaging.volume import Volume
 from medray.storage.location import Location
 
@@ -57,7 +57,7 @@ def export_labels(root: Location, *, tag: str = FINAL, project: str = "", which:
         if chosen.kind in {"boxes", "points"}:
             why = f"project {project} has {chosen.kind}, for which a cohort has no place"
             raise InputError(f"{why}: list them with medray annotate results {root.path} {project}")
-        found = results_of(store, chosen, _cases(root, store, chosen), which)
+        found = results_of(store, chosen, all_cases(root, chosen), which)
     else:
         chosen = None
         found = {series: one for (series, kind), one in store.current().items() if kind == tag and one.live}
@@ -85,10 +85,6 @@ def results_of(store: LabelStore, project: Project, cases: Sequence[Case], which
     if which == "consensus":
         return {case.series: result for case in cases if (result := case.result)}
     return {one.label.series: one for one in store.heads(project=project.name) if one.status == "approved"}
-
-
-def _cases(root: Location, store: LabelStore, project: Project) -> list[Case]:
-    return cases_of(project, Projects(root).assigned(project.name), store.heads(project=project.name))
 
 
 def _extended(schema: LabelSchema | None, versions: Iterable[Version]) -> LabelSchema:
@@ -123,7 +119,7 @@ def _relabelled(
         raise LabelError(
             "label-grid", f"version {found.number} was drawn before image {row.series} was taken in anew: reject it"
         )
-    mask = _translation(found.names, schema)[label.voxels[0]]
+    mask = renumbering(found.names, schema.names)[label.voxels[0]]
     if row.label and not whole:
         old = cohort.mask(row).copy()
         old[np.isin(old, [schema.names[name] for name in found.names])] = 0
@@ -132,11 +128,3 @@ def _relabelled(
     if shard.digest == row.label:
         return row
     return replace(row, label=shard.digest, label_checksum=shard.checksum, statistics=measure(image, mask, schema))
-
-
-def _translation(names: Mapping[str, int], schema: LabelSchema) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """Return a table from a label's values to the schema's; values without a name are background."""
-    table = np.zeros(256, np.uint8)
-    for name, value in names.items():
-        table[value] = schema.names[name]
-    return table

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from medray.annotation.agreement import disagreement
-from medray.annotation.cases import Case, cases_of
+from medray.annotation.cases import Case, all_cases
 from medray.annotation.conclusion import drawn_by
 from medray.annotation.projects import Project, Projects
 from medray.annotation.store import LabelStore
@@ -47,7 +47,7 @@ def write_agreement(root: Location, name: str, target: Location) -> Summary:
         StorageError: If anything can't be read or written.
     """
     project, store = Projects(root).get(name), LabelStore(root)
-    cases = cases_of(project, Projects(root).assigned(name), store.heads(project=name))
+    cases = all_cases(root, project)
     summary = summarise(project, cases)
     parts = [
         f"<p class=soft>{html.escape(_standing(project, summary))}</p>",

@@ -12,7 +12,7 @@ from medray.annotation.content import checked
 from medray.annotation.projects import Project, Projects
 from medray.annotation.store import ADJUDICATED, EFFORT, FINAL, PRELABEL, Label, LabelStore, Status, Version
 from medray.errors import ConflictError, InputError, LabelError, NotFoundError, OutdatedError
-from medray.imaging.labels import LabelSchema
+from medray.imaging.labels import LabelSchema, renumbering
 from medray.imaging.volume import Volume
 from medray.types import Shape
 
@@ -35,9 +35,7 @@ def begin_with(store: LabelStore, project: Project, series: str, mask: Volume, n
         names: What its values mean; those that the project hasn't are left out.
         model: ``name/version``.
     """
-    table = np.zeros(256, np.uint8)
-    for name, value in names.items():
-        table[value] = project.values.get(name, 0)
+    table = renumbering(names, project.values)
     label = Label(series, "", PRELABEL, project.name)
     made = Version(label, "submitted", model, names=project.values, facts={"model": model})
     try:
@@ -52,12 +50,10 @@ def renamed(label: Volume, names: Mapping[str, int], values: Mapping[str, int]) 
     Raises:
         LabelError: If it has a name that they haven't.
     """
-    table = np.zeros(256, np.uint8)
     for name, value in names.items():
         if name not in values and (label.voxels == value).any():
             raise LabelError("unknown-label", f"the project has no label {name[:64]!r}: draw {', '.join(values)}")
-        table[value] = values.get(name, 0)
-    return label.with_voxels(table[label.voxels])
+    return label.with_voxels(renumbering(names, values)[label.voxels])
 
 
 def submit(store: LabelStore, project: Project, work: Version, said: Any, *, seen: int | None, shape: Shape) -> Version:

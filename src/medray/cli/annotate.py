@@ -104,16 +104,14 @@ def release(root: Root, name: Name, expert: Annotated[str, typer.Argument(help="
 @annotate_app.command("status")
 def status(root: Root, name: Name, as_json: Json = False) -> None:
     """Say how far each expert is and how far they agree."""
-    from medray.annotation.cases import cases_of
+    from medray.annotation.cases import all_cases
     from medray.annotation.projects import Projects
-    from medray.annotation.store import LabelStore
     from medray.annotation.summary import summarise
     from medray.storage.location import locate
 
     place = locate(root)
     project = Projects(place).get(name)
-    cases = cases_of(project, Projects(place).assigned(name), LabelStore(place).heads(project=name))
-    said = summarise(project, cases).plain()
+    said = summarise(project, all_cases(place, project)).plain()
     show(said if as_json else {key: said[key] for key in ("project", "states", "agreement", "experts")}, as_json=as_json)
 
 
@@ -164,7 +162,7 @@ def results(
     as_json: Json = False,
 ) -> None:
     """List what a project's experts found: of masks their versions, of all else what is said."""
-    from medray.annotation.cases import cases_of
+    from medray.annotation.cases import all_cases
     from medray.annotation.export import results_of
     from medray.annotation.projects import Projects
     from medray.annotation.store import LabelStore
@@ -172,8 +170,7 @@ def results(
 
     place = locate(root)
     project, store = Projects(place).get(name), LabelStore(place)
-    cases = cases_of(project, Projects(place).assigned(name), store.heads(project=name))
-    found = results_of(store, project, cases, _which(which))
+    found = results_of(store, project, all_cases(place, project), _which(which))
     drawn = project.kind == "segmentation"
     said = {series: {"version": one.number, **({} if drawn else {"says": one.said})} for series, one in found.items()}
     show({"project": name, "kind": project.kind, "results": said}, as_json=as_json)

@@ -13,7 +13,7 @@ from medray.imaging.geometry import closest_lps, same_grid
 from medray.imaging.volume import Volume
 from medray.types import Mask, Voxels
 
-__all__ = ["LabelSchema", "onto"]
+__all__ = ["LabelSchema", "onto", "renumbering"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -55,22 +55,16 @@ class LabelSchema:
 
     def channels(self, mask: Mask) -> Mask:
         """Replace label values by channel numbers 0 … n, in the schema's order."""
-        return self._table({value: channel + 1 for channel, value in enumerate(self.values)})[mask]
+        return _table({value: channel + 1 for channel, value in enumerate(self.values)})[mask]
 
     def from_channels(self, channels: Mask) -> Mask:
         """Undo `channels`."""
-        return self._table({channel + 1: value for channel, value in enumerate(self.values)})[channels]
+        return _table({channel + 1: value for channel, value in enumerate(self.values)})[channels]
 
     def volumes_ml(self, mask: Mask, voxel_ml: float) -> dict[str, float]:
         """Return each label's volume in millilitres."""
         counts = np.bincount(mask.ravel(order="K"), minlength=256)
         return {name: float(counts[value] * voxel_ml) for name, value in self.names.items()}
-
-    @staticmethod
-    def _table(pairs: Mapping[int, int]) -> Mask:
-        table = np.zeros(256, dtype=np.uint8)
-        table[list(pairs)] = list(pairs.values())
-        return table
 
 
 def onto(image: Volume, label: Volume) -> Volume:
@@ -85,3 +79,14 @@ def onto(image: Volume, label: Volume) -> Volume:
     if voxels.shape[1:] != image.shape or not same_grid(affine, image.affine, image.shape):
         raise LabelError("label-grid", "the label map and its image lie on different grids: resample one onto the other")
     return Volume(voxels, image.affine)
+
+
+def renumbering(names: Mapping[str, int], values: Mapping[str, int]) -> Mask:
+    """Return a table ``(256,)`` from the values that names have to others'; those that others haven't become background."""
+    return _table({value: values.get(name, 0) for name, value in names.items()})
+
+
+def _table(pairs: Mapping[int, int]) -> Mask:
+    table = np.zeros(256, dtype=np.uint8)
+    table[list(pairs)] = list(pairs.values())
+    return table

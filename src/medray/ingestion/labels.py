@@ -10,7 +10,7 @@ import getpass
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,11 +25,10 @@ from medray.cohort.manifest import SeriesRow
 from medray.errors import ImageError, InputError, LabelError, StorageError
 from medray.formats.dicom import is_dicom
 from medray.formats.dicom_header import DicomHeader
-from medray.formats.dicom_labels import read_dicom_labels
-from medray.formats.image import read_file
-from medray.imaging.labels import LabelSchema, onto
+from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
 from medray.ingestion.layouts import LABEL_FILES, Layout, named_as, read_layout, stem
+from medray.ingestion.read import label_map
 from medray.ingestion.scan import HEAD_BYTES, header_at
 from medray.privacy.profile import parse_profile
 from medray.privacy.pseudonym import Naming, naming
@@ -137,7 +136,6 @@ class _Import:
         self._source = source
         self._project = project
         self._store = LabelStore(cohort.root)
-        self._series = {row.series: row for row in cohort.rows}
 
     def take(self, found: _Found, annotator: str, tag: str) -> None:
         data = self._source.join(found.path).read()
@@ -154,19 +152,15 @@ class _Import:
             row.series, annotator, tag if self._project is None else "final", self._project.name if self._project else ""
         )
         made = Version(label, "submitted", getpass.getuser(), names=found.names, facts={"tool": "import"})
-        if self._kept(label, mask, found.names):
-            return
+        if self._project is not None:
+            mask = renamed(mask, found.names, self._project.values)
+        held = self._store.heads(**asdict(label))
+        if held and held[0].live and np.array_equal(self._store.mask(held[0]).voxels, mask.voxels):
+            return  # an earlier run has taken it in
         if self._project is None:
             self._store.draw(made, mask)
         else:
-            mask = renamed(mask, found.names, self._project.values)
             submit(self._store, self._project, made, mask, seen=None, shape=mask.shape)
-
-    def _kept(self, label: Label, mask: Volume, names: Mapping[str, int]) -> bool:
-        """Tell whether an earlier run has taken it in."""
-        held = self._store.heads(series=label.series, annotator=label.annotator, tag=label.tag, project=label.project)
-        wanted = renamed(mask, names, self._project.values) if self._project else mask
-        return bool(held) and held[0].live and np.array_equal(self._store.mask(held[0]).voxels, wanted.voxels)
 
     def _candidates(self, found: _Found) -> list[SeriesRow]:
         named = {self.names.name("series", image) for image in found.images}
@@ -182,16 +176,11 @@ class _Import:
         """Read a label map onto an image's grid; None where it doesn't lie there."""
         image = self._cohort.volume(row)
         try:
-            if is_dicom(data):
-                return Volume(read_dicom_labels(data, image, names)[np.newaxis], image.affine)
-            label = onto(image, read_file(data))
+            return image.with_voxels(label_map(data, image, LabelSchema(names))[np.newaxis])
         except LabelError as error:
             if error.reason != "label-grid":
                 raise
             return None
-        if len(label.voxels) != 1:
-            raise LabelError("label-channels", "a label map has one channel: one value a voxel")
-        return label.with_voxels(LabelSchema(names).checked(label.voxels))
 
 
 def _names_of(cohort: Cohort, project: Project | None) -> Mapping[str, int]:

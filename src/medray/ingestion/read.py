@@ -19,7 +19,7 @@ from medray.formats.dicom_header import header_of
 from medray.formats.dicom_labels import read_dicom_labels
 from medray.formats.dicom_suv import suv_factor
 from medray.formats.image import read_file, sniff
-from medray.imaging.labels import onto
+from medray.imaging.labels import LabelSchema, onto
 from medray.imaging.volume import Volume
 from medray.ingestion.assemble import Problem, SeriesSource
 from medray.ingestion.intake import Intake
@@ -32,7 +32,7 @@ from medray.privacy.pseudonym import Naming
 from medray.storage.location import Location
 from medray.types import Mask
 
-__all__ = ["clean_series", "crashed", "quarantine_row", "take_in"]
+__all__ = ["clean_series", "crashed", "label_map", "quarantine_row", "take_in"]
 
 
 FACED = ("MR", "CT", "PT", "OT")
@@ -223,10 +223,24 @@ def _labels(intake: Intake, item: SeriesSource, volume: Volume, refuse: Callable
 def _label(intake: Intake, path: str, volume: Volume) -> Mask:
     if intake.labels is None:
         raise LabelError("no-label-names", "label values have no names: put dseg.tsv (index, name) at the source's top")
-    data = intake.source.join(path).read()
+    return label_map(intake.source.join(path).read(), volume, intake.labels)
+
+
+def label_map(data: bytes, image: Volume, labels: LabelSchema) -> Mask:
+    """Read a label map onto an image's grid.
+
+    Args:
+        data: A file of any known format, DICOM segmentations and structure sets included.
+        image: What it is about.
+        labels: What its values mean.
+
+    Raises:
+        LabelError: If it has several channels, another grid, or values without a name.
+        ImageError: If it can't be read.
+    """
     if is_dicom(data):
-        return read_dicom_labels(data, volume, intake.labels.names)
+        return read_dicom_labels(data, image, labels.names)
     label = read_file(data)
     if label.voxels.shape[0] != 1:
         raise LabelError("label-channels", "a label map has one channel: one value a voxel")
-    return intake.labels.checked(onto(volume, label).voxels[0])
+    return labels.checked(onto(image, label).voxels[0])

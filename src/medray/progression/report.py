@@ -18,7 +18,7 @@ from medray.progression.history import History, LesionHistory, TimePoint
 from medray.storage.location import Location
 from medray.types import Affine, Shape
 
-__all__ = ["write_report"]
+__all__ = ["report_page", "write_report"]
 
 Picture = NDArray[np.float32]
 ROWS_A_PAGE = 28
@@ -38,10 +38,28 @@ def write_report(target: Location, history: History, points: Sequence[TimePoint]
         points: Its time points, the earliest first.
         names: Of the masks' labels, and their values.
     """
-    figures = {"slices": _slices(history, points, names), "trajectories": _trajectories(history)}
+    figures = _figures(history, points, names)
+    target.join("report.html").write(_page(history, figures).encode())
+    buffer = BytesIO()
+    with PdfPages(buffer) as pages:
+        for figure in (*figures.values(), *_papers([_row(one) for one in history.lesions])):
+            pages.savefig(figure)
+    target.join("report.pdf").write(buffer.getvalue())
+
+
+def report_page(history: History, points: Sequence[TimePoint], names: Mapping[str, int]) -> str:
+    """Return what `write_report` writes as ``report.html``."""
+    return _page(history, _figures(history, points, names))
+
+
+def _figures(history: History, points: Sequence[TimePoint], names: Mapping[str, int]) -> dict[str, Figure]:
+    return {"slices": _slices(history, points, names), "trajectories": _trajectories(history)}
+
+
+def _page(history: History, figures: Mapping[str, Figure]) -> str:
     rows = [_row(one) for one in history.lesions]
     parts = [
-        f"<p class=soft>{len(points)} time points over {history.years[-1]:.2f} years. {_response(history)}</p>",
+        f"<p class=soft>{len(history.years)} time points over {history.years[-1]:.2f} years. {_response(history)}</p>",
         image(figures["slices"], "time points in one space, and their difference"),
         "<h2>Lesions</h2>",
         table(HEAD, rows) if rows else "<p>No label is followed as lesions, or there are none at any time point.</p>",
@@ -53,12 +71,7 @@ def write_report(target: Location, history: History, points: Sequence[TimePoint]
         table(("time points", "likeness", "there and back, mm"), _fits(history)),
         f"<p class=note>{NOTE}</p>",
     ]
-    target.join("report.html").write(page("What changed", parts).encode())
-    buffer = BytesIO()
-    with PdfPages(buffer) as pages:
-        for figure in (*figures.values(), *_papers(rows)):
-            pages.savefig(figure)
-    target.join("report.pdf").write(buffer.getvalue())
+    return page("What changed", parts)
 
 
 def _response(history: History) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from medray.errors import InputError
 from medray.formats.dicom_codes import RESPONSES
@@ -13,7 +14,7 @@ from medray.formats.dicom_results import Finding, Measurement, tracking_uid, wri
 from medray.progression.history import History, LesionHistory, TimePoint
 from medray.storage.location import Location
 
-__all__ = ["structured_report", "write_history"]
+__all__ = ["plain_history", "structured_report", "write_history"]
 
 HEAD = (
     "label", "lesion", "time_point", "years", "volume_mm3", "deviation_mm3", "longest_mm", "perpendicular_mm", "fate", "uid",
@@ -29,14 +30,20 @@ def write_history(target: Location, history: History, points: Sequence[TimePoint
         points: Its time points, the earliest first.
         model: ``name/version`` of what made the masks.
     """
-    uids = [uid_of(one, points) for one in history.lesions]
-    plain = history.plain()
-    plain["lesions"] = [{**said, "uid": uid} for said, uid in zip(plain["lesions"], uids, strict=True)]
-    target.join("history.json").write(json.dumps(plain, indent=1).encode())
-    target.join("lesions.csv").write(_table(history, uids).encode())
+    target.join("history.json").write(json.dumps(plain_history(history, points), indent=1).encode())
+    target.join("lesions.csv").write(_table(history, [uid_of(one, points) for one in history.lesions]).encode())
     for at, point in enumerate(points):
         if point.series is not None:
             target.join(f"report-{at + 1}.dcm").write(structured_report(history, points, at, model))
+
+
+def plain_history(history: History, points: Sequence[TimePoint]) -> dict[str, Any]:
+    """Return what JSON can hold of a history, with each lesion's tracking UID."""
+    plain = history.plain()
+    plain["lesions"] = [
+        {**said, "uid": uid_of(one, points)} for said, one in zip(plain["lesions"], history.lesions, strict=True)
+    ]
+    return plain
 
 
 def uid_of(lesion: LesionHistory, points: Sequence[TimePoint]) -> str:

@@ -24,6 +24,7 @@ from medray.imaging.volume import Volume
 from medray.serving.auth import Principal, Refusal, Role
 from medray.serving.blinding import name_for, plain, require_sight, sees_others, visible
 from medray.serving.desk import Desk
+from medray.serving.guard import require
 from medray.serving.projects import Office
 from medray.serving.results import NRRD, SEGMENTS, Reply, told
 from medray.serving.sources import Reference
@@ -103,7 +104,7 @@ class CaseRoom:
         name, image, whose = which
         project, row, case = self._open(name, image)
         if whose == ADJUDICATED:
-            _require(principal, Role.REVIEWER)
+            require(principal, Role.REVIEWER)
             if principal.name in case.experts:
                 raise Refusal(HTTPStatus.FORBIDDEN, "forbidden", "you have labelled this case: have another reviewer decide it")
             label = Label(row.series, "", ADJUDICATED, name)
@@ -230,11 +231,6 @@ def _precise(seen: int | None, act: Callable[[int], Version]) -> Version:
         if seen is not None:
             raise
         raise ConflictError(f"{error}; send If-Match with the ETag of the version that you saw") from None
-
-
-def _require(principal: Principal, role: Role) -> None:
-    if principal.role < role:
-        raise Refusal(HTTPStatus.FORBIDDEN, "forbidden", f"this needs the role {role.name.lower()}")
 
 
 def etag_of(version: Version) -> dict[str, str]:

@@ -19,7 +19,7 @@ from medray.errors import StorageError
 from medray.serving.auth import ANYBODY, Principal, Refusal, Role, Tokens
 from medray.serving.monailabel_ohif import ROOT as OHIF
 
-__all__ = ["Guard", "Ledger", "Rate", "Watched"]
+__all__ = ["Guard", "Ledger", "Rate", "Watched", "require"]
 
 CALLERS = 10_000
 UNSEEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/", "/monailabel/", "/monailabel/auth/"})
@@ -118,9 +118,7 @@ class Guard:
             principal = await self._principal(connection)
             connection.state.principal = principal
             self._rate.spend(principal.name)
-            if principal.role < role:
-                has, must = principal.role.name.lower(), role.name.lower()
-                raise Refusal(HTTPStatus.FORBIDDEN, "forbidden", f"this needs the role {must}, and the token carries {has}")
+            require(principal, role)
             return principal
 
         return check
@@ -128,6 +126,17 @@ class Guard:
     async def _principal(self, connection: HTTPConnection) -> Principal:
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         return await self.check(token.strip() if scheme.lower() == "bearer" else "", connection)
+
+
+def require(principal: Principal, role: Role) -> None:
+    """Check that somebody has at least this role.
+
+    Raises:
+        Refusal: 403.
+    """
+    if principal.role < role:
+        has, must = principal.role.name.lower(), role.name.lower()
+        raise Refusal(HTTPStatus.FORBIDDEN, "forbidden", f"this needs the role {must}, and the token carries {has}")
 
 
 class Ledger:

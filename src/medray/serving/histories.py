@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any
 
 from medray.errors import InputError
 from medray.formats.image import dicom_files
 from medray.formats.nrrd import write_nrrd
 from medray.imaging.volume import Volume
 from medray.progression.history import TimePoint, Tracking, history_of
-from medray.progression.report import write_report
+from medray.progression.report import report_page
 from medray.progression.track import day_of, series_of
-from medray.progression.written import structured_report, write_history
+from medray.progression.written import plain_history, structured_report
 from medray.serving.form import Part, compose
 from medray.serving.results import JSON, NRRD, REPORT, SEGMENTATION, Reply
-from medray.storage.location import locate
 
 __all__ = ["history_reply", "time_point"]
 
@@ -64,14 +60,11 @@ def history_reply(points: Sequence[TimePoint], names: Mapping[str, int], how: Tr
         if ordered[-1].series is None:
             raise InputError("the last scan is no DICOM series, which a report could be about: ask for application/json")
         return Reply(HTTPStatus.OK, SEGMENTATION, structured_report(history, ordered, len(ordered) - 1, model), headers)
-    with tempfile.TemporaryDirectory() as place:
-        write_history(locate(place), history, ordered, model)
-        said: dict[str, Any] = {"model": model, **json.loads(Path(place, "history.json").read_bytes())}
-        if media_type == JSON:
-            return Reply(HTTPStatus.OK, JSON, json.dumps(said).encode(), headers)
-        write_report(locate(place), history, ordered, names)
-        parts = [Part("result", json.dumps(said).encode(), media_type=JSON)]
-        parts.append(Part("report", Path(place, "report.html").read_bytes(), "report.html", "text/html"))
+    said = json.dumps({"model": model, **plain_history(history, ordered)}).encode()
+    if media_type == JSON:
+        return Reply(HTTPStatus.OK, JSON, said, headers)
+    report = report_page(history, ordered, names).encode()
+    parts = [Part("result", said, media_type=JSON), Part("report", report, "report.html", "text/html")]
     affine, shape = history.alignment.affine, history.alignment.shape
     for at, point in enumerate(ordered):
         for name, volume, order in (("image", point.image, 1), ("mask", point.mask, 0)):

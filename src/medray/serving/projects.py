@@ -61,7 +61,7 @@ class Office:
     @property
     def projects(self) -> Projects:
         """Its projects."""
-        return Projects(self.worklist.root)
+        return self.worklist.projects
 
     def all(self) -> list[Project]:
         """Return all projects, by name."""

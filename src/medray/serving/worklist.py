@@ -37,6 +37,7 @@ class Worklist:
         uri: Of the cohort.
         root: The same, opened.
         labels: What people submitted.
+        projects: In which they do.
 
     Args:
         root: The cohort.
@@ -46,6 +47,7 @@ class Worklist:
         self.uri = root
         self.root = locate(root)
         self.labels = LabelStore(self.root)
+        self.projects = Projects(self.root)
         self._lock = threading.Lock()
         self._opened: tuple[int, Cohort] | None = None
         self._rows: dict[str, SeriesRow] = {}
@@ -126,10 +128,8 @@ class Worklist:
 
     def _project_of(self, row: SeriesRow, tag: str, annotator: str) -> Project | None:
         """Return the project in which an image is somebody's to draw; whose label is in several names one as its tag."""
-        projects = Projects(self.root)
-        mine = [
-            project for name in projects.of(row.series, annotator) if (project := projects.get(name)).kind == "segmentation"
-        ]
+        theirs = map(self.projects.get, self.projects.of(row.series, annotator))
+        mine = [project for project in theirs if project.kind == "segmentation"]
         named = [project for project in mine if tag in {FINAL, project.name}]
         if len(named) > 1:
             known = ", ".join(project.name for project in named)
@@ -138,10 +138,10 @@ class Worklist:
 
     def next_of(self, annotator: str) -> SeriesRow | None:
         """Return the image that somebody is to label next, in any project; None where all are done."""
-        projects, rows = Projects(self.root), {row.series: row for row in self.cohort.rows}
-        for project in projects.all():
+        rows = {row.series: row for row in self.cohort.rows}
+        for project in self.projects.all():
             done = {one.label.series for one in self.labels.heads(project=project.name, annotator=annotator) if one.live}
-            for assigned in projects.assigned(project.name, annotator):
+            for assigned in self.projects.assigned(project.name, annotator):
                 if project.kind == "segmentation" and assigned.series not in done and assigned.series in rows:
                     return rows[assigned.series]
         return None

@@ -1,7 +1,6 @@
 // Change over time: a patient's scans side by side in one space, scrolled together, with what became of each lesion.
-import { Niivue } from "/pages/vendor/niivue.js";
 import { $, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
-import { colourTable, loaded, mayLeave } from "/pages/viewer.js";
+import { colourTable, loaded, mayLeave, viewer } from "/pages/viewer.js";
 
 const MOST = 4; // viewers at once: each has a graphics context of its own
 const shown = { viewers: [], model: () => null };
@@ -51,19 +50,19 @@ async function show(history, form, model, turn) {
     canvas.setAttribute("aria-label", `Time point ${at + 1}`);
     figure.append(canvas, element("figcaption", `${history.time_points[at].years.toFixed(2)} years`));
     $("timepoints").append(figure);
-    const viewer = new Niivue({ isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairWidth: 1, dragAndDropEnabled: false, loadingText: "" });
-    shown.viewers.push(viewer);
-    await viewer.attachToCanvas(canvas);
-    viewer.addVolume(await loaded(form.get(`image-${at + 1}`), "image.nrrd"));
+    const one = viewer();
+    shown.viewers.push(one);
+    await one.attachToCanvas(canvas);
+    one.addVolume(await loaded(form.get(`image-${at + 1}`), "image.nrrd"));
     const mask = await loaded(form.get(`mask-${at + 1}`), "mask.nrrd", { opacity: Number($("opacity").value) });
-    viewer.addVolume(mask);
+    one.addVolume(mask);
     mask.setColormapLabel(colourTable(names));
-    viewer.updateGLVolume();
-    viewer.setSliceType(Number($("planes").value) === 3 ? 0 : Number($("planes").value));
-    viewer.onLocationChange = (place) => { $("place").textContent = place.string ?? ""; };
+    one.updateGLVolume();
+    one.setSliceType(Number($("planes").value) === 3 ? 0 : Number($("planes").value));
+    one.onLocationChange = (place) => { $("place").textContent = place.string ?? ""; };
     if (turn !== state.turn) return;
   }
-  for (const viewer of shown.viewers) viewer.broadcastTo(shown.viewers.filter((other) => other !== viewer), { "2d": true, "3d": true });
+  for (const one of shown.viewers) one.broadcastTo(shown.viewers.filter((other) => other !== one), { "2d": true, "3d": true });
 }
 
 function tell(history) {

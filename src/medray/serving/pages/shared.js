@@ -40,7 +40,7 @@ export function element(name, text = "", facts = {}) {
   return made;
 }
 
-// Makes a list that arrow keys walk along; returns how to choose one of its items.
+// Makes a list whose items are chosen by clicks and arrow keys.
 export function walkable(list, chosen) {
   const choose = (item) => {
     for (const other of list.children) other.setAttribute("aria-selected", String(other === item));
@@ -57,5 +57,4 @@ export function walkable(list, chosen) {
     choose(items[to]);
   });
   list.addEventListener("click", (event) => { const item = event.target.closest("li"); if (item) choose(item); });
-  return choose;
 }

@@ -2,7 +2,8 @@
 import { Niivue, NVImage } from "/pages/vendor/niivue.js";
 import { $, COLOURS, ask, say, state } from "/pages/shared.js";
 
-export const nv = new Niivue({ isRadiologicalConvention: true, backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairWidth: 1, crosshairWidthUnit: "mm", dragAndDropEnabled: false, loadingText: "" });
+export const viewer = (options) => new Niivue({ isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairWidth: 1, dragAndDropEnabled: false, loadingText: "", ...options });
+export const nv = viewer({ show3Dcrosshair: true, crosshairWidthUnit: "mm" });
 
 export async function loaded(blob, name, options = {}) {
   const url = URL.createObjectURL(blob);
