@@ -27,7 +27,7 @@ import medray
 from medray.cohort.cohort import Cohort
 from medray.engine import join_ray, stream
 from medray.inference.evaluate import held_out, score_cases
-from medray.samples.brain import write_brain_cohort
+from medray.samples.brain import Illness, write_brain_cohort
 
 SUBJECTS = 96
 SEED = 2
@@ -83,7 +83,7 @@ def main(wanted: list[str]) -> None:
         write_brain_cohort(
             folder / "source",
             subjects=SUBJECTS,
-            healthy=HEALTHY,
+            illness=Illness(HEALTHY),
             seed=SEED,
             over=lambda function, numbers: stream(numbers, function),
         )

@@ -15,7 +15,8 @@ from medray.cli.main import app
 from medray.errors import ConfigError, ImageError, InputError
 from medray.formats.nifti import write_nifti
 from medray.imaging.volume import Volume
-from medray.progression.cohort import _days, track_all
+from medray.progression.cohort import track_all
+from medray.progression.patients import Patient
 from medray.progression.when import day_of_text, series_of
 from tests.progression.people import motion, person, scanned
 
@@ -102,6 +103,10 @@ def test_one_series_a_study_of_the_modality_that_most_have(cohort):
     assert [one.series for one in series_of(rows)] == ["large", "later"]
 
 
+def _dated(*found):
+    return Patient("a", (), found, "")
+
+
 def test_days_are_read_from_what_orders_studies():
     assert day_of_text("20200131120000") == day_of_text("ses-20200131")
     assert day_of_text("ses-two") is None
@@ -109,8 +114,8 @@ def test_days_are_read_from_what_orders_studies():
 
 
 def test_days_are_all_known_or_all_as_far_apart_as_was_said():
-    assert _days((5.0, 9.0), 180) == [5, 9]
-    assert _days((None, None, None), 180) == [0, 180, 360]
+    assert _dated(5.0, 9.0).days(180) == [5, 9]
+    assert _dated(None, None, None).days(180) == [0, 180, 360]
     for found, apart in (((5.0, None), 180), ((None, 9.0), 0), ((None, None), 0)):
         with pytest.raises(ImageError, match="undated"):
-            _days(found, apart)
+            _dated(*found).days(apart)

@@ -9,7 +9,7 @@ from medray.formats.nifti import read_nifti
 from medray.imaging.geometry import to_world
 from medray.imaging.volume import Volume
 from medray.samples.anatomy import load_anatomy
-from medray.samples.brain import write_brain_cohort
+from medray.samples.brain import Illness, write_brain_cohort
 from medray.samples.scan import BRAIN_LABELS
 from medray.samples.subject import Subject, atrophied, make_subject, sample_maps
 from tests.phantoms import take_in_all
@@ -69,7 +69,7 @@ def test_followups_keep_the_head_and_change_the_lesions(source):
 
 
 def test_the_healthy_have_no_lesions_and_the_others_are_who_they_were(tmp_path):
-    mixed = write_brain_cohort(tmp_path / "mixed", subjects=6, healthy=0.5, seed=5, formats=("nifti",))
+    mixed = write_brain_cohort(tmp_path / "mixed", subjects=6, illness=Illness(healthy=0.5), seed=5, formats=("nifti",))
     truth = json.loads((mixed / "truth.json").read_text())
     ill = [bool(facts["lesions_ml"]) for facts in truth.values()]
     assert set(ill) == {True, False}

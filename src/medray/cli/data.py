@@ -120,6 +120,26 @@ def quarantine(
     show({"quarantine": rows}, as_json=as_json)
 
 
+@cohort_app.command("pairs")
+def pairs(
+    root: Root,
+    target: Annotated[str, typer.Argument(help="The new cohort: a folder or a URI.")],
+    labels: Annotated[
+        list[str] | None, typer.Option("--label", help="A label that is followed; by default those called lesions, or all.")
+    ] = None,
+    apart: Annotated[float, typer.Option(min=0, help="Days between studies of which no date is known.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Make a cohort of a cohort's follow-ups, two scans a series, which a model of progression learns from."""
+    from dataclasses import asdict
+
+    from medray.progression.pairs import pair_up
+
+    with progress() as update:
+        done = pair_up(root, target, labels=labels or (), apart_days=apart, on_progress=update)
+    show({"root": target, **asdict(done)}, as_json=as_json)
+
+
 @cohort_app.command("identities")
 def identities(
     root: Root,
@@ -153,7 +173,7 @@ def reidentify(
 def plan(
     root: Root,
     output: Annotated[str, typer.Option("-o", "--output", help="Where the plan goes.")] = "plan.json",
-    task: Annotated[str, typer.Option(help="segmentation, diagnosis, detection or synthesis.")] = "segmentation",
+    task: Annotated[str, typer.Option(help="segmentation, diagnosis, detection, synthesis or progression.")] = "segmentation",
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value; dots nest.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(help="GB of each GPU that it will train on; 0: CPUs only.")] = None,
     as_json: Json = False,
@@ -198,14 +218,17 @@ def samples(
     subjects: Annotated[int, typer.Option(help="How many people.")] = 16,
     followups: Annotated[int, typer.Option(help="Of brains: later scans of each.")] = 0,
     healthy: Annotated[float, typer.Option(help="Of brains: share of people without lesions.")] = 0.0,
+    course: Annotated[
+        list[str] | None, typer.Option(help="What lesions do, that people take in turn: mixed, grown, stable or shrunk.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write simulated scans from one real anatomy, with their truth."""
     if anatomy not in ("brain", "head"):
         raise ConfigError(f"--anatomy {anatomy}: brain or head")
-    if anatomy == "head" and (followups or healthy):
-        raise ConfigError("--followups and --healthy are for brains: heads have no lesions")
+    if anatomy == "head" and (followups or healthy or course):
+        raise ConfigError("--followups, --healthy and --course are for brains: heads have no lesions")
     total = subjects * (followups + 1)
     with progress() as on_progress:
         done = 0
@@ -220,7 +243,8 @@ def samples(
 
             write_head_cohort(folder, subjects=subjects, seed=seed, on_scan=on_scan)
         else:
-            from medray.samples.brain import write_brain_cohort
+            from medray.samples.brain import Illness, write_brain_cohort
 
-            write_brain_cohort(folder, subjects=subjects, followups=followups, healthy=healthy, seed=seed, on_scan=on_scan)
+            illness = Illness(healthy, tuple(course or ("mixed",)))
+            write_brain_cohort(folder, subjects=subjects, followups=followups, illness=illness, seed=seed, on_scan=on_scan)
     show({"folder": str(folder), "scans": total}, as_json=as_json)

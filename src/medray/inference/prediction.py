@@ -17,7 +17,7 @@ from medray.preprocessing.blocks import Blocks
 from medray.tasks.answer import Answer
 from medray.types import Affine, Shape, Voxels
 
-__all__ = ["Asked", "Prediction", "Unwanted", "predicted", "volumes_of"]
+__all__ = ["Asked", "Prediction", "Unwanted", "dated", "predicted", "volumes_of"]
 
 
 class Unwanted(Exception):  # noqa: N818 - nothing went wrong
@@ -33,7 +33,8 @@ class Prediction:
         shape: The source grid's voxels along I, J, K.
         affine: The source grid's.
         volumes_ml: Of a segmentation: target to volume in millilitres.
-        values: Of a segmentation: target to its value in the mask, in the order of channels where there are several.
+        values: Of a segmentation: target to its value in the mask, in the order of channels where there are several; of a
+            progression: transition to its value.
         latencies: Stage to seconds: ``preprocess``, ``network``, ``postprocess``.
     """
 
@@ -64,6 +65,8 @@ class Prediction:
 
     def plain(self) -> dict[str, Any]:
         """Return what the task says as JSON-ready data, images left out."""
+        if self.answer.courses:
+            return {"courses": {name: course.plain() for name, course in self.answer.courses.items()}}
         if self.answer.mask is not None:
             return {"volumes_ml": {name: round(value, 4) for name, value in self.volumes_ml.items()}}
         if self.answer.probabilities:
@@ -102,6 +105,12 @@ def predicted(asked: Asked, volume: Volume) -> Prediction:
     prediction = asked.finish(blocks, volume, prepared)
     network = begun - ready + prediction.latencies["network"]
     return replace(prediction, latencies={"preprocess": ready - started, **prediction.latencies, "network": network})
+
+
+def dated(answer: Answer, volume: Volume) -> Answer:
+    """Return an answer whose courses, if it has any, know over how many years a pair of scans goes."""
+    years = float(volume.meta["years"]) if "years" in volume.meta else None
+    return replace(answer, courses={name: course.over(years) for name, course in answer.courses.items()})
 
 
 def volumes_of(mask: Voxels | None, values: Mapping[str, int], voxel_ml: float, *, regions: bool) -> dict[str, float]:

@@ -18,7 +18,7 @@ from medray.errors import InputError, NotFoundError, ResourceError
 from medray.evaluation.calibration import CALIBRATION, Calibration, Calibrations
 from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
-from medray.inference.prediction import Prediction, Unwanted, predicted, volumes_of
+from medray.inference.prediction import Prediction, Unwanted, dated, predicted, volumes_of
 from medray.inference.sliding_window import slide_all, window_of
 from medray.models.networks import build_model
 from medray.models.runtime import EXACT, Network, Runtime, ready_to_run
@@ -160,7 +160,7 @@ class Predictor:
         """
         started = time.perf_counter()
         watched = _Watched(blocks.parts)
-        answer = self._onto_source(Blocks(blocks.grid, watched), volume)
+        answer = dated(self._onto_source(Blocks(blocks.grid, watched), volume), volume)
         values = self._values()
         volumes_ml = volumes_of(answer.mask, values, volume.voxel_ml, regions=bool(self.plan.regions))
         rest = time.perf_counter() - started - watched.seconds
@@ -213,7 +213,7 @@ class Predictor:
         return replace(answer, mask=placed(answer.mask), saliency=placed(answer.saliency), boxes=boxes)
 
     def _values(self) -> dict[str, int]:
-        if self.plan.task != "segmentation":
+        if self.plan.task not in ("segmentation", "progression"):
             return {}
         return (
             dict.fromkeys(self.plan.targets, 1)

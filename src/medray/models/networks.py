@@ -13,6 +13,7 @@ from torch import nn
 
 from medray.models.ends import Ends
 from medray.models.lean import lean_monai
+from medray.models.siamese import Siamese
 from medray.models.spade import Generator
 from medray.models.spec import TOKEN, NetworkSpec
 from medray.types import Shape
@@ -241,5 +242,6 @@ NETWORKS: dict[str, Callable[[NetworkSpec, Ends], nn.Module]] = {
     "resnet": _resnet,
     "densenet": _densenet,
     "vit": _vit,
+    "siamese": Siamese,
     "spade": Generator,
 }

@@ -10,11 +10,13 @@ from medray.config import STRICT
 from medray.errors import ConfigError
 from medray.types import Shape
 
-__all__ = ["COARSE", "FEATURES", "GENERATOR", "TOKEN", "NetworkName", "NetworkSpec"]
+__all__ = ["COARSE", "COMPARER", "FEATURES", "GENERATOR", "TOKEN", "NetworkName", "NetworkSpec"]
 
-NetworkName = Literal["unet", "dynunet", "segresnet", "unetr", "swinunetr", "resnet", "densenet", "vit", "spade"]
+NetworkName = Literal["unet", "dynunet", "segresnet", "unetr", "swinunetr", "resnet", "densenet", "vit", "siamese", "spade"]
 COARSE: tuple[NetworkName, ...] = ("resnet", "densenet", "vit")
 """Networks whose answer is coarser than their input: they say what is in an image, not where to the voxel."""
+COMPARER: NetworkName = "siamese"
+"""The network that compares two time points."""
 GENERATOR: NetworkName = "spade"
 """The network that makes images of label maps."""
 TOKEN = 8
@@ -29,6 +31,7 @@ FEATURES: dict[NetworkName, tuple[int, ...]] = {
     "resnet": (16, 32, 64, 128),
     "densenet": (32, 64, 128),
     "vit": (96, 96, 96, 96),
+    "siamese": (8, 16, 32, 64),
     "spade": (8, 16, 32),
 }
 """What a plan starts from: sizes that two cores train in minutes."""
@@ -83,7 +86,7 @@ class NetworkSpec:
     @property
     def extends(self) -> bool:
         """Whether it answers on images larger than the patches it learned from as it does on those."""
-        return self.name in ("unet", "dynunet", "segresnet", "resnet", "densenet", GENERATOR) and self.norm == "batch"
+        return self.name in ("unet", "dynunet", "segresnet", "resnet", "densenet", COMPARER, GENERATOR) and self.norm == "batch"
 
     def fits(self, patch: Shape) -> bool:
         """Tell whether a network can work on patches of this size."""

@@ -16,13 +16,14 @@ from medray import config
 from medray.cohort.manifest import SeriesRow
 from medray.errors import ConfigError
 from medray.imaging.labels import LabelSchema
-from medray.models.spec import COARSE, GENERATOR, NetworkSpec
+from medray.imaging.transitions import Transitions
+from medray.models.spec import COARSE, COMPARER, GENERATOR, NetworkSpec
 from medray.preprocessing.intensity import Intensity
 
 __all__ = ["Plan", "TaskName", "learnable", "read_plan"]
 
 SCHEMA_VERSION = 3
-TaskName = Literal["segmentation", "diagnosis", "detection", "synthesis"]
+TaskName = Literal["segmentation", "diagnosis", "detection", "synthesis", "progression"]
 
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -37,6 +38,8 @@ class Plan:
         regions: Where targets overlap: each target's labels, which are segmented one by one (multi-label).
         one_piece: Of a segmentation: targets of which an answer keeps the largest connected piece alone.
         exclusive: Of a diagnosis: each image has exactly one of the targets (multi-class).
+        least_change: Of a progression: a volume that is larger or smaller by less than this share is stable. 25 % is what
+            counts as growth of a lung nodule (van Klaveren et al., N Engl J Med 361 (2009) 2221-2229).
         located: Of a diagnosis: the targets are labels, and their label maps teach where in an image each shows.
         cohort: Id of the cohort that it was made from.
         modalities: What the model has seen; another modality is refused.
@@ -68,6 +71,7 @@ class Plan:
     one_piece: tuple[str, ...] = ()
     exclusive: bool = False
     located: bool = False
+    least_change: float = Field(default=0.25, gt=0)
     cohort: str
     modalities: tuple[str, ...]
     channels: int = Field(default=1, ge=1)
@@ -101,6 +105,17 @@ class Plan:
             raise ConfigError(f"deep_supervision: a {self.task} answers at one depth only; leave it out")
         if (self.task == "synthesis") != (self.network.name == GENERATOR):
             raise ConfigError(f"network {self.network.name}: a synthesis, and nothing else, takes a {GENERATOR}")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        if (self.task == "progression") != (self.network.name == COMPARER):
+            raise ConfigError(f"network {self.network.name}: a progression, and nothing else, takes a {COMPARER}")
+        if self.task == "progression" and (
+            self.channels % 2 or Transitions.of(self.labels).schema.names.keys() != set(self.targets)
+        ):
+            raise ConfigError(
+                "a progression is learned from pairs of scans, of all transitions: leave channels and targets out"
+            )
 
     def _check_targets(self) -> None:
         if len(set(self.targets)) != len(self.targets):
@@ -113,7 +128,7 @@ class Plan:
         unknown = sorted(used - set(self.labels.names)) if self.maps else []
         if unknown:
             raise ConfigError(f"target {unknown[0]!r} is no label of the cohort: {', '.join(self.labels.names)}")
-        background = int(self.task == "segmentation" and not self.regions)
+        background = int(self.task in ("segmentation", "progression") and not self.regions)
         if len(self.target_weights) != background + len(self.targets):
             first = ", background first" if background else ""
             raise ConfigError(f"target_weights needs {background + len(self.targets)} numbers{first}")

@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,16 @@ from medray.cohort.fingerprint import Fingerprint, combine
 from medray.cohort.manifest import SeriesRow
 from medray.errors import ConfigError, InputError
 from medray.imaging.labels import LabelSchema
-from medray.models.spec import FEATURES, GENERATOR, NetworkSpec
+from medray.models.spec import COMPARER, FEATURES, GENERATOR, NetworkSpec
 from medray.preprocessing.budget import PATCH, Memory, memory_at_hand, room_for
 from medray.preprocessing.intensity import Intensity
 from medray.preprocessing.plan import Plan, TaskName, learnable
+from medray.preprocessing.targets import Choice, listed, targets_of
 from medray.types import Shape, Triple
 
 __all__ = ["plan"]
 
-TASKS: tuple[TaskName, ...] = ("segmentation", "diagnosis", "detection", "synthesis")
+TASKS: tuple[TaskName, ...] = ("segmentation", "diagnosis", "detection", "synthesis", "progression")
 PICTURE = 256
 DEEP = (32, 64, 128, 256, 320, 320)
 """nnU-Net's channels."""
@@ -37,18 +37,7 @@ MAX_WHOLE_VOXELS = 2 * PATCH**3
 """A diagnosis that no label map locates looks at whole images; larger ones are made coarser."""
 MOST_WHOLE_VOXELS = 4 * MAX_WHOLE_VOXELS
 """Of the largest image, while the median one is held to the number above."""
-MAX_TARGET_WEIGHT = 4.0
 SIDES = {"left", "right", "l", "r", "lh", "rh"}
-SMALL_SHARE = 0.05
-"""A label with less of the labelled voxels is a thing that one puts a box around."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Settings of a plan and why they are so."""
-
-    settings: Mapping[str, Any]
-    reasons: Mapping[str, str]
 
 
 def plan(
@@ -58,7 +47,7 @@ def plan(
 
     Args:
         cohort: An open cohort with label maps or, for a diagnosis, a table of findings.
-        task: ``"segmentation"``, ``"diagnosis"``, ``"detection"`` or ``"synthesis"``.
+        task: ``"segmentation"``, ``"diagnosis"``, ``"detection"``, ``"synthesis"`` or ``"progression"``.
         changes: Fields to override; an override's reason is ``"set by hand"``. Choices that follow from a changed field
             (weights from targets, the patch from spacing and network) follow from the change.
         memory: What a worker trains with: this machine's GPU or RAM by default. A GPU gets a deeper network and patches and
@@ -85,7 +74,7 @@ def plan(
         "modalities": sorted(fingerprint.modalities),
     }
     reasons = dict(REASONS)
-    targets = _targets(rows, fingerprint, chosen, labels, changed)
+    targets = targets_of(rows, fingerprint, chosen, labels, changed)
     whole = chosen == "diagnosis" and not targets.settings["located"]
     memory = memory or memory_at_hand()
     network, why_network = _network(chosen, whole=whole, gpu=memory.gpu)
@@ -113,80 +102,6 @@ def _channels(rows: Sequence[SeriesRow], task: str) -> int:
     return next(iter(counts))
 
 
-def _targets(
-    rows: Sequence[SeriesRow], fingerprint: Fingerprint, task: TaskName, labels: LabelSchema, changed: Mapping[str, Any]
-) -> Choice:
-    """Choose what is told apart, and how much each target counts."""
-    if task == "diagnosis":
-        return _findings(rows, labels, changed)
-    regions = changed.get("regions") or {}
-    if not isinstance(regions, Mapping):
-        raise ConfigError(f'regions = {regions!r}: give each target its labels, such as regions.whole=["core", "rim"]')
-    shown = frozenset[str]().union(*(row.present for row in rows))
-    names, why = tuple(regions) or tuple(name for name in labels.names if name in shown), "every label of the cohort"
-    if not regions and len(names) < len(labels.names):
-        why += " that some scan shows"
-    if task == "detection":
-        small = tuple(name for name in names if fingerprint.label_share.get(name, 0.0) < SMALL_SHARE)
-        names = small or names
-        why = f"labels with less than {SMALL_SHARE:.0%} of the labelled voxels: a box around the others says little"
-    names = _listed(changed, "targets", names)
-    for name in names:
-        parts = regions.get(name, [name])
-        if set(parts) <= set(labels.names) and not shown & set(parts):
-            raise InputError(f"no scan of the cohort shows {name!r}: leave it out of the targets, or ingest scans that do")
-    settings: dict[str, Any] = {"targets": names, "target_weights": [1.0] * len(names)}
-    reasons = {"targets": why}
-    if task == "segmentation" and not regions:
-        shares = [max(fingerprint.label_share.get(name, 0.0), 1e-6) for name in names]
-        weights = [min(MAX_TARGET_WEIGHT, round(math.pow(max(shares) / share, 0.25), 2)) for share in shares]
-        settings["target_weights"] = [1.0, *weights]
-        reasons["target_weights"] = (
-            f"the fourth root of how much rarer a label is than the largest, at most {MAX_TARGET_WEIGHT:g}"
-        )
-    return Choice(settings, reasons)
-
-
-def _findings(rows: Sequence[SeriesRow], labels: LabelSchema, changed: Mapping[str, Any]) -> Choice:
-    """Choose the findings that some images have and others don't."""
-    counts = Counter(name for row in rows for name in row.present)
-    told = sorted(name for name, count in counts.items() if count < len(rows))
-    names = _listed(changed, "targets", told)
-    missing = [name for name in names if not 0 < counts.get(name, 0) < len(rows)]
-    if not names or missing:
-        what = f"finding {missing[0]!r}" if missing else "no finding"
-        raise InputError(f"{what} is in some of the {len(rows)} series and not in others: nothing to tell apart")
-    exclusive = len(names) > 1 and all(len(row.present & set(names)) == 1 for row in rows)
-    mapped = all(name in labels.names for name in names) and all(row.label for row in rows)
-    located = bool(changed.get("located", mapped))
-    rarer = [round(min(MAX_TARGET_WEIGHT, (len(rows) - counts[name]) / counts[name]), 2) for name in names]
-    reasons = {
-        "targets": "what some images have and others don't",
-        "exclusive": "every image has exactly one of the targets"
-        if exclusive
-        else "an image may have several targets, or none",
-        "located": "the targets are labels, whose maps say where they are"
-        if located
-        else "no label map says where targets are",
-        "target_weights": "a place with a finding counts as much as all without"
-        if located
-        else f"images without it for one with it, at most {MAX_TARGET_WEIGHT:g}",
-    }
-    weights = [1.0] * len(names) if located else rarer
-    settings = {"targets": names, "exclusive": exclusive, "located": located, "target_weights": weights}
-    return Choice(settings, reasons)
-
-
-def _listed(changed: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> tuple[Any, ...]:
-    """Return a changed field that is a list."""
-    value = changed.get(key, otherwise)
-    if not isinstance(value, list | tuple) or (
-        key == "spacing_mm" and (len(value) != 3 or not all(isinstance(n, int | float) and n > 0 for n in value))
-    ):
-        raise ConfigError(f"{key} = {value!r}: give a list, such as {key}={list(otherwise)}".replace("'", '"'))
-    return tuple(value)
-
-
 def _geometry(
     rows: Sequence[SeriesRow],
     fingerprint: Fingerprint,
@@ -204,7 +119,7 @@ def _geometry(
         spec["features"] = FEATURES[change["name"]]
     spec = config.merged({"network": spec}, {"network": change})["network"]
     network = config.load(NetworkSpec, spec, what="the network")
-    used = _listed(changed, "spacing_mm", spacing)
+    used = listed(changed, "spacing_mm", spacing)
     settings: dict[str, Any] = {"spacing_mm": spacing, "network": spec}
     reasons = {"spacing_mm": why_spacing}
     if whole:
@@ -264,6 +179,8 @@ def _whole(rows: Sequence[SeriesRow], spacing: Sequence[float], divisor: int, *,
 def _network(task: TaskName, *, whole: bool, gpu: bool) -> tuple[dict[str, Any], str]:
     if task == "synthesis":
         return {"name": GENERATOR, "features": FEATURES[GENERATOR]}, "labels steer it at each depth"
+    if task == "progression":
+        return {"name": COMPARER, "features": FEATURES[COMPARER]}, "one encoder for both scans, and no scan is preferred"
     if whole:
         return {"name": "resnet", "features": FEATURES["resnet"]}, "a small residual network learns from few images"
     if gpu:

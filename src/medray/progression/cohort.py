@@ -9,10 +9,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,16 +20,14 @@ import numpy as np
 
 from medray import config
 from medray.audit import Event, open_trail
-from medray.cohort.addition import naming_of
-from medray.cohort.cohort import Cohort, open_cohort
-from medray.cohort.manifest import SeriesRow
-from medray.errors import ImageError, InputError, StorageError
+from medray.cohort.cohort import open_cohort
+from medray.errors import InputError, StorageError
 from medray.inference.bundled import kept_predictor
 from medray.inference.records import OK, Record, Records, failures, problem_of
 from medray.models.runtime import EXACT, Runtime
 from medray.progression.history import TimePoint, Tracking
+from medray.progression.patients import Patient, patients_of
 from medray.progression.track import segmented, write_all
-from medray.progression.when import day_of_text, series_of
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
@@ -58,23 +54,6 @@ class Tracked:
     failed: Mapping[str, int]
     resumed: int
     once: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Patient:
-    """One patient.
-
-    Attributes:
-        name: Pseudonym.
-        rows: A series of each time point.
-        days: Of each, counted from any; None where it isn't known.
-        stamp: Changes when a series or how it is tracked does.
-    """
-
-    name: str
-    rows: tuple[SeriesRow, ...]
-    days: tuple[float | None, ...]
-    stamp: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +114,8 @@ def track_all(
     if version is None and cohort.index.labels is None:
         raise InputError("the cohort has no label maps: say which model is to segment its images")
     work = _Work(store.uri, version, place, locate(output), tracking, replace(runtime, threads=1))
-    patients, once = _patients(work, cohort)
+    facts = [work.model, json.dumps(config.dump(work.how))]
+    patients, once = patients_of(cohort, facts, labelled=version is None)
     records, resumed = work.records.completed(patients, partial(_track, work), CRASHED, partial(on_progress, "track"))
     work.output.join("patients.json").write(json.dumps(records, indent=1).encode())
     failed = failures(records)
@@ -144,28 +124,7 @@ def track_all(
     return Tracked(work.model, tracked, failed, resumed, once)
 
 
-def _patients(work: _Work, cohort: Cohort) -> tuple[list[_Patient], int]:
-    """Return those who were scanned more than once, and how many weren't."""
-    of_one: dict[str, list[SeriesRow]] = defaultdict(list)
-    for row in cohort.rows:
-        if not row.synthetic and row.channels == 1 and (work.version or row.label):
-            of_one[row.subject].append(row)
-    names = naming_of(cohort)
-    chosen = {subject: series_of(rows) for subject, rows in sorted(of_one.items())}
-    made = [
-        _Patient(subject, rows, tuple(day_of_text(names.unseal(row.when)) for row in rows), _stamp(work, rows))
-        for subject, rows in chosen.items()
-        if len(rows) > 1
-    ]
-    return made, len(chosen) - len(made)
-
-
-def _stamp(work: _Work, rows: Sequence[SeriesRow]) -> str:
-    facts = [work.model, json.dumps(config.dump(work.how)), *(f"{row.volume} {row.label}" for row in rows)]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
-
-
-def _track(work: _Work, patient: _Patient) -> Record:
+def _track(work: _Work, patient: Patient) -> Record:
     """Track one patient, and note and return what became of it. Never raises for what is in the images."""
     try:
         names, points = _points(work, patient)
@@ -179,9 +138,9 @@ def _track(work: _Work, patient: _Patient) -> Record:
     return work.records.note(patient.name, patient.stamp, OK, "", **facts)
 
 
-def _points(work: _Work, patient: _Patient) -> tuple[Mapping[str, int], list[TimePoint]]:
+def _points(work: _Work, patient: Patient) -> tuple[Mapping[str, int], list[TimePoint]]:
     """Read a patient's scans, and have each segmented where a model is to."""
-    days = _days(patient.days, work.how.apart_days)
+    days = patient.days(work.how.apart_days)
     cohort, points = open_cohort(work.cohort), []
     names: Mapping[str, int] = cohort.index.labels.names if cohort.index.labels else {}
     for at, (row, day) in enumerate(zip(patient.rows, days, strict=True), start=1):
@@ -192,16 +151,3 @@ def _points(work: _Work, patient: _Patient) -> tuple[Mapping[str, int], list[Tim
             names, mask = segmented(kept_predictor(work.registry, work.version, work.runtime), image, work.model)
         points.append(TimePoint(f"time point {at}", day, image, mask))
     return names, points
-
-
-def _days(found: Sequence[float | None], apart_days: float) -> list[float]:
-    """Return the day of each time point: those that are known or, where none is, days as far apart as was said."""
-    known = [day for day in found if day is not None]
-    if len(known) == len(found):
-        return known
-    if known:
-        raise ImageError("undated", f"of this patient's {len(found)} studies {len(known)} have a date: all must, or none")
-    if not apart_days:
-        why = "this patient's studies have no dates: say how many days they are apart (apart_days), if that is known"
-        raise ImageError("undated", why)
-    return [at * apart_days for at in range(len(found))]

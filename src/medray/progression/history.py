@@ -23,7 +23,7 @@ from medray.progression.lesions import Track, found_in, matched
 from medray.progression.response import Response, response_of
 from medray.progression.trend import Trend, common_trend, trend_of
 
-__all__ = ["History", "LesionHistory", "StructureHistory", "TimePoint", "Tracking", "history_of"]
+__all__ = ["History", "LesionHistory", "StructureHistory", "TimePoint", "Tracking", "followed", "history_of", "years_between"]
 
 DAYS_A_YEAR = 365.25
 LESION_WORDS = ("lesion", "tumor", "tumour", "nodule", "metast", "mass")
@@ -171,26 +171,36 @@ def history_of(points: Sequence[TimePoint], names: Mapping[str, int], how: Track
         ImageError: If they can't be aligned; see `align`.
     """
     points = sorted(points, key=lambda point: point.day)
-    followed = _followed(names, how.lesions)
+    lesions = followed(names, how.lesions)
     if len(points) < 2:
         raise InputError(f"change needs two time points or more; there is {len(points)}")
     if any(later.day == earlier.day for earlier, later in pairwise(points)):
         raise InputError("two time points are of one day: which came first can't be told")
     alignment = align([point.image for point in points], [point.name for point in points], warp=how.warp)
-    years = tuple((point.day - points[0].day) / DAYS_A_YEAR for point in points)
-    tracks = [(name, track) for name in followed for track in _tracks(points, names[name], alignment)]
+    years = tuple(years_between(points[0], point) for point in points)
+    tracks = [(name, track) for name in lesions for track in _tracks(points, names[name], alignment)]
     described = tuple(_lesion(name, track, years, how.repeatability) for name, track in tracks)
     structures = tuple(
         _structure(name, [_whole(point, names[name], how.repeatability) for point in points], years, alignment)
         for name in names
-        if name not in followed
+        if name not in lesions
     )
     growth = common_trend([one.trend for one in described if one.trend])
     responses = tuple(response_of([track for _, track in tracks])) or tuple(Response(0.0, None, 0) for _ in points)
     return History(tuple(point.name for point in points), years, alignment, described, structures, responses, growth)
 
 
-def _followed(names: Mapping[str, int], lesions: Sequence[str]) -> tuple[str, ...]:
+def years_between(earlier: TimePoint, later: TimePoint) -> float:
+    """Return how many years lie between two time points."""
+    return (later.day - earlier.day) / DAYS_A_YEAR
+
+
+def followed(names: Mapping[str, int], lesions: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return those labels that are followed: what was said or, if nothing, those that are called lesions.
+
+    Raises:
+        InputError: If there is no such label.
+    """
     unknown = [name for name in lesions if name not in names]
     if unknown:
         raise InputError(f"there is no label {unknown[0]!r}: the labels are {', '.join(names)}")

@@ -23,13 +23,38 @@ from medray.imaging.volume import Volume
 from medray.samples.anatomy import load_anatomy
 from medray.samples.scan import BRAIN_LABELS, Scan, scan_subject
 from medray.samples.source import new_source, write_names
-from medray.samples.subject import Subject, followed_up, make_subject
+from medray.samples.subject import COURSES, Subject, followed_up, make_subject
 
-__all__ = ["write_brain_cohort"]
+__all__ = ["Illness", "write_brain_cohort"]
 
 Facts: TypeAlias = dict[str, dict[str, Any]]
 """Scan name to what is true of it."""
 FORMATS = ("nifti", "dicom")
+
+
+@dataclass(frozen=True, slots=True)
+class Illness:
+    """Who has lesions, and what these do.
+
+    Attributes:
+        healthy: Share of people without lesions, at their first scan.
+        courses: What lesions do, that people take in turn: see `medray.samples.subject.followed_up`.
+
+    Raises:
+        ConfigError: If the share is none, or a course unknown.
+    """
+
+    healthy: float = 0.0
+    courses: tuple[str, ...] = ("mixed",)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.healthy <= 1:
+            raise ConfigError(f"healthy={self.healthy} is a share from 0 to 1")
+        if not self.courses or set(self.courses) - set(COURSES):
+            raise ConfigError(f"courses {', '.join(self.courses)}: take some of {', '.join(COURSES)}")
+
+
+ILL = Illness()
 
 
 def write_brain_cohort(
@@ -37,7 +62,7 @@ def write_brain_cohort(
     *,
     subjects: int = 12,
     followups: int = 0,
-    healthy: float = 0.0,
+    illness: Illness = ILL,
     seed: int = 0,
     formats: tuple[str, ...] = FORMATS,
     over: Callable[[Callable[[int], Facts], Sequence[int]], Iterable[Facts]] = map,
@@ -49,7 +74,7 @@ def write_brain_cohort(
         folder: A new or empty folder.
         subjects: How many people.
         followups: How many later scans of each, with known lesion growth.
-        healthy: Share of people without lesions, at their first scan.
+        illness: Who has lesions, and what these do.
         seed: Equal seeds give equal files.
         formats: Formats that subjects take in turn: ``"nifti"``, ``"dicom"``.
         over: How to map a function over subject numbers: ``map``, or something that does it in parallel.
@@ -64,11 +89,9 @@ def write_brain_cohort(
     """
     if subjects < 1 or followups < 0 or not formats or set(formats) - set(FORMATS):
         raise ConfigError(f"subjects={subjects}, followups={followups}, formats={formats}: need ≥ 1, ≥ 0 and {FORMATS}")
-    if not 0 <= healthy <= 1:
-        raise ConfigError(f"healthy={healthy} is a share from 0 to 1")
     root = new_source(folder)
     truth: Facts = {}
-    drawing = Drawing(followups, healthy, seed)
+    drawing = Drawing(followups, illness, seed)
     for facts in over(partial(_write_subject, root, drawing, formats), range(subjects)):
         truth |= facts
         for name in facts:
@@ -83,7 +106,7 @@ class Drawing:
     """What people are drawn by: see `write_brain_cohort`."""
 
     followups: int
-    healthy: float
+    illness: Illness
     seed: int
 
 
@@ -98,11 +121,12 @@ def _write_subject(root: Path, drawing: Drawing, formats: tuple[str, ...], numbe
 def _scans(number: int, drawing: Drawing) -> Iterator[tuple[str, Subject, Scan]]:
     """Yield each scan of a subject; a subject's draws depend on nothing but the seed and its number."""
     rng = np.random.default_rng([drawing.seed, number])
-    ill = np.random.default_rng([drawing.seed, number, 1]).random() >= drawing.healthy
+    ill = np.random.default_rng([drawing.seed, number, 1]).random() >= drawing.illness.healthy
     subject = make_subject(load_anatomy(), rng, lesions=int(rng.integers(1, 6)) * ill)
+    courses = drawing.illness.courses
     for session in range(drawing.followups + 1):
         if session:
-            subject = followed_up(subject, rng)
+            subject = followed_up(subject, rng, courses[number % len(courses)])
         yield f"sub-{number + 1:03d}_ses-{session + 1:02d}", subject, scan_subject(subject, rng)
 
 

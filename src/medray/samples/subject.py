@@ -22,6 +22,7 @@ from medray.samples.anatomy import Anatomy
 from medray.types import Affine
 
 __all__ = [
+    "COURSES",
     "Lesion",
     "Subject",
     "affine_of",
@@ -41,6 +42,13 @@ LESION_DEPTH_MM = 3.0
 VENTRICLES_LPS_MM = np.array([0.0, 12.0, 16.0])
 """About the middle of the lateral ventricles in the MNI152 space."""
 ATROPHY_MM = 55.0
+COURSES: dict[str, tuple[float, float, int]] = {
+    "mixed": (0.6, 2.0, 1),
+    "grown": (1.3, 2.2, 1),
+    "stable": (0.95, 1.05, 0),
+    "shrunk": (0.4, 0.75, 0),
+}
+"""The least and the largest factor by which a lesion's volume changes until the next scan, and how many are new then."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,11 +140,19 @@ def deformation(
     return np.stack([zoom(part, size / control, order=3, mode="nearest") for part in points]).astype(np.float32)
 
 
-def followed_up(subject: Subject, rng: np.random.Generator) -> Subject:
-    """Return the same head later: each lesion has 0.6 to 2 times its volume, and one is new."""
-    factors = rng.uniform(0.6, 2.0, len(subject.lesions)) ** (1 / 3)
-    grown = [Lesion(old.centre, old.radii * factor, old.axes) for old, factor in zip(subject.lesions, factors, strict=True)]
-    return Subject(subject.anatomy, subject.linear, subject.field, (*grown, *_draw_lesions(subject, rng, 1)))
+def followed_up(subject: Subject, rng: np.random.Generator, course: str = "mixed") -> Subject:
+    """Return the same head later.
+
+    Args:
+        subject: At the time before.
+        rng: Source of randomness.
+        course: A key of `COURSES`. ``"mixed"``: each lesion grows or shrinks by itself, and one is new; ``"grown"``: all grow,
+            and one is new; ``"stable"``: none changes by more than a twentieth; ``"shrunk"``: all shrink.
+    """
+    least, most, new = COURSES[course]
+    factors = rng.uniform(least, most, len(subject.lesions)) ** (1 / 3)
+    later = [Lesion(old.centre, old.radii * factor, old.axes) for old, factor in zip(subject.lesions, factors, strict=True)]
+    return Subject(subject.anatomy, subject.linear, subject.field, (*later, *_draw_lesions(subject, rng, new)))
 
 
 def atrophied(subject: Subject, share: float) -> Subject:

@@ -32,9 +32,9 @@ from medray.models.networks import build_model
 from medray.preprocessing.bricks import Case, read_case
 from medray.preprocessing.intensity import intensities, normalise
 from medray.preprocessing.plan import Plan, read_plan
-from medray.preprocessing.planning import SMALL_SHARE
 from medray.preprocessing.prepare import PEOPLE
 from medray.preprocessing.prepared import Prepared
+from medray.preprocessing.targets import SMALL_SHARE
 from medray.registry.registry import Registry
 from medray.storage.location import Location, locate
 from medray.synthesis.anatomies import Invention, invent

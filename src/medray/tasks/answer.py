@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medray.imaging.boxes import Box
 from medray.types import Mask, Triple, Voxels
 
-__all__ = ["Answer", "Example", "Measured", "Record", "Summary", "Truth"]
+__all__ = ["Answer", "Course", "Example", "Measured", "Record", "Summary", "Truth"]
 
 Measured: TypeAlias = Mapping[str, Any]
 """Measurement to value, JSON-ready."""
@@ -39,6 +39,44 @@ class Example:
     present: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What becomes of a label between two time points.
+
+    Attributes:
+        before_mm3: Its volume at the earlier one, in the space midway between them.
+        after_mm3: At the later one, in the same space.
+        growth: The logarithm of their ratio: 0.7 is twice as much.
+        probabilities: Of ``"shrunk"``, ``"stable"`` and ``"grown"``; together 1.
+        years: Between them, where that is known.
+    """
+
+    before_mm3: float
+    after_mm3: float
+    growth: float
+    probabilities: Mapping[str, float]
+    years: float | None = None
+
+    @property
+    def rate_per_year(self) -> float | None:
+        """Growth a year; None where the time isn't known."""
+        return self.growth / self.years if self.years else None
+
+    def over(self, years: float | None) -> Course:
+        """Return the course over so many years."""
+        return replace(self, years=years)
+
+    def plain(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        return {
+            "before_mm3": round(self.before_mm3, 2),
+            "after_mm3": round(self.after_mm3, 2),
+            "growth": round(self.growth, 5),
+            "rate_per_year": None if self.rate_per_year is None else round(self.rate_per_year, 5),
+            "probabilities": {name: round(value, 5) for name, value in self.probabilities.items()},
+        }
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """What a task says of one image; each task fills what it knows.
@@ -49,6 +87,7 @@ class Answer:
         probabilities: Target to probability.
         boxes: The surest first.
         image: Of a synthesis: ``(C, I, J, K)`` float32, normalised.
+        courses: Of a progression: label to what became of it.
     """
 
     mask: Voxels | None = None
@@ -56,6 +95,7 @@ class Answer:
     probabilities: Mapping[str, float] = field(default_factory=dict)
     boxes: Sequence[Box] = ()
     image: Voxels | None = None
+    courses: Mapping[str, Course] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from medray.preprocessing.plan import Plan
 from medray.tasks.answer import Answer, Example, Record, Summary, Truth
 from medray.tasks.detection import Detection
 from medray.tasks.diagnosis import Diagnosis
+from medray.tasks.progression import Progression
 from medray.tasks.segmentation import Segmentation
 from medray.tasks.synthesis import Synthesis
 from medray.types import Shape
@@ -84,6 +85,7 @@ TASKS: dict[str, Callable[[Plan, Calibrations], Task]] = {
     "diagnosis": Diagnosis,
     "detection": Detection,
     "synthesis": Synthesis,
+    "progression": Progression,
 }
 
 
