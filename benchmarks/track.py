@@ -24,9 +24,10 @@ from scipy.spatial.transform import Rotation
 
 from medray.imaging.geometry import to_world
 from medray.imaging.volume import Volume
-from medray.progression.history import History, LesionHistory, TimePoint, history_of
+from medray.progression.history import History, LesionHistory, history_of
 from medray.progression.midway import inverse
 from medray.progression.register import COARSE_MM, MIDDLE_MM, Pair, coarser, improved, itk_image, loosened, register
+from medray.progression.visit import TimePoint
 from medray.samples.anatomy import load_anatomy
 from medray.samples.scan import Scan, scan_subject
 from medray.samples.subject import Lesion, Subject, atrophied, brain_box, followed_up, make_subject, sample_maps
@@ -126,7 +127,7 @@ def point(name: str, day: float, scan: Scan, moved: NDArray[np.float64]) -> Time
     """Put a scan where the head lay; grey and white matter are one structure here."""
     labels = np.array([0, 1, 1, 2], np.uint8)[scan.mask]
     affine = moved @ scan.image.affine
-    return TimePoint(name, day, Volume(scan.image.voxels, affine), Volume(labels[np.newaxis], affine))
+    return TimePoint(name, day, Volume(scan.image.voxels, affine), mask=Volume(labels[np.newaxis], affine))
 
 
 def tissue_of(subject: Subject) -> float:
@@ -153,7 +154,7 @@ def measured(case: Case) -> dict[str, list[Any]]:
     history = history_of(case.points, {"tissue": 1, "lesion": 2})
     whole = time.perf_counter() - began
     swapped = history_of(
-        [TimePoint(one.name, -one.day, one.image, one.mask) for one in case.points], {"tissue": 1, "lesion": 2}
+        [TimePoint(one.name, -one.day, one.image, mask=one.mask) for one in case.points], {"tissue": 1, "lesion": 2}
     )
     there = history.alignment.between(0, 1)
     return {

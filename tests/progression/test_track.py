@@ -13,7 +13,8 @@ import medray
 from medray.errors import InputError
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.formats.nifti import write_nifti
-from medray.progression.history import TimePoint, Tracking, history_of
+from medray.progression.history import Tracking, history_of
+from medray.progression.visit import TimePoint
 from tests.progression.people import NAMES, motion, person, scanned
 
 MOVED = motion((10, -5, 8), (12, -8, 5))
@@ -151,7 +152,7 @@ def test_what_is_refused(files, tmp_path):
     with pytest.raises(InputError, match="another grid"):
         medray.track("", [medray.Scan(scan, 0.0, files / "second-mask.nii.gz")] * 2, tmp_path)
     image, label = scanned(person(4)[0], 1)
-    point = TimePoint("a", 0.0, image, label)
+    point = TimePoint("a", 0.0, image, mask=label)
     with pytest.raises(InputError, match="two time points or more"):
         history_of([point], NAMES)
     with pytest.raises(InputError, match="of one day"):

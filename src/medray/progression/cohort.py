@@ -25,9 +25,11 @@ from medray.errors import InputError, StorageError
 from medray.inference.bundled import kept_predictor
 from medray.inference.records import OK, Record, Records, failures, problem_of
 from medray.models.runtime import EXACT, Runtime
-from medray.progression.history import TimePoint, Tracking
+from medray.progression.courses import Courses
+from medray.progression.history import History, Tracking
 from medray.progression.patients import Patient, patients_of
-from medray.progression.track import segmented, write_all
+from medray.progression.track import pointed, write_all, write_by_model
+from medray.progression.visit import Visit
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
@@ -94,7 +96,7 @@ def track_all(
     the one with the most voxels. Dates are those that the cohort keeps sealed, so that its pseudonym key is needed.
 
     Args:
-        model: ``name``, ``name@alias`` or ``name/version`` of a segmentation; empty for the cohort's own label maps.
+        model: ``name``, ``name@alias`` or ``name/version`` of a segmentation or progression; empty for the cohort's own label maps.
         source: The cohort.
         output: A folder, a path or a URI.
         registry: The default one when None.
@@ -127,27 +129,32 @@ def track_all(
 def _track(work: _Work, patient: Patient) -> Record:
     """Track one patient, and note and return what became of it. Never raises for what is in the images."""
     try:
-        names, points = _points(work, patient)
-        history = write_all(work.output.join("patients", patient.name), points, names, work.how, work.model)
+        visits = _visits(work, patient)
+        found = _written(work, patient, visits)
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001 - one patient must not stop a run; the kind of error is recorded
         return work.records.note(patient.name, patient.stamp, *problem_of(error, "a scan"))
-    last = history.responses[-1]
-    facts = {"time_points": len(points), "years": history.years[-1], "response": last.category, "lesions": len(history.lesions)}
+    facts = {"time_points": len(visits), "years": found.years[-1], **found.brief()}
     return work.records.note(patient.name, patient.stamp, OK, "", **facts)
 
 
-def _points(work: _Work, patient: Patient) -> tuple[Mapping[str, int], list[TimePoint]]:
-    """Read a patient's scans, and have each segmented where a model is to."""
-    days = patient.days(work.how.apart_days)
-    cohort, points = open_cohort(work.cohort), []
+def _visits(work: _Work, patient: Patient) -> list[Visit]:
+    cohort, days = open_cohort(work.cohort), patient.days(work.how.apart_days)
+    return [
+        Visit(f"time point {at}", day, cohort.volume(row))
+        for at, (row, day) in enumerate(zip(patient.rows, days, strict=True), start=1)
+    ]
+
+
+def _written(work: _Work, patient: Patient, visits: list[Visit]) -> History | Courses:
+    """Tell what changed by the model or, without one, by the cohort's own label maps."""
+    target = work.output.join("patients", patient.name)
+    if work.version is not None:
+        predictor = kept_predictor(work.registry, work.version, work.runtime)
+        return write_by_model(target, visits, predictor, work.how, work.model)
+    cohort = open_cohort(work.cohort)
     names: Mapping[str, int] = cohort.index.labels.names if cohort.index.labels else {}
-    for at, (row, day) in enumerate(zip(patient.rows, days, strict=True), start=1):
-        image = cohort.volume(row)
-        if work.version is None:
-            mask = image.with_voxels(cohort.mask(row)[np.newaxis])
-        else:
-            names, mask = segmented(kept_predictor(work.registry, work.version, work.runtime), image, work.model)
-        points.append(TimePoint(f"time point {at}", day, image, mask))
-    return names, points
+    masks = [visit.image.with_voxels(cohort.mask(row)[np.newaxis]) for visit, row in zip(visits, patient.rows, strict=True)]
+    points = [pointed(visit, mask) for visit, mask in zip(visits, masks, strict=True)]
+    return write_all(target, points, names, work.how, work.model)

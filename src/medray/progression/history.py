@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -14,18 +13,16 @@ from pydantic.dataclasses import dataclass as strict_dataclass
 
 from medray import config
 from medray.errors import InputError
-from medray.formats.dicom_results import Source
-from medray.imaging.volume import Volume
 from medray.progression.align import Alignment, align
 from medray.progression.change import Amount, Change, Fate, amount_of, change_between, fate_of, longest_of, structure_change
 from medray.progression.diameters import Diameters
 from medray.progression.lesions import Track, found_in, matched
 from medray.progression.response import Response, response_of
 from medray.progression.trend import Trend, common_trend, trend_of
+from medray.progression.visit import TimePoint, years_between
 
-__all__ = ["History", "LesionHistory", "StructureHistory", "TimePoint", "Tracking", "followed", "history_of", "years_between"]
+__all__ = ["History", "LesionHistory", "StructureHistory", "Tracking", "followed", "history_of"]
 
-DAYS_A_YEAR = 365.25
 LESION_WORDS = ("lesion", "tumor", "tumour", "nodule", "metast", "mass")
 """A label whose name has one of these is of lesions, unless it is said which are."""
 
@@ -46,34 +43,17 @@ class Tracking:
     warp: bool = False
     apart_days: float = Field(default=0.0, ge=0)
 
+    def require_plain(self) -> None:
+        """Refuse what a model of progression can't be told: it follows what it was trained for.
+
+        Raises:
+            InputError: If lesions, repeatability or warp are set.
+        """
+        if self.lesions or self.repeatability or self.warp:
+            raise InputError("a progression model follows what it learned: leave out lesions, repeatability and warp")
+
 
 PLAIN = Tracking()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TimePoint:
-    """One scan of a patient.
-
-    Attributes:
-        name: Of it.
-        day: When, counted from any day.
-        image: Of one channel.
-        mask: Label map on the image's grid.
-        series: What it is in DICOM; None where it isn't.
-    """
-
-    name: str
-    day: float
-    image: Volume
-    mask: Volume
-    series: Source | None = None
-
-    @property
-    def identity(self) -> str:
-        """Of the scan: SeriesInstanceUID or, without one, a hash of its voxels."""
-        if self.series is not None:
-            return self.series.series
-        return hashlib.sha256(np.ascontiguousarray(self.image.voxels).tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +123,10 @@ class History:
     responses: tuple[Response, ...]
     growth: Trend | None
 
+    def brief(self) -> dict[str, Any]:
+        """Return what a table of patients says: the response category and how many lesions there are."""
+        return {"response": self.responses[-1].category, "lesions": len(self.lesions)}
+
     def plain(self) -> dict[str, Any]:
         """Return what JSON can hold."""
         fit = {f"{a + 1}-{b + 1}": one for (a, b), one in self.alignment.pairs.items()}
@@ -188,11 +172,6 @@ def history_of(points: Sequence[TimePoint], names: Mapping[str, int], how: Track
     growth = common_trend([one.trend for one in described if one.trend])
     responses = tuple(response_of([track for _, track in tracks])) or tuple(Response(0.0, None, 0) for _ in points)
     return History(tuple(point.name for point in points), years, alignment, described, structures, responses, growth)
-
-
-def years_between(earlier: TimePoint, later: TimePoint) -> float:
-    """Return how many years lie between two time points."""
-    return (later.day - earlier.day) / DAYS_A_YEAR
 
 
 def followed(names: Mapping[str, int], lesions: Sequence[str] = ()) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,50 +12,70 @@ from medray.errors import InputError
 from medray.imaging.transitions import Transitions
 from medray.imaging.volume import Volume
 from medray.progression.align import Alignment, align
-from medray.progression.history import TimePoint, years_between
+from medray.progression.visit import Visit, years_between
 from medray.types import Mask
 
-__all__ = ["label_map_of_pair", "pair_of"]
+__all__ = ["ScanPair", "label_map_of_pair", "pair_of", "pairs_in_turn"]
 
 
-def pair_of(earlier: TimePoint, later: TimePoint) -> tuple[Volume, Alignment]:
-    """Bring two time points onto a grid midway between them.
+@dataclass(frozen=True, slots=True, eq=False)
+class ScanPair:
+    """An earlier and a later scan on a grid midway between them.
 
-    Args:
-        earlier: With an image of one channel; its mask may be anything.
-        later: Of the same patient.
+    Attributes:
+        image: Of two channels, the earlier scan's first, 0 where a scan shows nothing; its meta says ``years``.
+        alignment: How the scans lie to each other.
+    """
 
-    Returns:
-        A volume of two channels, the earlier scan's first, 0 where a scan shows nothing, whose meta says ``years``; and how the
-        scans lie to each other.
+    image: Volume
+    alignment: Alignment
+
+
+def pair_of(earlier: Visit, later: Visit) -> ScanPair:
+    """Bring two scans of a patient onto one grid.
 
     Raises:
         InputError: If they aren't in this order, or their modalities differ.
         ImageError: If they can't be aligned.
     """
     years = years_between(earlier, later)
-    kinds = {point.image.meta.get("modality", "OT") for point in (earlier, later)}
-    if years <= 0 or len(kinds) > 1:
-        raise InputError(f"a pair is an earlier and a later scan of one modality; these are {years:g} years apart, of {kinds}")
+    kinds = sorted({visit.image.meta.get("modality", "OT") for visit in (earlier, later)})
+    if years <= 0:
+        raise InputError(f"{earlier.name} and {later.name} are of one day, or in the wrong order: give each scan its own day")
+    if len(kinds) > 1:
+        raise InputError(f"{earlier.name} and {later.name} are of {' and '.join(kinds)}: only one modality can be compared")
     found = align([earlier.image, later.image], [earlier.name, later.name])
     channels = [
-        found.sampled(at, point.image.with_voxels(point.image.voxels[:1]), found.affine, found.shape)
-        for at, point in enumerate((earlier, later))
+        found.sampled(at, visit.image.with_voxels(visit.image.voxels[:1]), found.affine, found.shape)
+        for at, visit in enumerate((earlier, later))
     ]
-    return Volume(np.stack(channels), found.affine, {"modality": kinds.pop(), "years": f"{years:.6f}"}), found
+    return ScanPair(Volume(np.stack(channels), found.affine, {"modality": kinds[0], "years": f"{years:.6f}"}), found)
 
 
-def label_map_of_pair(points: Sequence[TimePoint], names: Mapping[str, int], labels: Transitions, where: Alignment) -> Mask:
+def pairs_in_turn(visits: Sequence[Visit]) -> tuple[list[Visit], list[ScanPair]]:
+    """Sort scans by their days, and pair each with the next.
+
+    Raises:
+        InputError: If there are fewer than two, two are of one day, or their modalities differ.
+        ImageError: If two can't be aligned.
+    """
+    if len(visits) < 2:
+        raise InputError(f"change needs two time points or more; there is {len(visits)}")
+    ordered = sorted(visits, key=lambda visit: visit.day)
+    return ordered, [pair_of(earlier, later) for earlier, later in pairwise(ordered)]
+
+
+def label_map_of_pair(masks: Sequence[Volume], names: Mapping[str, int], labels: Transitions, where: Alignment) -> Mask:
     """Return the label map of a pair, ``(I, J, K)`` on its grid.
 
     Args:
-        points: The earlier one and the later one, with their masks.
+        masks: Of the earlier scan and the later one.
         names: Of the masks' labels, and their values.
         labels: Those that are followed; all others are background.
         where: From `pair_of`.
     """
     values = [names[label] for label in labels.labels]
-    before, after = (_nearest(point.mask, values, at, where) for at, point in enumerate(points))
+    before, after = (_nearest(mask, values, at, where) for at, mask in enumerate(masks))
     return labels.joined(before, after)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from pydantic import Field
@@ -29,16 +29,18 @@ from medray.cohort.shards import write_shard
 from medray.errors import InputError, StorageError
 from medray.imaging.transitions import Transitions
 from medray.inference.records import OK, Record, Records, failures, problem_of
-from medray.progression.history import TimePoint, followed
+from medray.progression.history import followed
 from medray.progression.midway import pairs_of
 from medray.progression.pair import label_map_of_pair, pair_of
 from medray.progression.patients import Patient, patients_of
+from medray.progression.visit import Visit
 from medray.storage.location import Location, locate
 
 __all__ = ["Paired", "Pairing", "pair_up"]
 
 CRASHED = "aligning it ended its process each time: it is damaged, or too large for a worker"
 SOURCE = "pairs_of"
+_Scan: TypeAlias = tuple[SeriesRow, Visit]
 
 
 @strict_dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -118,38 +120,52 @@ def pair_up(
     """
     pairing, place, target = config.load(Pairing, how, what="pairing settings"), locate(source), locate(root)
     cohort = open_cohort(place)
-    if cohort.index.labels is None:
-        raise InputError(f"cohort {cohort.index.id} has no label maps: there is no change to learn from")
-    names = cohort.index.labels.names
-    labels = Transitions(followed(names, pairing.labels) or tuple(names))
-    work = _Work(place, target, labels, pairing.apart_days)
-    patients, once = patients_of(cohort, [json.dumps(config.dump(pairing)), *labels.labels], labelled=True)
+    work = _Work(place, target, _followed(cohort, pairing), pairing.apart_days)
+    facts = [json.dumps(config.dump(pairing)), *work.labels.labels]
+    patients, once = patients_of(cohort, facts, labelled=True)
     if not patients:
         raise InputError(f"none of the {once} labelled patients of cohort {cohort.index.id} was scanned more than once")
     base = base_of(target)
     records, resumed = work.records.completed(patients, partial(_pair, work), CRASHED, partial(on_progress, "pair"))
-    rows = [config.load(SeriesRow, row, what="a pair's row") for record in records for row in record.get("rows", ())]
-    failed = failures(records)
-    if not rows:
+    failed, contents = failures(records), _contents(records, work.labels)
+    if not contents.rows:
         raise InputError(f"no pair could be made of {len(patients)} patients: {', '.join(sorted(failed))}")
+    made = commit_cohort(target, contents, {**cohort.index.lineage, SOURCE: cohort.index.id}, base=base)
+    open_trail().record(
+        [Event("cohort.pairs", made.index.id, detail=f"{len(contents.rows)} pairs of cohort {cohort.index.id}")]
+    )
+    good = len(records) - sum(failed.values())
+    return Paired(made.index.id, len(contents.rows), good, failed, resumed, once, work.labels.labels)
+
+
+def _followed(cohort: Cohort, pairing: Pairing) -> Transitions:
+    if cohort.index.labels is None:
+        raise InputError(f"cohort {cohort.index.id} has no label maps: there is no change to learn from")
+    names = cohort.index.labels.names
+    return Transitions(followed(names, pairing.labels) or tuple(names))
+
+
+def _contents(records: Sequence[Record], labels: Transitions) -> Contents:
+    """Return what the new cohort holds, failures as its quarantine."""
+    rows = [config.load(SeriesRow, row, what="a pair's row") for record in records for row in record.get("rows", ())]
     refused = [
         QuarantineRow(source=record["name"], reason=record["outcome"], detail=record["detail"], intake=record["stamp"])
         for record in records
         if record["outcome"] != OK
     ]
-    contents = Contents(tuple(rows), tuple(refused), labels.schema)
-    made = commit_cohort(target, contents, {**cohort.index.lineage, SOURCE: cohort.index.id}, base=base)
-    open_trail().record([Event("cohort.pairs", made.index.id, detail=f"{len(rows)} pairs of cohort {cohort.index.id}")])
-    return Paired(made.index.id, len(rows), len(records) - sum(failed.values()), failed, resumed, once, labels.labels)
+    return Contents(tuple(rows), tuple(refused), labels.schema)
 
 
 def _pair(work: _Work, patient: Patient) -> Record:
-    """Pair one patient's scans, and note and return what became of it. Never raises for what is in the images."""
+    """ScanPair one patient's scans, and note and return what became of it. Never raises for what is in the images."""
     try:
         cohort = open_cohort(work.source)
         days = patient.days(work.apart_days)
-        points = [_point(cohort, row, day, at) for at, (row, day) in enumerate(zip(patient.rows, days, strict=True), start=1)]
-        rows = [_row(work, patient, cohort, points, pair) for pair in pairs_of(len(points))]
+        scans = [
+            (row, Visit(f"time point {at}", day, cohort.volume(row)))
+            for at, (row, day) in enumerate(zip(patient.rows, days, strict=True), start=1)
+        ]
+        rows = [_row(work, cohort, patient, scans[a], scans[b], time_point=b) for a, b in pairs_of(len(scans))]
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001 - one patient must not stop a run; the kind of error is recorded
@@ -157,33 +173,28 @@ def _pair(work: _Work, patient: Patient) -> Record:
     return work.records.note(patient.name, patient.stamp, OK, "", rows=[config.dump(row) for row in rows])
 
 
-def _point(cohort: Cohort, row: SeriesRow, day: float, at: int) -> TimePoint:
-    image = cohort.volume(row)
-    return TimePoint(f"time point {at}", day, image, image.with_voxels(cohort.mask(row)[np.newaxis]))
-
-
-def _row(work: _Work, patient: Patient, cohort: Cohort, points: list[TimePoint], pair: tuple[int, int]) -> SeriesRow:
+def _row(work: _Work, cohort: Cohort, patient: Patient, earlier: _Scan, later: _Scan, *, time_point: int) -> SeriesRow:
     """Write one pair, and return what the manifest says of it."""
-    both, rows = [points[at] for at in pair], [patient.rows[at] for at in pair]
-    image, where = pair_of(*both)
-    schema = work.labels.schema
+    (first, _), (second, _) = earlier, later
+    pair = pair_of(earlier[1], later[1])
+    image, schema = pair.image, work.labels.schema
+    masks = [scan.image.with_voxels(cohort.mask(row)[np.newaxis]) for row, scan in (earlier, later)]
     names = cohort.index.labels.names if cohort.index.labels else {}
-    mask = label_map_of_pair(both, names, work.labels, where)
+    mask = label_map_of_pair(masks, names, work.labels, pair.alignment)
     volume = write_shard(work.target.join("volumes"), image)
     label = write_shard(work.target.join("labels"), image.with_voxels(mask[np.newaxis]))
-    of = hashlib.sha256(f"{rows[0].series} {rows[1].series}".encode()).hexdigest()[:32]
     return SeriesRow(
         subject=patient.name,
-        study=rows[1].study,
-        series=of,
-        time_point=pair[1],
-        when=rows[1].when,
+        study=second.study,
+        series=_hash(first.series, second.series)[:32],
+        time_point=time_point,
+        when=second.when,
         modality=image.meta["modality"],
         plane=(),
         channels=len(image.voxels),
         shape=image.shape,
         spacing_mm=image.spacing_mm,
-        source_hash=hashlib.sha256(f"{rows[0].volume} {rows[1].volume}".encode()).hexdigest(),
+        source_hash=_hash(first.volume, second.volume),
         intake=patient.stamp,
         instances=2,
         volume=volume.digest,
@@ -193,3 +204,7 @@ def _row(work: _Work, patient: Patient, cohort: Cohort, points: list[TimePoint],
         findings=(),
         statistics=measure(image, mask, schema),
     )
+
+
+def _hash(*words: str) -> str:
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()

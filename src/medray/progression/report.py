@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from medray.imaging.volume import Volume
 from medray.inference.page import COLOURS, bare, image, page, table
 from medray.progression.change import SURE
-from medray.progression.history import History, LesionHistory, TimePoint
+from medray.progression.history import History, LesionHistory
+from medray.progression.pictures import even, outline, papers
+from medray.progression.visit import TimePoint
 from medray.storage.location import Location
 from medray.types import Affine, Shape
 
 __all__ = ["report_page", "write_report"]
 
-Picture = NDArray[np.float32]
-ROWS_A_PAGE = 28
 HEAD = ("lesion", "what became of it", "mm³", "change", "longest mm", "doubling")
 NOTE = (
     "Volumes are those of the masks' voxels; intervals are of 95 %. Fates and categories are computed, and no diagnosis: "
@@ -42,7 +39,7 @@ def write_report(target: Location, history: History, points: Sequence[TimePoint]
     target.join("report.html").write(_page(history, figures).encode())
     buffer = BytesIO()
     with PdfPages(buffer) as pages:
-        for figure in (*figures.values(), *_papers([_row(one) for one in history.lesions])):
+        for figure in (*figures.values(), *papers("Lesions", HEAD, [_row(one) for one in history.lesions], NOTE)):
             pages.savefig(figure)
     target.join("report.pdf").write(buffer.getvalue())
 
@@ -120,27 +117,22 @@ def _slices(history: History, points: Sequence[TimePoint], names: Mapping[str, i
     grid = _slice_of(history)
     greys, masks = [], []
     for at, point in enumerate(points):
-        greys.append(_even(history.alignment.sampled(at, point.image, *grid)[:, :, 0], point.image))
+        greys.append(even(history.alignment.sampled(at, point.image, *grid)[:, :, 0], point.image))
         inside = point.mask.with_voxels(np.isin(point.mask.voxels, followed).astype(np.uint8))
         masks.append(history.alignment.sampled(at, inside, *grid)[:, :, 0])
     figure = Figure(figsize=(3.1 * (len(points) + 1), 3.6), layout="constrained")
     drawn = figure.subplots(1, len(points) + 1)
     for number, (axes, grey, mask) in enumerate(zip(drawn, greys, masks, strict=False)):
         axes.imshow(grey.T, cmap="gray", vmin=0, vmax=1)
-        _outline(axes, mask, COLOURS[2])
+        outline(axes, mask, COLOURS[2])
         axes.set_title(f"{history.years[number]:.2f} years", fontsize=10)
     drawn[-1].imshow((greys[-1] - greys[0]).T, cmap="RdBu_r", vmin=-0.5, vmax=0.5)
-    _outline(drawn[-1], masks[0], COLOURS[5])
-    _outline(drawn[-1], masks[-1], "black")
+    outline(drawn[-1], masks[0], COLOURS[5])
+    outline(drawn[-1], masks[-1], "black")
     drawn[-1].set_title("last less first; outlines of both", fontsize=10)
     for axes in drawn:
         axes.set_axis_off()
     return figure
-
-
-def _outline(axes: Axes, mask: Picture, colour: str) -> None:
-    if mask.max() > 0.5:
-        axes.contour(mask.T, [0.5], colors=[colour], linewidths=1)
 
 
 def _slice_of(history: History) -> tuple[Affine, Shape]:
@@ -160,13 +152,6 @@ def _most_change(lesion: LesionHistory) -> float:
     return max(seen, default=0.0) - min(seen, default=0.0)
 
 
-def _even(grey: Picture, image: Volume) -> Picture:
-    """Scale what a scan shows to 0 to 1."""
-    shown = image.voxels[image.voxels != 0]
-    low, high = np.percentile(shown, (1, 99)) if shown.size else (0.0, 1.0)
-    return np.asarray(np.clip((grey - low) / max(float(high - low), 1e-6), 0, 1), np.float32)
-
-
 def _trajectories(history: History) -> Figure:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -181,18 +166,3 @@ def _trajectories(history: History) -> Figure:
         axes.legend(title="lesion", fontsize=8, ncols=2, frameon=False)
     bare(axes)
     return figure
-
-
-def _papers(rows: Sequence[Sequence[str]]) -> Iterator[Figure]:
-    """Draw the table of lesions, so many a page."""
-    shown = list(rows) or [["none", *[""] * (len(HEAD) - 1)]]
-    for start in range(0, len(shown), ROWS_A_PAGE):
-        figure = Figure(figsize=(11.7, 8.3), layout="constrained")
-        axes = figure.subplots()
-        axes.set_axis_off()
-        axes.set_title("Lesions", loc="left")
-        drawn = axes.table([list(row) for row in shown[start : start + ROWS_A_PAGE]], colLabels=list(HEAD), loc="upper center")
-        drawn.auto_set_font_size(False)
-        drawn.set_fontsize(8)
-        figure.text(0.01, 0.01, NOTE, fontsize=8)
-        yield figure

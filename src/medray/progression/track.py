@@ -22,13 +22,16 @@ from medray.inference.bundled import BundlePredictor, load_predictor
 from medray.inference.prediction import Prediction
 from medray.inference.predictor import Predictor
 from medray.models.runtime import EXACT, Runtime
-from medray.progression.history import History, TimePoint, Tracking, history_of
+from medray.progression.courses import Courses, courses_of, write_courses
+from medray.progression.courses_page import write_courses_page
+from medray.progression.history import History, Tracking, history_of
 from medray.progression.report import write_report
+from medray.progression.visit import TimePoint, Visit
 from medray.progression.written import write_history
 from medray.registry.registry import Registry
 from medray.storage.location import Location, locate
 
-__all__ = ["Scan", "day_of", "label_map_of", "segmented", "series_of", "track", "write_all"]
+__all__ = ["Scan", "day_of", "label_map_of", "pointed", "segmented", "series_of", "track", "write_all", "write_by_model"]
 
 ANY = {"lesion": 1}
 """What a mask's values mean where nobody says: whatever isn't 0 is lesion."""
@@ -58,29 +61,36 @@ def track(
     registry: Registry | None = None,
     runtime: Runtime = EXACT,
     **how: Any,
-) -> History:
+) -> History | Courses:
     """Measure what changed between a patient's scans and write it down.
 
-    ::
+    By a segmentation, or masks::
 
         OUTPUT/history.json   everything
         OUTPUT/lesions.csv    a row for each lesion and time point
         OUTPUT/report-N.dcm   of each DICOM series, the earliest first: a Structured Report whose tracking UIDs stay
         OUTPUT/report.html    pictures, lesions and their trajectories; report.pdf is the same on paper
 
+    By a model of progression, which looks at each scan and the next together::
+
+        OUTPUT/courses.json   everything
+        OUTPUT/courses.csv    a row for each label and pair of scans
+        OUTPUT/report-N.dcm   of each DICOM series after the first
+        OUTPUT/report.html    pictures and courses; report.pdf is the same on paper
+
     Args:
-        model: ``name``, ``name@alias`` or ``name/version`` of a segmentation; empty where each scan has a mask.
+        model: ``name``, ``name@alias`` or ``name/version`` of a segmentation or progression; empty where each scan has a mask.
         scans: Two or more, in any order.
         output: A folder, a path or a URI.
         labels: What the masks' values mean; without, whatever isn't 0 is lesion.
         registry: The default one when None.
         runtime: What runs the network.
-        **how: `Tracking`'s fields: ``lesions``, ``repeatability``, ``warp``.
+        **how: `Tracking`'s fields: ``lesions``, ``repeatability``, ``warp``; a model of progression takes none.
 
     Raises:
         NotFoundError: If the model or a source isn't there.
         ImageError: If a source can't be read, or the scans can't be aligned.
-        InputError: If a date is missing, a mask has another grid, or the model is no segmentation.
+        InputError: If a date is missing, a mask has another grid, or the model is for something else.
         ConfigError: If the runtime isn't installed, or on an unknown setting.
     """
     tracking = config.load(Tracking, how, what="tracking settings")
@@ -88,26 +98,45 @@ def track(
     drawn = [Path(scan.mask) for scan in asked if scan.mask is not None]
     if len(drawn) != (0 if model else len(asked)):
         raise InputError("give a model, or else a mask for each scan, and not both")
-    images = [read_image_path(Path(scan.source)) for scan in asked]
+    visits = [_visit(scan, number) for number, scan in enumerate(asked, start=1)]
+    target = locate(output)
     if model:
         store = registry or Registry()
-        said = str(version := store.resolve(model))
+        version = store.resolve(model)
         runtime.require()
-        predictor = load_predictor(store.fetch(version), runtime=runtime)
-        found = [segmented(predictor, image, said) for image in images]
-        names, masks = found[0][0], [mask for _, mask in found]
+        found = write_by_model(target, visits, load_predictor(store.fetch(version), runtime=runtime), tracking, str(version))
     else:
-        said, names = "masks/1", labels or ANY
-        masks = [_given(mask, image, labels) for mask, image in zip(drawn, images, strict=True)]
-    files = [_dicom_of(Path(scan.source)) for scan in asked]
-    days = [day_of(of_one) if scan.day is None else scan.day for scan, of_one in zip(asked, files, strict=True)]
-    points = [
-        TimePoint(f"scan {number}", day, image, mask, series_of(of_one))
-        for number, (of_one, day, image, mask) in enumerate(zip(files, days, images, masks, strict=True), start=1)
-    ]
-    history = write_all(locate(output), points, names, tracking, said)
-    open_trail().record([Event("patient.track", model or "masks", detail=f"{len(points)} time points")])
-    return history
+        points = [pointed(visit, _given(mask, visit.image, labels)) for visit, mask in zip(visits, drawn, strict=True)]
+        found = write_all(target, points, labels or ANY, tracking, "masks/1")
+    open_trail().record([Event("patient.track", model or "masks", detail=f"{len(visits)} time points")])
+    return found
+
+
+def write_by_model(
+    target: Location, visits: Sequence[Visit], predictor: Predictor | BundlePredictor, how: Tracking, model: str
+) -> History | Courses:
+    """Have a model say what is in a patient's scans, or what became of it, and write all of it; see `track`.
+
+    Args:
+        target: The folder.
+        visits: In any order.
+        predictor: The model.
+        how: Which lesions are followed, and how.
+        model: ``name/version``.
+
+    Raises:
+        ImageError: If the scans can't be aligned.
+        InputError: If the model is neither a segmentation nor a progression, or the settings aren't for it.
+    """
+    if predictor.task == "progression":
+        how.require_plain()
+        courses = courses_of(predictor.predict, visits)
+        write_courses(target, courses, model)
+        write_courses_page(target, courses)
+        return courses
+    found = [segmented(predictor, visit.image, model) for visit in visits]
+    points = [pointed(visit, mask) for visit, (_, mask) in zip(visits, found, strict=True)]
+    return write_all(target, points, found[0][0], how, model)
 
 
 def write_all(target: Location, points: Sequence[TimePoint], names: Mapping[str, int], how: Tracking, model: str) -> History:
@@ -135,7 +164,7 @@ def segmented(predictor: Predictor | BundlePredictor, image: Volume, model: str)
         InputError: If the model is no segmentation.
     """
     if predictor.task != "segmentation":
-        raise InputError(f"{model} is for {predictor.task}: change is measured on a segmentation")
+        raise InputError(f"{model} is for {predictor.task}: change is told by a segmentation or a progression")
     return label_map_of(predictor.predict(image))
 
 
@@ -148,6 +177,16 @@ def label_map_of(found: Prediction) -> tuple[Mapping[str, int], Volume]:
     for number, channel in enumerate(voxels, start=1):
         label[0][channel > 0] = number
     return {name: number for number, name in enumerate(found.values, start=1)}, found.mask.with_voxels(label)
+
+
+def pointed(visit: Visit, mask: Volume) -> TimePoint:
+    """Return a scan with what was found in it."""
+    return TimePoint(visit.name, visit.day, visit.image, visit.series, mask=mask)
+
+
+def _visit(scan: Scan, number: int) -> Visit:
+    image, files = read_image_path(Path(scan.source)), _dicom_of(Path(scan.source))
+    return Visit(f"scan {number}", day_of(files) if scan.day is None else scan.day, image, series_of(files))
 
 
 def _given(path: Path, image: Volume, labels: Mapping[str, int] | None) -> Volume:

@@ -11,7 +11,8 @@ from typing import Any
 from medray.errors import InputError
 from medray.formats.dicom_codes import RESPONSES
 from medray.formats.dicom_results import Finding, Measurement, tracking_uid, write_report
-from medray.progression.history import History, LesionHistory, TimePoint
+from medray.progression.history import History, LesionHistory
+from medray.progression.visit import TimePoint
 from medray.storage.location import Location
 
 __all__ = ["plain_history", "structured_report", "write_history"]

@@ -1,4 +1,4 @@
-"""A patient's scans in a pool's replica: each segmented by the model, then aligned, and what changed as a reply."""
+"""What changed between a patient's scans as a reply."""
 
 from __future__ import annotations
 
@@ -7,37 +7,18 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from medray.errors import InputError
-from medray.formats.image import dicom_files
 from medray.formats.nrrd import write_nrrd
 from medray.imaging.volume import Volume
-from medray.progression.history import TimePoint, Tracking, history_of
+from medray.progression.courses import Courses, courses_report
+from medray.progression.courses_page import courses_page
+from medray.progression.history import Tracking, history_of
 from medray.progression.report import report_page
-from medray.progression.track import day_of, series_of
+from medray.progression.visit import TimePoint
 from medray.progression.written import plain_history, structured_report
 from medray.serving.form import Part, compose
 from medray.serving.results import JSON, NRRD, REPORT, SEGMENTATION, Reply
 
-__all__ = ["history_reply", "time_point"]
-
-
-def time_point(number: int, day: float | None, files: Sequence[bytes], image: Volume, mask: Volume) -> TimePoint:
-    """Return a scan as a time point.
-
-    Args:
-        number: Of the scan, from 1, as its sender counts.
-        day: When it was made; by its DICOM header where None.
-        files: That it was read from.
-        image: What was read.
-        mask: What the model says of it.
-
-    Raises:
-        InputError: If nothing says when it was made.
-    """
-    try:
-        inside = dicom_files(files)
-    except InputError:  # it is of another format
-        inside = []
-    return TimePoint(f"scan {number}", day_of(inside) if day is None else day, image, mask, series_of(inside))
+__all__ = ["courses_reply", "history_reply"]
 
 
 def history_reply(points: Sequence[TimePoint], names: Mapping[str, int], how: Tracking, model: str, media_type: str) -> Reply:
@@ -64,12 +45,43 @@ def history_reply(points: Sequence[TimePoint], names: Mapping[str, int], how: Tr
     if media_type == JSON:
         return Reply(HTTPStatus.OK, JSON, said, headers)
     report = report_page(history, ordered, names).encode()
-    parts = [Part("result", said, media_type=JSON), Part("report", report, "report.html", "text/html")]
+    parts = [
+        Part("result", said, media_type=JSON),
+        Part("report", report_page(history, ordered, names).encode(), "report.html", "text/html"),
+    ]
     affine, shape = history.alignment.affine, history.alignment.shape
     for at, point in enumerate(ordered):
         for name, volume, order in (("image", point.image, 1), ("mask", point.mask, 0)):
             voxels = history.alignment.sampled(at, volume, affine, shape, order=order)[None]
             whole = Volume(voxels.astype("uint8") if name == "mask" else voxels, affine)
-            parts.append(Part(f"{name}-{at + 1}", write_nrrd(whole, level=1), f"{name}-{at + 1}.nrrd", NRRD))
+            parts.append(_nrrd(f"{name}-{at + 1}", whole))
     body, composed = compose(parts)
     return Reply(HTTPStatus.OK, composed, body, headers)
+
+
+def courses_reply(courses: Courses, model: str, media_type: str) -> Reply:
+    """Encode what a model of progression says.
+
+    Args:
+        courses: Of a patient.
+        model: ``name/version``.
+        media_type: One of `medray.serving.patient.HISTORIES`; of a form the images are pairs, of two channels.
+
+    Raises:
+        InputError: If a report is asked for and the last scan isn't a DICOM series.
+    """
+    headers = {"X-Medray-Model": model}
+    if media_type == REPORT:
+        return Reply(HTTPStatus.OK, SEGMENTATION, courses_report(courses, len(courses.visits) - 1, model), headers)
+    said = json.dumps({"model": model, **courses.plain()}).encode()
+    if media_type == JSON:
+        return Reply(HTTPStatus.OK, JSON, said, headers)
+    parts = [Part("result", said, media_type=JSON), Part("report", courses_page(courses).encode(), "report.html", "text/html")]
+    for at, (pair, found) in enumerate(zip(courses.pairs, courses.said, strict=True), start=1):
+        parts += [_nrrd(f"image-{at}-{at + 1}", pair.image), _nrrd(f"mask-{at}-{at + 1}", found.mask)]
+    body, composed = compose(parts)
+    return Reply(HTTPStatus.OK, composed, body, headers)
+
+
+def _nrrd(name: str, volume: Volume) -> Part:
+    return Part(name, write_nrrd(volume, level=1), f"{name}.nrrd", NRRD)

@@ -25,10 +25,8 @@ from medray.inference.bundled import load_predictor
 from medray.inference.prediction import Prediction
 from medray.models.runtime import EXACT, Runtime
 from medray.preprocessing.blocks import Block, Blocks
-from medray.progression.track import label_map_of
 from medray.registry.registry import Registry
 from medray.serving.batcher import Batcher
-from medray.serving.histories import history_reply, time_point
 from medray.serving.parcels import Wanted
 from medray.serving.patient import Patient
 from medray.serving.results import NRRD, Reply, answer, other_task, refusal
@@ -38,6 +36,7 @@ from medray.serving.shelf import Shelf
 from medray.serving.sources import Reference, Sources
 from medray.serving.stages import Stages
 from medray.serving.together import COPIES, Together
+from medray.serving.tracking import TRACKERS, Means, visited
 
 __all__ = ["Pool", "PoolConfig"]
 
@@ -215,10 +214,10 @@ class Pool:
         return await asyncio.get_running_loop().run_in_executor(self._hands, work)
 
     async def track(self, version: str, patient: Patient, media_type: str) -> Reply:
-        """Segment a patient's scans and tell what changed; raises as little as `answer` does.
+        """Tell what changed between a patient's scans; raises as little as `answer` does.
 
         Args:
-            version: ``name/version`` of a segmentation.
+            version: ``name/version`` of a segmentation or a progression.
             patient: Their scans.
             media_type: One of `medray.serving.patient.HISTORIES`.
         """
@@ -230,21 +229,20 @@ class Pool:
             scans = await self._scans(patient.scans, stages, stack)
             predictor = await stack.enter_async_context(self._shelf.lend(version))
             stages.end("load")
-            if predictor.task != "segmentation":
-                return other_task(version, predictor.task, "segmentation")
-            points, names = [], dict[str, int]()
-            for number, (files, day) in enumerate(zip(scans, patient.days, strict=True), start=1):
-                volume = await asyncio.to_thread(read_image_files, files)
-                stages.end("decode")
-                async with AsyncExitStack() as alone:
-                    prediction = await self._predicted(predictor, volume, stages, alone, _Progress())
-                found, mask = label_map_of(prediction)
-                names.update(found)
-                points.append(time_point(number, day, files, volume, mask))
-            self._last, self._answered = version, time.monotonic()
-            reply: Reply = await self._by_hand(partial(history_reply, points, names, patient.how, version, media_type))
+            if predictor.task not in TRACKERS:
+                return other_task(version, predictor.task, "segmentation or progression")
+            visits = await visited(scans, patient.days)
+            stages.end("decode")
+            means = Means(partial(self._alone, predictor, stages), self._by_hand, stages)
+            reply = await TRACKERS[predictor.task](means, visits, patient, version, media_type)
             stages.end("track")
+            self._last, self._answered = version, time.monotonic()
             return replace(reply, timing={stage: round(seconds * 1000, 2) for stage, seconds in stages.items()})
+
+    async def _alone(self, predictor: Any, stages: Stages, volume: Volume) -> Prediction:
+        """Run a network on an image, and hold nothing after that."""
+        async with AsyncExitStack() as stack:
+            return await self._predicted(predictor, volume, stages, stack, _Progress())
 
     async def _scans(self, scans: Sequence[bytes | Reference], stages: Stages, stack: AsyncExitStack) -> list[list[bytes]]:
         """Return several images' files, once there is room for all: who holds some and waits for more might wait forever."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -61,6 +62,16 @@ class Course:
     def rate_per_year(self) -> float | None:
         """Growth a year; None where the time isn't known."""
         return self.growth / self.years if self.years else None
+
+    @property
+    def kind(self) -> str:
+        """The most probable class."""
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
+
+    @property
+    def percent(self) -> float:
+        """Return by how many percent of what it was its volume changed."""
+        return 100 * math.expm1(self.growth)
 
     def over(self, years: float | None) -> Course:
         """Return the course over so many years."""

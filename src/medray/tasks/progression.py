@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medray.evaluation.calibration import Calibrations, calibrated, fit_platt
+from medray.evaluation.calibration import Calibration, Calibrations
 from medray.evaluation.classification import auc
 from medray.evaluation.overlap import overlap
 from medray.imaging.transitions import Transitions
@@ -32,6 +32,10 @@ DOUBT = 0.1
 """Voxels of a lower probability of anything but background don't count: there are a million of them."""
 SOFTNESS = 0.1
 """Growth by which the class's log-odds change by one, before validation says better."""
+LEAST_SPREAD = 0.02
+"""Of growth's errors: validation has few pairs, which may all be right by chance."""
+NORMAL, LOGISTIC = 1.4826, math.sqrt(3) / math.pi
+"""From a median absolute error to a standard deviation, and from that to the scale of a logistic curve."""
 HALF = 0.5
 """Voxels that are added to both volumes, so that what is new or vanished has a growth, too (Haldane's correction)."""
 
@@ -41,7 +45,7 @@ class Progression:
 
     Args:
         plan: For transitions, their weights and the least change.
-        calibration: What the classes' probabilities mean.
+        calibration: How steep the curves of the classes' probabilities are.
     """
 
     measure = "dice"
@@ -102,13 +106,14 @@ class Progression:
         }
 
     def calibrate(self, records: Sequence[Record]) -> Calibrations:
-        """Return each label's curves for growth and shrinkage."""
-        curves = {}
+        """Return for each label how steep its classes' curve is: by how far growth was off on pairs that weren't trained on."""
+        found = {}
         for name in self._transitions.labels:
-            for word, sign in (("grown", 1), ("shrunk", -1)):
-                true = [sign * record[name]["true_growth"] > self._least for record in records]
-                curves[f"{name} {word}"] = fit_platt([record[name][word] for record in records], true)
-        return curves
+            errors = [abs(record[name]["growth"] - record[name]["true_growth"]) for record in records]
+            if errors:
+                spread = max(LEAST_SPREAD, NORMAL * float(np.median(errors)))
+                found[name] = Calibration(slope=SOFTNESS / (spread * LOGISTIC))
+        return found
 
     def summarise(self, records: Sequence[Record]) -> Summary:
         """Measure all pairs together."""
@@ -125,14 +130,14 @@ class Progression:
         return courses
 
     def _classes(self, name: str, growth: float) -> Mapping[str, float]:
-        """Return how probable each class is: growth and shrinkage by their curves, and stability is the rest."""
-        words = {"grown": growth, "shrunk": -growth}
-        curves = {word: self._calibration[key] for word in words if (key := f"{name} {word}") in self._calibration}
-        raw = {word: 1 / (1 + math.exp(min(700.0, (self._least - size) / SOFTNESS))) for word, size in words.items()}
-        found = calibrated(raw, curves, exclusive=False)
-        total = max(1.0, sum(found.values()))
-        sure = {word: probability / total for word, probability in found.items()}
-        return {"shrunk": sure["shrunk"], "stable": max(0.0, 1 - sum(sure.values())), "grown": sure["grown"]}
+        """Return how probable each class is: an error as large as those of validation would have to lead over the bounds."""
+        curve = self._calibration.get(name, Calibration())
+
+        def beyond(size: float) -> float:
+            return 1 / (1 + math.exp(min(700.0, curve.slope * (self._least - size) / SOFTNESS)))
+
+        shrunk, grown = beyond(-growth), beyond(growth)
+        return {"shrunk": shrunk, "stable": 1 - shrunk - grown, "grown": grown}
 
     def _overlaps(self, name: str, said: Mask, true: Mask) -> dict[str, float]:
         number = 1 + self._transitions.labels.index(name)

@@ -1,0 +1,55 @@
+"""A patient's scans in time: as they come, and with what was found in them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medray.formats.dicom_results import Source
+from medray.imaging.volume import Volume
+
+__all__ = ["TimePoint", "Visit", "years_between"]
+
+DAYS_A_YEAR = 365.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Visit:
+    """One scan of a patient.
+
+    Attributes:
+        name: Of it.
+        day: When, counted from any day.
+        image: Of one channel.
+        series: What it is in DICOM; None where it isn't.
+    """
+
+    name: str
+    day: float
+    image: Volume
+    series: Source | None = None
+
+    @property
+    def identity(self) -> str:
+        """Of the scan: SeriesInstanceUID or, without one, a hash of its voxels."""
+        if self.series is not None:
+            return self.series.series
+        return hashlib.sha256(np.ascontiguousarray(self.image.voxels).tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TimePoint(Visit):
+    """One scan of a patient with what is in it.
+
+    Attributes:
+        mask: Label map on the image's grid.
+    """
+
+    mask: Volume = field(kw_only=True)
+
+
+def years_between(earlier: Visit, later: Visit) -> float:
+    """Return how many years lie between two scans."""
+    return (later.day - earlier.day) / DAYS_A_YEAR
