@@ -17,6 +17,7 @@ SMALL = {
     "densenet": (4, 4),
     "vit": (16, 16),
     "spade": (4, 8),
+    "siamese": (4, 8, 16),
 }
 
 
@@ -33,16 +34,16 @@ def test_every_network_answers_on_its_input_s_grid(name, norm, flat):
     spec = NetworkSpec(name=name, features=SMALL[name], norm=norm)
     patch = (3 * spec.divisor, 2 * spec.divisor, 1 if flat else 2 * spec.divisor)
     assert spec.fits(patch)
-    out = build_model(spec, 2, 3, patch).eval()(torch.zeros(1, 2, *patch))
-    assert out.shape == (1, 3, *patch)
+    out = build_model(spec, 2, 4, patch).eval()(torch.zeros(1, 2, *patch))
+    assert out.shape == (1, 4, *patch)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_weight_of_every_network_learns(name):
     spec = NetworkSpec(name=name, features=SMALL[name])
     patch = (spec.divisor * 2, spec.divisor * 2, spec.divisor * 2)
-    model = build_model(spec, 1, 2, patch)
-    model(torch.randn(2, 1, *patch)).square().mean().backward()
+    model = build_model(spec, 2, 4, patch)
+    model(torch.randn(2, 2, *patch)).square().mean().backward()
     assert not [key for key, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
 
 
@@ -50,10 +51,10 @@ def test_every_weight_of_every_network_learns(name):
 def test_every_weight_has_one_name_and_goes_into_a_file(name, deep, tmp_path):
     spec = NetworkSpec(name=name, features=SMALL[name], deep_supervision=deep)
     patch = (spec.divisor * 2, spec.divisor * 2, spec.divisor * 2)
-    model, other = (build_model(spec, 1, 2, patch) for _ in range(2))
+    model, other = (build_model(spec, 2, 4, patch) for _ in range(2))
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    image = torch.randn(1, 1, *patch)
+    image = torch.randn(1, 2, *patch)
     assert torch.equal(other.eval()(image), model.eval()(image))
 
 
@@ -91,7 +92,7 @@ def test_specs_are_checked(settings, message):
         config.load(NetworkSpec, settings, what="the plan")
 
 
-@pytest.mark.parametrize("name", ["unet", "dynunet", "segresnet", "resnet", "densenet", "spade"])
+@pytest.mark.parametrize("name", ["unet", "dynunet", "segresnet", "resnet", "densenet", "spade", "siamese"])
 def test_what_extends_says_the_same_of_a_part_as_of_the_whole(name):
     spec = NetworkSpec(name=name, features=SMALL[name])
     assert spec.extends

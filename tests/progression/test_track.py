@@ -13,7 +13,7 @@ import medray
 from medray.errors import InputError
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.formats.nifti import write_nifti
-from medray.progression.history import Tracking, history_of
+from medray.progression.history import History, Tracking, history_of
 from medray.progression.visit import TimePoint
 from tests.progression.people import NAMES, motion, person, scanned
 
@@ -95,6 +95,7 @@ def test_structured_reports_call_a_lesion_the_same(files, people, tmp_path):
         scans.append(medray.Scan(tmp_path / name, mask=files / f"{name}-mask.nii.gz"))
     found = medray.track("", scans, tmp_path / "out", labels=NAMES)
     uids = {row["lesion"]: row["uid"] for row in csv.DictReader((tmp_path / "out" / "lesions.csv").open())}
+    assert isinstance(found, History)
     assert len(set(uids.values())) == len(found.lesions)
     for at in (0, 1):
         report = dcmread(tmp_path / "out" / f"report-{at + 1}.dcm")

@@ -27,6 +27,8 @@ from medray.tasks.detection import matches_of
 __all__ = ["row_picture", "write_evaluation"]
 
 WORST = 4
+EDGE = 1.5
+"""Of growth that is drawn: four and a half times as much, and as little."""
 RATES = np.geomspace(0.05, 10, 60)
 
 
@@ -134,6 +136,8 @@ def _badness(case: CaseScore, task: str) -> float:
     if task == "segmentation":
         scores = [found["dice"] for found in case.record.values() if not math.isnan(found["dice"])]
         return 1 - float(np.mean(scores)) if scores else 0.0
+    if task == "progression":
+        return max(abs(float(found["growth"]) - float(found["true_growth"])) for found in case.record.values())
     if task == "diagnosis":
         return max(abs(float(found["probability"]) - int(found["present"])) for found in case.record.values())
     return float(sum(_missed(found) for found in case.record.values()))
@@ -159,6 +163,24 @@ def _dice_plot(evaluation: Evaluation) -> Figure:
     axes.set(xlim=(-0.02, 1.02), xlabel="Dice of each scan; the line is the median")
     axes.invert_yaxis()
     bare(axes)
+    return figure
+
+
+def _growth_plot(evaluation: Evaluation) -> Figure:
+    """Draw growth that was said over true growth; what is new or vanished lies at the edge."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for index, name in enumerate(evaluation.overall.summary):
+        colour = COLOURS[index % len(COLOURS)]
+        said, true = ([case.record[name][key] for case in evaluation.cases] for key in ("growth", "true_growth"))
+        left.plot(np.clip(true, -EDGE, EDGE), np.clip(said, -EDGE, EDGE), "o", color=colour, alpha=0.7, label=name)
+        errors = sorted(abs(a - b) for a, b in zip(said, true, strict=True))
+        right.plot([min(error, EDGE) for error in errors], np.arange(1, len(errors) + 1) / len(errors), color=colour, label=name)
+    left.plot([-EDGE, EDGE], [-EDGE, EDGE], color="#a9b6c2", linewidth=0.8)
+    left.set(xlabel="true growth, log of the ratio of volumes", ylabel="what the model says")
+    left.legend(frameon=False, loc="lower right")
+    right.set(xlabel="error of growth", ylabel="share of pairs within it", ylim=(0, 1.02), xlim=(0, None))
+    bare(left, right)
     return figure
 
 
@@ -197,6 +219,7 @@ def _froc_plot(evaluation: Evaluation) -> Figure:
 
 PLOTS: dict[str, Callable[[Evaluation], Figure]] = {
     "segmentation": _dice_plot,
+    "progression": _growth_plot,
     "diagnosis": _diagnosis_plot,
     "detection": _froc_plot,
 }

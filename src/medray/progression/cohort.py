@@ -96,7 +96,8 @@ def track_all(
     the one with the most voxels. Dates are those that the cohort keeps sealed, so that its pseudonym key is needed.
 
     Args:
-        model: ``name``, ``name@alias`` or ``name/version`` of a segmentation or progression; empty for the cohort's own label maps.
+        model: ``name``, ``name@alias`` or ``name/version`` of a segmentation or progression; empty for the
+            cohort's own label maps.
         source: The cohort.
         output: A folder, a path or a URI.
         registry: The default one when None.

@@ -20,7 +20,7 @@ ROWS_A_PAGE = 28
 def even(grey: Picture, image: Volume) -> Picture:
     """Scale what a scan shows to 0 to 1."""
     shown = image.voxels[image.voxels != 0]
-    low, high = np.percentile(shown, (1, 99)) if shown.size else (0.0, 1.0)
+    low, high = np.percentile(shown, (1, 99.8)) if shown.size else (0.0, 1.0)
     return np.asarray(np.clip((grey - low) / max(float(high - low), 1e-6), 0, 1), np.float32)
 
 

@@ -47,7 +47,7 @@ def history_reply(points: Sequence[TimePoint], names: Mapping[str, int], how: Tr
     report = report_page(history, ordered, names).encode()
     parts = [
         Part("result", said, media_type=JSON),
-        Part("report", report_page(history, ordered, names).encode(), "report.html", "text/html"),
+        Part("report", report, "report.html", "text/html"),
     ]
     affine, shape = history.alignment.affine, history.alignment.shape
     for at, point in enumerate(ordered):
