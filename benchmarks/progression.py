@@ -3,8 +3,9 @@
 Simulated people of `samples/brain`, scanned twice: in a third each all lesions grow, stay or shrink; the second scan has
 another grid, contrast, bias and noise, and the head lies otherwise. ``change``, a siamese network, learns from their pairs;
 ``alone``, a U-Net as `medray.plan` chooses it, learns lesions from each scan. Both take as many steps, and their best epochs
-are compared on other people: how far growth (the logarithm of lesions' volumes' ratio, in the space midway) is off, and how well those whose
-lesions grew or shrank by more than a quarter are told from the rest. The segmentation is given the same alignment.
+are compared on other people: how far growth (the logarithm of lesions' volumes' ratio, in the space midway) is off, and how
+well those whose lesions grew or shrank by more than a quarter are told from the rest. The segmentation is given the same
+alignment.
 
 Run with a folder to keep what was made, and go on there: it takes hours on two cores.
 """
@@ -87,7 +88,7 @@ def cohort_of(folder: Path, kind: str, people: int, *, seed: int) -> Cohort:
         illness = Illness(courses=("grown", "stable", "shrunk"))
         over = lambda function, numbers: stream(numbers, function)  # noqa: E731
         write_brain_cohort(source, subjects=people, followups=1, illness=illness, seed=seed, over=over)
-    return medray.ingest(source, root, profile="none")
+    return medray.ingest(source, root)
 
 
 def trained(cohort: Cohort, folder: Path, name: str, **how: Any) -> tuple[Predictor, float]:

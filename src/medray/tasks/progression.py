@@ -137,7 +137,7 @@ class Progression:
             return 1 / (1 + math.exp(min(700.0, curve.slope * (self._least - size) / SOFTNESS)))
 
         shrunk, grown = beyond(-growth), beyond(growth)
-        return {"shrunk": shrunk, "stable": 1 - shrunk - grown, "grown": grown}
+        return {"shrunk": shrunk, "stable": max(0.0, 1 - shrunk - grown), "grown": grown}
 
     def _overlaps(self, name: str, said: Mask, true: Mask) -> dict[str, float]:
         number = 1 + self._transitions.labels.index(name)
