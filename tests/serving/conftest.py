@@ -3,11 +3,14 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import medray
+from medray.imaging.transitions import Transitions
+from medray.models.spec import NetworkSpec
 from medray.registry.card import ModelCard
 from medray.storage.location import locate
 from tests.inference.test_predictor import model_folder, untrained
@@ -38,6 +41,24 @@ def home(phantom_cohort, tmp_path_factory):
 def register(store, name, model):
     card = ModelCard(name=name, created="2026-01-01", plan=medray.Predictor.load(model).plan, scores={}, subjects={})
     store.register(card, locate(model))
+
+
+def register_change(home, phantom_cohort):
+    """Add an untrained progression of balls, ``change``, once."""
+    store = medray.Registry()
+    if "change" in store.names():
+        return
+    ball = medray.Predictor.load(home / "one").plan
+    labels = Transitions(("ball",))
+    facts: dict[str, Any] = {
+        "task": "progression",
+        "labels": labels.schema,
+        "targets": tuple(labels.schema.names),
+        "target_weights": (1.0,) * labels.states**2,
+        "channels": 2,
+        "network": NetworkSpec(name="siamese", features=(4, 8)),
+    }
+    register(store, "change", untrained(home / "five", replace(ball, **facts)))
 
 
 @pytest.fixture

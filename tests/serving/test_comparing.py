@@ -4,6 +4,7 @@ import httpx
 import pytest
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.select import Select
 
 import medray
 from medray.formats.nifti import write_nifti
@@ -12,6 +13,7 @@ from medray.serving.desk import Limits
 from medray.serving.gateway import Doors
 from tests.progression.people import motion, person, scanned
 from tests.serving.chromium import BROWSER, find, log_in, says
+from tests.serving.conftest import register_change
 from tests.serving.inside import endpoint
 from tests.waiting import wait_until
 
@@ -35,6 +37,34 @@ def views(driver):
     return driver.find_elements(By.CSS_SELECTOR, "#timepoints canvas")
 
 
+def opened(browser, client):
+    """The reading room, logged in, with its patients listed."""
+    browser.get(str(client.base_url))
+    browser.execute_script("sessionStorage.clear()")
+    browser.get_log("browser")
+    browser.get(str(client.base_url))
+    log_in(browser)
+    wait_until(lambda: find(browser, "patients").is_displayed())
+
+
+@pytest.mark.timeout(400)
+def test_a_model_of_progression_shows_what_became_of_voxels(home, cohort, phantom_cohort, browser, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    register_change(home, phantom_cohort)
+    with endpoint(limits=Limits(cohort=cohort.root.path), doors=Doors(), work_mb=4096) as client:
+        opened(browser, client)
+        Select(find(browser, "model")).select_by_value("change/1")
+        browser.find_element(By.CSS_SELECTOR, "#subjects li").click()
+        wait_until(lambda: "2 time points over 1.00 years" in find(browser, "status").text, seconds=240)
+        assert len(views(browser)) == 2
+        [row] = browser.find_elements(By.CSS_SELECTOR, "#changes tbody tr")
+        assert row.text.split()[0] == "ball"
+        assert any(word in row.text for word in ("grown", "stable", "shrunk"))
+        assert not find(browser, "run").is_enabled(), "it says nothing of one image"
+        browser.save_screenshot(str(tmp_path / "learned.png"))
+        assert not [entry["message"] for entry in browser.get_log("browser") if "Uncaught" in entry["message"]]
+
+
 @pytest.mark.timeout(400)
 def test_two_time_points_side_by_side(home, cohort, browser, monkeypatch, tmp_path):
     monkeypatch.setenv("MEDRAY_HOME", str(home))
@@ -42,12 +72,7 @@ def test_two_time_points_side_by_side(home, cohort, browser, monkeypatch, tmp_pa
         token = {"Authorization": f"Bearer {make_token('vic', 'viewer')}"}
         [subject] = httpx.get(f"{client.base_url}/v1/subjects", headers=token).json()["subjects"]
         assert [image["time_point"] for image in subject["images"]] == [0, 1]
-        browser.get(str(client.base_url))
-        browser.execute_script("sessionStorage.clear()")
-        browser.get_log("browser")
-        browser.get(str(client.base_url))
-        log_in(browser)
-        wait_until(lambda: find(browser, "patients").is_displayed())
+        opened(browser, client)
         browser.find_element(By.CSS_SELECTOR, "#subjects li").click()
         wait_until(lambda: "2 time points over 1.00 years" in find(browser, "status").text, seconds=240)
         assert len(views(browser)) == 2

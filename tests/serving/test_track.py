@@ -14,6 +14,7 @@ from medray.formats.nrrd import read_nrrd
 from medray.serving.desk import Limits
 from medray.serving.form import parts_of
 from tests.progression.people import motion, person, scanned
+from tests.serving.conftest import register_change
 from tests.serving.inside import endpoint
 
 
@@ -73,6 +74,31 @@ def test_dicom_says_when_and_gets_a_report(client, scans):
 
     found = pydicom.dcmread(io.BytesIO(reply.content))
     assert found.ConceptNameCodeSequence[0].CodeValue == "126000"
+
+
+@pytest.mark.slow
+def test_a_model_of_progression_sees_both_scans(home, client, phantom_cohort, scans):
+    register_change(home, phantom_cohort)
+    params = {"params": json.dumps({"days": [365.25, 0]})}
+    reply = client.post("/v1/track/change", files=form(scans), data=params)
+    assert reply.status_code == 200, reply.text
+    said = reply.json()
+    assert (said["model"], [point["years"] for point in said["time_points"]]) == ("change/1", [0, 1])
+    course = said["courses"]["1-2"]["ball"]
+    assert sum(course["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert course["rate_per_year"] == pytest.approx(course["growth"], abs=1e-4)
+
+    whole = client.post("/v1/track/change", files=form(scans), data=params, headers={"Accept": "multipart/form-data"})
+    parts = {part.name: part.data for part in parts_of(whole.content, whole.headers["content-type"])}
+    assert set(parts) == {"result", "report", "earlier-1-2", "later-1-2", "change-1-2"}
+    grids = {read_nrrd(parts[name]).shape for name in ("earlier-1-2", "later-1-2", "change-1-2")}
+    assert len(grids) == 1
+    assert b"<h1>What changed</h1>" in parts["report"]
+    nothing = client.post("/v1/track/change", files=form(scans), data=params, headers={"Accept": "application/dicom; report"})
+    assert (nothing.status_code, "no DICOM series" in nothing.json()["detail"]) == (422, True)
+    bent = client.post("/v1/track/change", files=form(scans), data={"params": json.dumps({"days": [0, 9], "warp": True})})
+    assert (bent.status_code, "what it learned" in bent.json()["detail"]) == (422, True)
+    assert client.post("/v1/segment/change", content=write_nifti(scans[0])).json()["title"] == "other-task"
 
 
 def test_what_cant_be_tracked(client, phantom_cohort):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ LABELS = Transitions(("ball", "core"))
 def made(phantom_cohort):
     recipe = plan(phantom_cohort, task="segmentation", changes={"network": {"features": [4, 8]}})
     targets = tuple(LABELS.schema.names)
-    facts = {
+    facts: dict[str, Any] = {
         "task": "progression",
         "labels": LABELS.schema,
         "targets": targets,

@@ -175,7 +175,9 @@ def _growth_plot(evaluation: Evaluation) -> Figure:
         said, true = ([case.record[name][key] for case in evaluation.cases] for key in ("growth", "true_growth"))
         left.plot(np.clip(true, -EDGE, EDGE), np.clip(said, -EDGE, EDGE), "o", color=colour, alpha=0.7, label=name)
         errors = sorted(abs(a - b) for a, b in zip(said, true, strict=True))
-        right.plot([min(error, EDGE) for error in errors], np.arange(1, len(errors) + 1) / len(errors), color=colour, label=name)
+        right.plot(
+            [min(error, EDGE) for error in errors], np.arange(1, len(errors) + 1) / len(errors), color=colour, label=name
+        )
     left.plot([-EDGE, EDGE], [-EDGE, EDGE], color="#a9b6c2", linewidth=0.8)
     left.set(xlabel="true growth, log of the ratio of volumes", ylabel="what the model says")
     left.legend(frameon=False, loc="lower right")

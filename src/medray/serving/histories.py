@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
+import numpy as np
+
 from medray.errors import InputError
 from medray.formats.nrrd import write_nrrd
 from medray.imaging.volume import Volume
@@ -65,7 +67,7 @@ def courses_reply(courses: Courses, model: str, media_type: str) -> Reply:
     Args:
         courses: Of a patient.
         model: ``name/version``.
-        media_type: One of `medray.serving.patient.HISTORIES`; of a form the images are pairs, of two channels.
+        media_type: One of `medray.serving.patient.HISTORIES`; a form has both scans of each pair on its grid, and transitions.
 
     Raises:
         InputError: If a report is asked for and the last scan isn't a DICOM series.
@@ -78,7 +80,9 @@ def courses_reply(courses: Courses, model: str, media_type: str) -> Reply:
         return Reply(HTTPStatus.OK, JSON, said, headers)
     parts = [Part("result", said, media_type=JSON), Part("report", courses_page(courses).encode(), "report.html", "text/html")]
     for at, (pair, found) in enumerate(zip(courses.pairs, courses.said, strict=True), start=1):
-        parts += [_nrrd(f"image-{at}-{at + 1}", pair.image), _nrrd(f"mask-{at}-{at + 1}", found.mask)]
+        step = f"{at}-{at + 1}"
+        earlier, later = (pair.image.with_voxels(channel[np.newaxis]) for channel in pair.image.voxels)
+        parts += [_nrrd(f"earlier-{step}", earlier), _nrrd(f"later-{step}", later), _nrrd(f"change-{step}", found.mask)]
     body, composed = compose(parts)
     return Reply(HTTPStatus.OK, composed, body, headers)
 

@@ -19,7 +19,7 @@ export async function enterPatients(chosen) {
 
 async function compare(item) {
   const model = shown.model();
-  if (model?.task !== "segmentation") throw new Error("choose a segmentation model: change is measured on what it finds");
+  if (!TELLS[model?.task]) throw new Error("choose a segmentation or a progression model: these tell change over time");
   if (!mayLeave()) return;
   const turn = ++state.turn;
   state.image = null;
@@ -31,30 +31,31 @@ async function compare(item) {
   const form = await reply.formData();
   if (turn !== state.turn) return;
   const history = JSON.parse(await form.get("result").text?.() ?? form.get("result"));
-  await show(history, form, model, turn);
+  const { views, rows } = TELLS[model.task];
+  await show(views(history), form, model, turn);
   if (turn !== state.turn) return;
-  tell(history);
+  tell(rows(history), history.responses?.at(-1)?.category);
   URL.revokeObjectURL($("report").href);
   Object.assign($("report"), { href: URL.createObjectURL(form.get("report")), hidden: false });
   say(`${item.firstChild.textContent}: ${history.time_points.length} time points over ${history.time_points.at(-1).years.toFixed(2)} years.`);
 }
 
-// Lays the latest time points side by side; moving in one moves in all.
-async function show(history, form, model, turn) {
-  const first = Math.max(0, history.time_points.length - MOST), names = Object.entries(model.targets);
+// Lays views side by side, the latest so many; moving in one moves in all.
+async function show(views, form, model, turn) {
+  const names = Object.entries(model.targets);
   $("canvas").hidden = true;
   $("drop").hidden = true;
   $("timepoints").hidden = false;
-  for (let at = first; at < history.time_points.length; at += 1) {
+  for (const [number, view] of views.slice(-MOST).entries()) {
     const figure = element("figure"), canvas = element("canvas");
-    canvas.setAttribute("aria-label", `Time point ${at + 1}`);
-    figure.append(canvas, element("figcaption", `${history.time_points[at].years.toFixed(2)} years`));
+    canvas.setAttribute("aria-label", `View ${number + 1}`);
+    figure.append(canvas, element("figcaption", view.caption));
     $("timepoints").append(figure);
     const one = viewer();
     shown.viewers.push(one);
     await one.attachToCanvas(canvas);
-    one.addVolume(await loaded(form.get(`image-${at + 1}`), "image.nrrd"));
-    const mask = await loaded(form.get(`mask-${at + 1}`), "mask.nrrd", { opacity: Number($("opacity").value) });
+    one.addVolume(await loaded(form.get(view.image), "image.nrrd"));
+    const mask = await loaded(form.get(view.mask), "mask.nrrd", { opacity: Number($("opacity").value) });
     one.addVolume(mask);
     mask.setColormapLabel(colourTable(names));
     one.updateGLVolume();
@@ -65,19 +66,39 @@ async function show(history, form, model, turn) {
   for (const one of shown.viewers) one.broadcastTo(shown.viewers.filter((other) => other !== one), { "2d": true, "3d": true });
 }
 
-function tell(history) {
-  const change = (one) => (one?.percent === null || one?.percent === undefined ? "–" : `${one.percent > 0 ? "+" : ""}${one.percent.toFixed(1)} %`);
-  const rows = [
-    ...history.lesions.map((lesion) => [`${lesion.label} ${lesion.number}`, lesion.fates.at(-1), change(lesion.changes.at(-1))]),
-    ...history.structures.map((one) => [one.label, "", change(one.changes.at(-1))]),
-  ];
+const percentage = (value) => (value === null || value === undefined ? "–" : `${value > 0 ? "+" : ""}${value.toFixed(1)} %`);
+const yearsOf = (point) => `${point.years.toFixed(2)} years`;
+
+// By a segmentation: each time point with its mask, and what became of each lesion and structure.
+const measured = {
+  views: (history) => history.time_points.map((point, at) => ({ image: `image-${at + 1}`, mask: `mask-${at + 1}`, caption: yearsOf(point) })),
+  rows: (history) => [
+    ...history.lesions.map((lesion) => [`${lesion.label} ${lesion.number}`, lesion.fates.at(-1), percentage(lesion.changes.at(-1)?.percent)]),
+    ...history.structures.map((one) => [one.label, "", percentage(one.changes.at(-1)?.percent)]),
+  ],
+};
+
+// By a model of progression: the last two scans with what became of each voxel, and each label's most probable class.
+const learned = {
+  views: (history) => {
+    const step = Object.keys(history.courses).at(-1);
+    return ["earlier", "later"].map((side, at) => ({ image: `${side}-${step}`, mask: `change-${step}`, caption: yearsOf(history.time_points.at(at - 2)) }));
+  },
+  rows: (history) => Object.entries(Object.values(history.courses).at(-1)).map(([label, course]) => {
+    const [kind, probability] = Object.entries(course.probabilities).sort(([, one], [, other]) => other - one)[0];
+    return [label, `${kind} (${(100 * probability).toFixed(0)} %)`, percentage(100 * Math.expm1(course.growth))];
+  }),
+};
+
+const TELLS = { segmentation: measured, progression: learned };
+
+function tell(rows, category) {
   $("changes").querySelector("tbody").replaceChildren(...rows.map(([name, fate, percent]) => {
     const row = element("tr");
     row.append(element("td", name), element("td", fate), element("td", percent, { className: "number" }));
     return row;
   }));
   $("changes").hidden = false;
-  const category = history.responses.at(-1)?.category;
   $("response").textContent = category ? `RECIST 1.1: ${category}` : "";
 }
 

@@ -4,6 +4,7 @@ import { begin, clearOverlays, colourTable, loaded, nv, open, swatch } from "/pa
 import { enterProjects } from "/pages/annotate.js";
 import { enterPatients } from "/pages/compare.js";
 
+const COMPARES = ["segmentation", "progression"]; // what tells change over time
 const ROUTES = { segmentation: "segment", diagnosis: "diagnose", detection: "detect" };
 const PAGE = 50;
 const here = { models: [], after: "", hidden: new Set(), lookup: null };
@@ -32,7 +33,7 @@ async function listImages() {
 
 async function listModels() {
   const { models } = await (await ask("/v1/models")).json();
-  here.models = models.filter((model) => ROUTES[model.task]);
+  here.models = models.filter((model) => ROUTES[model.task] || COMPARES.includes(model.task));
   $("model").replaceChildren(...here.models.map((model) => element("option", `${model.model} · ${model.task}`, { value: model.model })));
   describe();
 }
@@ -49,7 +50,7 @@ function describe() {
   ready();
 }
 
-const ready = () => { $("run").disabled = !(state.image && chosen()); };
+const ready = () => { $("run").disabled = !(state.image && ROUTES[chosen()?.task]); };
 
 async function run() {
   const model = chosen(), turn = ++state.turn;
