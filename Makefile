@@ -42,6 +42,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/serve_latency.py
 	$(BIN)/python benchmarks/serve_throughput.py
 	$(BIN)/python benchmarks/serve_fire.py
+	$(BIN)/python benchmarks/annotate.py
+	$(BIN)/python benchmarks/consensus.py
+	$(BIN)/python benchmarks/active_learning.py
+	$(BIN)/python benchmarks/track.py
+	$(BIN)/python benchmarks/progression.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -45,7 +45,7 @@ def test_names_say_what_a_value_means():
     names = labels.schema.names
     assert names["lesion to background"] == 1
     assert names["background to lesion"] == 3
-    assert names["lesion to edema"] == labels.joined(np.uint8([1]), np.uint8([2]))[0]
+    assert names["lesion to edema"] == labels.joined(np.array([1], np.uint8), np.array([2], np.uint8))[0]
     assert labels.numbers("edema") == (
         names["edema to background"], names["background to edema"], names["edema to edema"],
     )  # fmt: skip

@@ -7,6 +7,7 @@ from medray import config
 from medray.cohort.cohort import Cohort
 from medray.errors import ConfigError, InputError
 from medray.imaging.labels import LabelSchema
+from medray.imaging.transitions import Transitions
 from medray.preprocessing.budget import Memory
 from medray.preprocessing.plan import read_plan
 from medray.preprocessing.planning import plan
@@ -208,6 +209,41 @@ def test_what_is_left_is_not_mirrored_into_what_is_right(phantom_cohort):
 
 def renamed(row, names):
     return replace(row.statistics, label_voxels=dict(zip(names, row.statistics.label_voxels.values(), strict=True)))
+
+
+def pairs_of_balls(cohort):
+    """The same images as if each were a pair: two channels, and transitions of balls."""
+    labels = Transitions(("ball",)).schema
+    share = {"ball to background": 40, "background to ball": 20, "ball to ball": 4000}
+    pairs = Cohort(cohort.root, replace(cohort.index, labels=labels))
+    pairs.__dict__["rows"] = tuple(
+        replace(row, channels=2, statistics=replace(row.statistics, label_voxels=share)) for row in cohort.rows
+    )
+    return pairs
+
+
+def test_a_progression_is_learned_from_all_transitions_of_pairs(phantom_cohort):
+    pairs = pairs_of_balls(phantom_cohort)
+    made = plan(pairs, task="progression")
+    assert made.targets == ("ball to background", "background to ball", "ball to ball")
+    assert len(made.target_weights) == 4
+    assert made.target_weights[2] > made.target_weights[1] > made.target_weights[3], "what is rare counts more"
+    assert (made.network.name, made.channels, made.least_change) == ("siamese", 2, 0.25)
+    assert read_plan(config.dump(made)) == made
+    assert plan(pairs, task="progression", changes={"least_change": 0.4}).least_change == 0.4
+    for changes, message in (
+        ({"network": {"name": "unet"}}, "takes a siamese"),
+        ({"least_change": 0}, "least_change"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            plan(pairs, task="progression", changes=changes)
+    with pytest.raises(ConfigError, match="takes a siamese"):
+        plan(phantom_cohort, changes={"network": {"name": "siamese"}})
+    with pytest.raises(ConfigError, match="medray cohort pairs"):
+        plan(phantom_cohort, task="progression")
+    nothing = with_rows(pairs, lambda row: replace(row, statistics=replace(row.statistics, label_voxels={})))
+    with pytest.raises(InputError, match="nothing to follow"):
+        plan(nothing, task="progression")
 
 
 def test_one_depth_is_all_that_a_detection_answers_at(phantom_cohort):

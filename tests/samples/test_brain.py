@@ -68,6 +68,20 @@ def test_followups_keep_the_head_and_change_the_lesions(source):
         assert all(0.59 < factor < 2.01 for factor in growth)
 
 
+def test_people_take_courses_in_turn(tmp_path):
+    illness = Illness(courses=("grown", "stable", "shrunk"))
+    root = write_brain_cohort(tmp_path / "s", subjects=3, followups=1, illness=illness, seed=5, formats=("nifti",))
+    truth = json.loads((root / "truth.json").read_text())
+    bounds = {"001": (1.3, 2.2, 1), "002": (0.95, 1.05, 0), "003": (0.4, 0.75, 0)}
+    for number, (least, most, new) in bounds.items():
+        first, second = (truth[f"sub-{number}_ses-{session}"]["lesions_ml"] for session in ("01", "02"))
+        assert len(second) == len(first) + new
+        assert all(least - 0.01 < b / a < most + 0.01 for a, b in zip(first, second, strict=False))
+    for how, message in (({"courses": ("worse",)}, "take some of"), ({"courses": ()}, "take some of")):
+        with pytest.raises(ConfigError, match=message):
+            Illness(**how)
+
+
 def test_the_healthy_have_no_lesions_and_the_others_are_who_they_were(tmp_path):
     mixed = write_brain_cohort(tmp_path / "mixed", subjects=6, illness=Illness(healthy=0.5), seed=5, formats=("nifti",))
     truth = json.loads((mixed / "truth.json").read_text())
