@@ -7,7 +7,8 @@ are compared on other people: how far growth (the logarithm of lesions' volumes'
 well those whose lesions grew or shrank by more than a quarter are told from the rest. The segmentation is given the same
 alignment.
 
-Run with a folder to keep what was made, and go on there: it takes hours on two cores.
+Run with a folder to keep what was made, and go on there: it takes hours on two cores. `seconds` are then those of the last
+start of a fit.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from medray import config
 from medray.errors import ImageError, InputError, NotFoundError
 from medray.imaging.volume import Volume
+from medray.inference.likely import SCALE
 from medray.inference.predictor import Predictor
 from medray.models.networks import build_model
 from medray.models.runtime import Runtime
@@ -54,6 +55,23 @@ def test_the_mask_lies_on_the_source_grid(predictor, scan):
     assert found.volumes_ml.keys() == {"ball", "core"}
     assert found.latencies.keys() == {"preprocess", "network", "postprocess"}
     assert found.volumes_ml["ball"] == pytest.approx((found.mask.voxels == 1).sum() * 0.01)
+
+
+@pytest.mark.parametrize("regions", [{}, {"ball": ["ball"], "core": ["core"]}])
+def test_how_probable_targets_are_lies_on_the_source_grid(tmp_path, phantom_cohort, scan, regions):
+    weights = (1.0,) * (2 if regions else 3)
+    folder = model_folder(tmp_path / "model", phantom_cohort, regions=regions, target_weights=weights)
+    predictor = Predictor.load(folder)
+    plain, kept = predictor.predict(scan), predictor.keeping(["core", "ball"]).predict(scan)
+    assert plain.likely == {}
+    assert np.array_equal(kept.mask.voxels, plain.mask.voxels)
+    assert [one.shape for one in kept.likely.values()] == [scan.shape] * 2
+    core = kept.likely["core"].astype(float) / SCALE
+    others = np.full(scan.shape, 0.5) if regions else np.maximum(ball := kept.likely["ball"] / SCALE, 1 - ball - core)
+    sure = abs(core - others) > 0.02
+    assert sure.mean() > 0.2
+    said = plain.mask.voxels[list(plain.values).index("core")] if regions else plain.mask.voxels[0] == plain.values["core"]
+    assert ((core > others) == said)[sure].mean() > 0.99
 
 
 def test_a_scan_stored_another_way_gets_the_same_answer(predictor, scan):

@@ -123,6 +123,7 @@ def predict_all(
     version, place = store.resolve(model), locate(source)
     alone = replace(runtime, threads=1)  # of an image in work; others are beside it
     work = _Work(store.uri, version, place, locate(output), checked(form), alone)
+    work.output.sweep()
     if place.join("cohort.json").exists():
         if form.startswith("dicom"):
             raise InputError("a cohort's series are DICOM no more: ask for nifti, nrrd or json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +36,8 @@ class Prediction:
         values: Of a segmentation: target to its value in the mask, in the order of channels where there are several; of a
             progression: transition to its value.
         latencies: Stage to seconds: ``preprocess``, ``network``, ``postprocess``.
+        likely: Of a segmentation that was asked for it (`Predictor.keeping`): target to how probable it is at each voxel,
+            ``(I, J, K)`` uint8, 255 standing for certainty.
     """
 
     answer: Answer
@@ -44,6 +46,7 @@ class Prediction:
     volumes_ml: Mapping[str, float]
     values: Mapping[str, int]
     latencies: Mapping[str, float]
+    likely: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @property
     def mask(self) -> Volume:

@@ -18,6 +18,7 @@ from medray.errors import InputError, NotFoundError, ResourceError
 from medray.evaluation.calibration import CALIBRATION, Calibration, Calibrations
 from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
+from medray.inference.likely import Likely
 from medray.inference.prediction import Prediction, Unwanted, dated, predicted, volumes_of
 from medray.inference.sliding_window import slide_all, window_of
 from medray.models.networks import build_model
@@ -66,14 +67,25 @@ class Predictor:
         plan: What it was trained by.
         device: Where it runs.
         calibration: How its answers are to be taken.
+        kept: Targets of a segmentation of which its predictions say, too, how probable they are at each voxel.
     """
 
-    def __init__(self, network: Network, plan: Plan, device: torch.device, *, calibration: Calibrations | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        plan: Plan,
+        device: torch.device,
+        *,
+        calibration: Calibrations | None = None,
+        kept: Sequence[str] = (),
+    ) -> None:
         self.plan = plan
         self.task = plan.task
         self._decoder = task_of(plan, calibration)
         self._network = network
         self._device = device
+        self._calibration = calibration
+        self._kept = tuple(kept)
 
     @classmethod
     def load(cls, folder: Path, device: str | None = None, *, runtime: Runtime = EXACT) -> Predictor:
@@ -105,6 +117,10 @@ class Predictor:
         divisor = plan.network.divisor if plan.network.extends else 0
         network = ready_to_run(runtime, model.to(place).eval(), place, (task.inputs, *plan.patch), divisor=divisor)
         return cls(network, plan, place, calibration=calibration)
+
+    def keeping(self, targets: Sequence[str]) -> Predictor:
+        """Return the same model; its predictions say how probable these targets of a segmentation are at each voxel, too."""
+        return Predictor(self._network, self.plan, self._device, calibration=self._calibration, kept=targets)
 
     def predict(self, volume: Volume) -> Prediction:
         """Predict on an image of any grid.
@@ -160,12 +176,16 @@ class Predictor:
         """
         started = time.perf_counter()
         watched = _Watched(blocks.parts)
-        answer = dated(self._onto_source(Blocks(blocks.grid, watched), volume), volume)
+        likely = Likely(blocks.grid, [self._channel_of(name) for name in self._kept])
+        answer = dated(self._onto_source(likely.watched(Blocks(blocks.grid, watched)), volume), volume)
+        kept = self._placed(likely.onto(shape_of(frame_of(volume, self.plan))), volume) if self._kept else ()
         values = self._values()
         volumes_ml = volumes_of(answer.mask, values, volume.voxel_ml, regions=bool(self.plan.regions))
         rest = time.perf_counter() - started - watched.seconds
         latencies = {"network": watched.seconds, "postprocess": rest}
-        return Prediction(answer, volume.shape, volume.affine, volumes_ml, values, latencies)
+        return Prediction(
+            answer, volume.shape, volume.affine, volumes_ml, values, latencies, dict(zip(self._kept, kept, strict=True))
+        )
 
     def probe(self) -> None:
         """Run the network on the smallest image that it takes.
@@ -199,18 +219,20 @@ class Predictor:
         frame = frame_of(volume, self.plan)
         answer = self._decoder.decode(blocks, shape_of(frame))
         back = closest_lps(volume.affine).inverse
-        upright = volume.reoriented().shape
-
-        def placed(inner: Voxels | None) -> Voxels | None:
-            if inner is None:
-                return None
-            outer = np.zeros((len(inner), *upright), inner.dtype)
-            outer[(slice(None), *frame)] = inner
-            return np.ascontiguousarray(back.apply(outer))
-
         corner = [span.start for span in frame]
-        boxes = [box.shifted(corner).reoriented(back, upright) for box in answer.boxes]
-        return replace(answer, mask=placed(answer.mask), saliency=placed(answer.saliency), boxes=boxes)
+        boxes = [box.shifted(corner).reoriented(back, volume.reoriented().shape) for box in answer.boxes]
+        mask, saliency = (None if one is None else self._placed(one, volume) for one in (answer.mask, answer.saliency))
+        return replace(answer, mask=mask, saliency=saliency, boxes=boxes)
+
+    def _placed(self, inner: Voxels, volume: Volume) -> Voxels:
+        """Put what fills the frame that the plan looks at ``(C, ...)`` where it lies in the source."""
+        outer = np.zeros((len(inner), *volume.reoriented().shape), inner.dtype)
+        outer[(slice(None), *frame_of(volume, self.plan))] = inner
+        return np.ascontiguousarray(closest_lps(volume.affine).inverse.apply(outer))
+
+    def _channel_of(self, target: str) -> int:
+        """Return which channel of the map a target of a segmentation is."""
+        return self.plan.targets.index(target) + (0 if self.plan.regions else 1)
 
     def _values(self) -> dict[str, int]:
         if self.plan.task not in ("segmentation", "progression"):

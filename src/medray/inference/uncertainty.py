@@ -134,6 +134,7 @@ def score_all(
     versions = tuple(store.resolve(model) for model in models)
     _require_alike(store, versions)
     work = _Work(store.uri, versions, place, locate(output), method, replace(runtime, threads=1))
+    work.output.sweep()
     rows = [row for row in open_cohort(place).rows if not row.synthetic and row.series not in set(leave_out)]
     items = [_Item(row.series, _stamp(work, row), row) for row in rows]
     records, resumed = work.records.completed(items, partial(_score, work), CRASHED, partial(on_progress, "score"))

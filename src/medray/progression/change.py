@@ -73,8 +73,8 @@ class Change:
 def amount_of(lesions: Sequence[Lesion], *, repeatability: float = 0.0) -> Amount:
     """Measure the volume of a lesion's pieces.
 
-    A border voxel is in or out although the border runs through it; see `ROUNDING`. Beside it stands what the one who segments
-    does differently another time.
+    A border voxel is in or out although the border runs through it; see `ROUNDING`. Beside it stand what the network doubts
+    (see `medray.progression.doubt`) and what the one who segments does differently another time.
 
     Args:
         lesions: The pieces.
@@ -83,7 +83,8 @@ def amount_of(lesions: Sequence[Lesion], *, repeatability: float = 0.0) -> Amoun
     voxels = [float(abs(np.linalg.det(piece.affine[:3, :3]))) for piece in lesions]
     mm3 = sum(piece.volume_mm3 for piece in lesions)
     rounding = sum((ROUNDING * voxel) ** 2 * _border(piece) for piece, voxel in zip(lesions, voxels, strict=True))
-    return Amount(mm3, math.sqrt(rounding + (repeatability * mm3) ** 2))
+    doubt = sum(piece.doubt_mm3 for piece in lesions)
+    return Amount(mm3, math.sqrt(rounding + doubt**2 + (repeatability * mm3) ** 2))
 
 
 def change_between(earlier: Amount, later: Amount, years: float) -> Change:

@@ -117,6 +117,7 @@ def track_all(
     if version is None and cohort.index.labels is None:
         raise InputError("the cohort has no label maps: say which model is to segment its images")
     work = _Work(store.uri, version, place, locate(output), tracking, replace(runtime, threads=1))
+    work.output.sweep()
     facts = [work.model, json.dumps(config.dump(work.how))]
     patients, once = patients_of(cohort, facts, labelled=version is None)
     records, resumed = work.records.completed(patients, partial(_track, work), CRASHED, partial(on_progress, "track"))

@@ -16,6 +16,7 @@ from medray.errors import InputError
 from medray.progression.align import Alignment, align
 from medray.progression.change import Amount, Change, Fate, amount_of, change_between, fate_of, longest_of, structure_change
 from medray.progression.diameters import Diameters
+from medray.progression.doubt import doubted
 from medray.progression.lesions import Track, found_in, matched
 from medray.progression.response import Response, response_of
 from medray.progression.trend import Trend, common_trend, trend_of
@@ -162,7 +163,7 @@ def history_of(points: Sequence[TimePoint], names: Mapping[str, int], how: Track
         raise InputError("two time points are of one day: which came first can't be told")
     alignment = align([point.image for point in points], [point.name for point in points], warp=how.warp)
     years = tuple(years_between(points[0], point) for point in points)
-    tracks = [(name, track) for name in lesions for track in _tracks(points, names[name], alignment)]
+    tracks = [(name, track) for name in lesions for track in _tracks(points, name, names[name], alignment)]
     described = tuple(_lesion(name, track, years, how.repeatability) for name, track in tracks)
     structures = tuple(
         _structure(name, [_whole(point, names[name], how.repeatability) for point in points], years, alignment)
@@ -186,8 +187,9 @@ def followed(names: Mapping[str, int], lesions: Sequence[str] = ()) -> tuple[str
     return tuple(lesions) or tuple(name for name in names if any(word in name.lower() for word in LESION_WORDS))
 
 
-def _tracks(points: Sequence[TimePoint], value: int, alignment: Alignment) -> list[Track]:
-    return matched([found_in(point.mask, at, value=value) for at, point in enumerate(points)], alignment.carried)
+def _tracks(points: Sequence[TimePoint], label: str, value: int, alignment: Alignment) -> list[Track]:
+    found = [doubted(found_in(point.mask, at, value=value), point.likely.get(label)) for at, point in enumerate(points)]
+    return matched(found, alignment.carried)
 
 
 def _lesion(label: str, track: Track, years: Sequence[float], repeatability: float) -> LesionHistory:

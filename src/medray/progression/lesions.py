@@ -45,12 +45,14 @@ class Lesion:
         number: At its time point, from 1, the largest first.
         indices: ``(N, 3)``, its voxels.
         affine: ``(4, 4)`` of their grid, LPS mm.
+        doubt_mm3: Standard deviation of its volume, by how sure the network is; 0 of a mask that was drawn.
     """
 
     time_point: int
     number: int
     indices: NDArray[np.intp]
     affine: Affine
+    doubt_mm3: float = 0.0
 
     @property
     def volume_mm3(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,25 @@ from medray.inference.predictor import Predictor
 from medray.models.runtime import EXACT, Runtime
 from medray.progression.courses import Courses, courses_of, write_courses
 from medray.progression.courses_page import write_courses_page
-from medray.progression.history import History, Tracking, history_of
+from medray.progression.history import History, Tracking, followed, history_of
 from medray.progression.report import write_report
 from medray.progression.visit import TimePoint, Visit
 from medray.progression.written import write_history
 from medray.registry.registry import Registry
 from medray.storage.location import Location, locate
 
-__all__ = ["Scan", "day_of", "label_map_of", "pointed", "segmented", "series_of", "track", "write_all", "write_by_model"]
+__all__ = [
+    "Scan",
+    "day_of",
+    "label_map_of",
+    "pointed",
+    "segmented",
+    "series_of",
+    "track",
+    "watchful",
+    "write_all",
+    "write_by_model",
+]
 
 ANY = {"lesion": 1}
 """What a mask's values mean where nobody says: whatever isn't 0 is lesion."""
@@ -134,9 +145,12 @@ def write_by_model(
         write_courses(target, courses, model)
         write_courses_page(target, courses)
         return courses
-    found = [segmented(predictor, visit.image, model) for visit in visits]
-    points = [pointed(visit, mask) for visit, (_, mask) in zip(visits, found, strict=True)]
-    return write_all(target, points, found[0][0], how, model)
+    if predictor.task != "segmentation":
+        raise InputError(f"{model} is for {predictor.task}: change is told by a segmentation or a progression")
+    sure = watchful(predictor, how)
+    found = [sure.predict(visit.image) for visit in visits]
+    points = [segmented(visit, said) for visit, said in zip(visits, found, strict=True)]
+    return write_all(target, points, label_map_of(found[0])[0], how, model)
 
 
 def write_all(target: Location, points: Sequence[TimePoint], names: Mapping[str, int], how: Tracking, model: str) -> History:
@@ -155,17 +169,21 @@ def write_all(target: Location, points: Sequence[TimePoint], names: Mapping[str,
     return history
 
 
-def segmented(predictor: Predictor | BundlePredictor, image: Volume, model: str) -> tuple[Mapping[str, int], Volume]:
-    """Return what a model's labels are, and the label map that it makes of an image.
-
-    Targets that may overlap go into one label map, too; where they do, the later one is seen.
+def watchful(predictor: Predictor | BundlePredictor, how: Tracking) -> Predictor | BundlePredictor:
+    """Return the model so that it says how sure it is of the lesions that are followed; a bundle can't.
 
     Raises:
-        InputError: If the model is no segmentation.
+        InputError: If there is no such label.
     """
-    if predictor.task != "segmentation":
-        raise InputError(f"{model} is for {predictor.task}: change is told by a segmentation or a progression")
-    return label_map_of(predictor.predict(image))
+    if isinstance(predictor, BundlePredictor) or predictor.task != "segmentation":
+        return predictor
+    targets = predictor.plan.targets
+    return predictor.keeping(followed({name: at for at, name in enumerate(targets)}, how.lesions))
+
+
+def segmented(visit: Visit, said: Prediction) -> TimePoint:
+    """Return a scan with what a segmentation says is in it."""
+    return replace(pointed(visit, label_map_of(said)[1]), likely=said.likely)
 
 
 def label_map_of(found: Prediction) -> tuple[Mapping[str, int], Volume]:

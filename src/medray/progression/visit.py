@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medray.formats.dicom_results import Source
 from medray.imaging.volume import Volume
@@ -45,9 +47,12 @@ class TimePoint(Visit):
 
     Attributes:
         mask: Label map on the image's grid.
+        likely: Label to how probable it is at each voxel ``(I, J, K)``, 255 standing for certainty; of a mask that a network
+            made, for labels that are followed.
     """
 
     mask: Volume = field(kw_only=True)
+    likely: Mapping[str, NDArray[np.uint8]] = field(kw_only=True, default_factory=dict)
 
 
 def years_between(earlier: Visit, later: Visit) -> float:

@@ -25,6 +25,7 @@ from medray.inference.bundled import load_predictor
 from medray.inference.prediction import Prediction
 from medray.models.runtime import EXACT, Runtime
 from medray.preprocessing.blocks import Block, Blocks
+from medray.progression.track import watchful
 from medray.registry.registry import Registry
 from medray.serving.batcher import Batcher
 from medray.serving.parcels import Wanted
@@ -233,7 +234,7 @@ class Pool:
                 return other_task(version, predictor.task, "segmentation or progression")
             visits = await visited(scans, patient.days)
             stages.end("decode")
-            means = Means(partial(self._alone, predictor, stages), self._by_hand, stages)
+            means = Means(partial(self._alone, watchful(predictor, patient.how), stages), self._by_hand, stages)
             reply = await TRACKERS[predictor.task](means, visits, patient, version, media_type)
             stages.end("track")
             self._last, self._answered = version, time.monotonic()

@@ -14,7 +14,7 @@ from medray.imaging.volume import Volume
 from medray.inference.prediction import Prediction
 from medray.progression.courses import Courses
 from medray.progression.pair import pairs_in_turn
-from medray.progression.track import day_of, label_map_of, pointed, series_of
+from medray.progression.track import day_of, label_map_of, segmented, series_of
 from medray.progression.visit import Visit
 from medray.serving.histories import courses_reply, history_reply
 from medray.serving.patient import Patient
@@ -73,9 +73,10 @@ def _visit(number: int, files: Sequence[bytes], day: float | None) -> Visit:
 
 async def _by_segmentation(means: Means, visits: Sequence[Visit], patient: Patient, version: str, media_type: str) -> Reply:
     """Have each scan segmented alone, and measure."""
-    found = [label_map_of(await means.predict(visit.image)) for visit in visits]
-    points = [pointed(visit, mask) for visit, (_, mask) in zip(visits, found, strict=True)]
-    reply: Reply = await means.by_hand(partial(history_reply, points, found[0][0], patient.how, version, media_type))
+    found = [await means.predict(visit.image) for visit in visits]
+    points = [segmented(visit, said) for visit, said in zip(visits, found, strict=True)]
+    names, _ = label_map_of(found[0])
+    reply: Reply = await means.by_hand(partial(history_reply, points, names, patient.how, version, media_type))
     return reply
 
 
