@@ -11,11 +11,16 @@ import medray
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.formats.nifti import write_nifti
 from medray.formats.nrrd import read_nrrd
+from medray.progression.history import Tracking
 from medray.serving.desk import Limits
 from medray.serving.form import parts_of
+from medray.serving.jobs import OVER
+from medray.serving.patient import Patient
+from medray.serving.sources import Reference
 from tests.progression.people import motion, person, scanned
 from tests.serving.conftest import register_change
 from tests.serving.inside import endpoint
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,16 @@ def test_files_of_a_form(client, scans):
     assert {one["label"] for one in said["structures"]} == {"ball", "core"}
     assert {"network", "track", "total"} <= {word.split(";")[0] for word in reply.headers["Server-Timing"].split(", ")}
 
+    later = client.post("/v1/track/ball", files=form(scans), data=params, headers={"Prefer": "respond-async"})
+    assert (later.status_code, later.json()["task"]) == (202, "tracking")
+    job = later.headers["location"]
+    wait_until(lambda: client.get(job).json()["state"] in OVER)
+    assert client.get(job).json()["state"] == "done"
+    answer = client.get(f"{job}/result").json()
+    assert answer["time_points"] == said["time_points"]
+    for one, other in zip(answer["structures"], said["structures"], strict=True):  # ITK's threads add up in any order
+        assert one["changes"][0]["percent"] == pytest.approx(other["changes"][0]["percent"], abs=1e-6)
+
     whole = client.post("/v1/track/ball", files=form(scans), data=params, headers={"Accept": "multipart/form-data"})
     parts = {part.name: part.data for part in parts_of(whole.content, whole.headers["content-type"])}
     assert set(parts) == {"result", "report", "image-1", "mask-1", "image-2", "mask-2"}
@@ -56,6 +71,12 @@ def test_files_of_a_form(client, scans):
     inside = (images[0].voxels > 0) & (images[1].voxels > 0)
     assert np.corrcoef(images[0].voxels[inside], images[1].voxels[inside])[0, 1] > 0.6, "in one space"
     assert b"<h1>What changed</h1>" in parts["report"]
+
+
+def test_a_patient_is_packed_into_one_file():
+    how = Tracking(lesions=("lesion",), repeatability=0.02)
+    patient = Patient((b"one", Reference(image="two"), Reference(study="1.2", series="3.4")), (0.0, None, 30.5), how)
+    assert Patient.unpacked(patient.packed()) == patient
 
 
 @pytest.mark.slow
@@ -118,6 +139,8 @@ def test_what_cant_be_tracked(client, phantom_cohort):
     ):
         reply = client.post("/v1/track/ball", json=body)
         assert (reply.status_code, why in reply.text) == (status, True), reply.text
+    unread = client.post("/v1/track/ball", json={"scans": two, "days": [1]}, headers={"Prefer": "respond-async"})
+    assert unread.status_code == 422, "refused now, not later"
     assert client.post("/v1/track/spots", json={"scans": two, "days": [0, 1]}).json()["title"] == "other-task"
     assert client.post("/v1/track/ball", content=b"no json").status_code == 422
     assert client.post("/v1/track/nobody", json={"scans": two, "days": [0, 1]}).status_code == 404

@@ -13,8 +13,9 @@ from medray.registry.version import ModelVersion
 from medray.serving.auth import Refusal
 from medray.serving.desk import Desk
 from medray.serving.jobs import Docket, Job
+from medray.serving.patient import TRACKING, Patient
 from medray.serving.results import Reply, refusal
-from medray.serving.sources import parse_reference
+from medray.serving.sources import Reference, parse_reference
 
 __all__ = ["Clerk"]
 
@@ -44,9 +45,11 @@ class Clerk:
         self._working: set[asyncio.Task[None]] = set()
         self._purged = 0.0
 
-    def call(self) -> None:
-        """Say that there is a new job."""
+    async def take(self, owner: str, version: ModelVersion, task: str, accept: str, body: bytes, *, referred: bool) -> Job:
+        """Take a job in, to be worked on as soon as may be; see `Docket.add`."""
+        job = await asyncio.to_thread(self._docket.add, owner, str(version), task, accept, body, referred=referred)
         self._new.set()
+        return job
 
     async def run(self) -> None:
         """Work until cancelled; what isn't finished then is given back."""
@@ -105,7 +108,14 @@ class Clerk:
         name, _, version = job.model.partition("/")
         try:
             body = await asyncio.to_thread(self._docket.input, job.id)
-            image = parse_reference(body) if job.referred else body
-            return await self._desk.follow(ModelVersion(name, int(version), (), ""), job.task, image, job.accept, tell)
+            wanted = await asyncio.to_thread(_wanted, job, body)
+            return await self._desk.follow(ModelVersion(name, int(version), (), ""), job.task, wanted, job.accept, tell)
         except (MedrayError, Refusal) as error:
             return refusal(error)
+
+
+def _wanted(job: Job, body: bytes) -> bytes | Reference | Patient:
+    """Return what a job is about."""
+    if job.task == TRACKING:
+        return Patient.unpacked(body)
+    return parse_reference(body) if job.referred else body

@@ -184,18 +184,18 @@ class Desk:
         self,
         version: ModelVersion,
         task: str,
-        image: bytes | Reference,
+        wanted: bytes | Reference | Patient,
         media_type: str,
         tell: Callable[[float], None],
         *,
         patience_s: float = 0.0,
     ) -> Reply:
-        """Have an image answered, however long that takes; waits while all are busy.
+        """Have an image or a patient answered, however long that takes; waits while all are busy.
 
         Args:
             version: Of the model.
             task: What is asked for.
-            image: Its file, or where it is.
+            wanted: The image's file, or where it is; or the patient's scans.
             media_type: Of the answer.
             tell: Called with how far it is, 0 to 1.
             patience_s: For which it waits; as long as answers are kept, by default.
@@ -205,7 +205,7 @@ class Desk:
         patience = time.monotonic() + (patience_s or self.limits.keep_answers_s)
         while deaths < ATTEMPTS and time.monotonic() < patience:
             try:
-                async for said in handle.answer_slowly.remote(str(version), task, image, media_type):
+                async for said in handle.answer_slowly.remote(str(version), task, wanted, media_type):
                     if not isinstance(said, Reply):
                         tell(said)
                     elif said.status != HTTPStatus.SERVICE_UNAVAILABLE:

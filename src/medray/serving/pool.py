@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -24,12 +23,12 @@ from medray.imaging.volume import Volume
 from medray.inference.bundled import load_predictor
 from medray.inference.prediction import Prediction
 from medray.models.runtime import EXACT, Runtime
-from medray.preprocessing.blocks import Block, Blocks
 from medray.progression.track import watchful
 from medray.registry.registry import Registry
 from medray.serving.batcher import Batcher
 from medray.serving.parcels import Wanted
 from medray.serving.patient import Patient
+from medray.serving.progress import Progress
 from medray.serving.results import NRRD, Reply, answer, other_task, refusal
 from medray.serving.room import Room
 from medray.serving.router import WarmFirst
@@ -129,7 +128,7 @@ class Pool:
             return version
 
     async def answer(
-        self, version: str, task: str, image: bytes | Reference, media_type: str, progress: _Progress | None = None
+        self, version: str, task: str, image: bytes | Reference, media_type: str, progress: Progress | None = None
     ) -> Reply:
         """Read an image, predict, and encode what was asked for; never raises for what is in the image.
 
@@ -140,7 +139,7 @@ class Pool:
             media_type: Of the answer.
             progress: Told how far it is.
         """
-        return await _told(self._answer(version, task, image, media_type, progress or _Progress()))
+        return await _told(self._answer(version, task, image, media_type, progress or Progress()))
 
     async def answer_all(self, version: str, wanted: Sequence[Wanted]) -> list[Reply]:
         """Do what `answer` does for several callers' small images at once."""
@@ -161,11 +160,15 @@ class Pool:
         return await _told(self._view(image))
 
     async def answer_slowly(
-        self, version: str, task: str, image: bytes | Reference, media_type: str
+        self, version: str, task: str, wanted: bytes | Reference | Patient, media_type: str
     ) -> AsyncIterator[float | Reply]:
-        """Do what `answer` does; yields how far it is, 0 to 1, every now and then, and the reply last."""
-        progress = _Progress()
-        answering = asyncio.create_task(self.answer(version, task, image, media_type, progress))
+        """Do what `answer` or, of a patient, `track` does; yields how far it is, 0 to 1, and the reply last."""
+        if isinstance(wanted, Patient):
+            progress = Progress(len(wanted.scans))
+            answering = asyncio.create_task(self.track(version, wanted, media_type, progress))
+        else:
+            progress = Progress()
+            answering = asyncio.create_task(self.answer(version, task, wanted, media_type, progress))
         try:
             while not answering.done():
                 await asyncio.wait([answering], timeout=TELL_S)
@@ -181,7 +184,7 @@ class Pool:
             volume = await asyncio.to_thread(read_image_files, files)
             return Reply(HTTPStatus.OK, NRRD, await asyncio.to_thread(write_nrrd, volume))
 
-    async def _answer(self, version: str, task: str, image: bytes | Reference, media_type: str, progress: _Progress) -> Reply:
+    async def _answer(self, version: str, task: str, image: bytes | Reference, media_type: str, progress: Progress) -> Reply:
         stages = Stages()
         async with AsyncExitStack() as stack:
             files = await self._files(image, stages, stack)
@@ -197,7 +200,7 @@ class Pool:
             return reply
 
     async def _predicted(
-        self, predictor: Any, volume: Volume, stages: Stages, stack: AsyncExitStack, progress: _Progress
+        self, predictor: Any, volume: Volume, stages: Stages, stack: AsyncExitStack, progress: Progress
     ) -> Prediction:
         """Run a network on an image; what it needs is held until the stack ends."""
         prepared = await self._batcher.beside(predictor.prepare, volume)
@@ -214,17 +217,18 @@ class Pool:
     async def _by_hand(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._hands, work)
 
-    async def track(self, version: str, patient: Patient, media_type: str) -> Reply:
+    async def track(self, version: str, patient: Patient, media_type: str, progress: Progress | None = None) -> Reply:
         """Tell what changed between a patient's scans; raises as little as `answer` does.
 
         Args:
             version: ``name/version`` of a segmentation or a progression.
             patient: Their scans.
             media_type: One of `medray.serving.patient.HISTORIES`.
+            progress: Told how far it is.
         """
-        return await _told(self._track(version, patient, media_type))
+        return await _told(self._track(version, patient, media_type, progress or Progress()))
 
-    async def _track(self, version: str, patient: Patient, media_type: str) -> Reply:
+    async def _track(self, version: str, patient: Patient, media_type: str, progress: Progress) -> Reply:
         stages = Stages()
         async with AsyncExitStack() as stack:
             scans = await self._scans(patient.scans, stages, stack)
@@ -234,16 +238,17 @@ class Pool:
                 return other_task(version, predictor.task, "segmentation or progression")
             visits = await visited(scans, patient.days)
             stages.end("decode")
-            means = Means(partial(self._alone, watchful(predictor, patient.how), stages), self._by_hand, stages)
+            predict = partial(self._alone, watchful(predictor, patient.how), stages, progress)
+            means = Means(predict, self._by_hand, stages)
             reply = await TRACKERS[predictor.task](means, visits, patient, version, media_type)
             stages.end("track")
             self._last, self._answered = version, time.monotonic()
             return replace(reply, timing={stage: round(seconds * 1000, 2) for stage, seconds in stages.items()})
 
-    async def _alone(self, predictor: Any, stages: Stages, volume: Volume) -> Prediction:
+    async def _alone(self, predictor: Any, stages: Stages, progress: Progress, volume: Volume) -> Prediction:
         """Run a network on an image, and hold nothing after that."""
         async with AsyncExitStack() as stack:
-            return await self._predicted(predictor, volume, stages, stack, _Progress())
+            return await self._predicted(predictor, volume, stages, stack, progress)
 
     async def _scans(self, scans: Sequence[bytes | Reference], stages: Stages, stack: AsyncExitStack) -> list[list[bytes]]:
         """Return several images' files, once there is room for all: who holds some and waits for more might wait forever."""
@@ -280,21 +285,3 @@ async def _told(answering: Awaitable[Reply]) -> Reply:
         return await answering
     except Exception as error:  # noqa: BLE001 - a strange file must get an answer
         return refusal(error)
-
-
-class _Progress:
-    """How much of a map is there."""
-
-    share = 0.0
-
-    def watched(self, blocks: Blocks) -> Blocks:
-        """Return the same blocks; `share` rises as they come."""
-
-        def parts() -> Iterator[Block]:
-            done, whole = 0, math.prod(blocks.grid)
-            for start, values in blocks.parts:
-                yield start, values
-                done += values[0].size
-                self.share = done / whole
-
-        return Blocks(blocks.grid, parts())

@@ -15,13 +15,14 @@ from medray.errors import ConfigError, InputError
 from medray.progression.history import Tracking
 from medray.progression.when import day_of_text
 from medray.serving.auth import Refusal, Role
+from medray.serving.clerk import Clerk
 from medray.serving.desk import Desk
 from medray.serving.form import FORM, json_of, media_type_of, parts_of
 from medray.serving.guard import Guard
-from medray.serving.patient import HISTORIES, Patient
+from medray.serving.patient import HISTORIES, TRACKING, Patient
 from medray.serving.results import JSON, accepted
 from medray.serving.sources import Reference, parse_reference
-from medray.serving.v1 import ANSWERS, respond
+from medray.serving.v1 import ANSWERS, may_wait, promised, respond
 from medray.serving.worklist import Worklist
 
 __all__ = ["track"]
@@ -41,7 +42,7 @@ REFERRED = {
 SENT = {"type": "object", "properties": {"scan": BINARY, "params": {"type": "string"}}}
 BODY = {"requestBody": {"required": True, "content": {JSON: {"schema": REFERRED}, "multipart/form-data": {"schema": SENT}}}}
 GIVEN: dict[int | str, dict[str, Any]] = {
-    **{status: said for status, said in ANSWERS.items() if status != 202},
+    **ANSWERS,
     200: {"description": "What changed.", "content": {kind: {} for kind in HISTORIES}},
 }
 MOST_DAYS = 1e7
@@ -49,7 +50,7 @@ MOST = 100
 """Scans of one patient."""
 
 
-def track(desk: Desk, guard: Guard, shown: Worklist | None) -> APIRouter:
+def track(desk: Desk, guard: Guard, shown: Worklist | None, clerk: Clerk) -> APIRouter:
     """Make the route."""
     routes = APIRouter(prefix="/v1")
     asking = Depends(guard.needs(Role.ANNOTATOR))
@@ -68,6 +69,9 @@ def track(desk: Desk, guard: Guard, shown: Worklist | None) -> APIRouter:
         version = await desk.resolve(model)
         async with desk.received(request) as body:
             patient = await asyncio.to_thread(_patient, desk, request, body, shown)
+            if may_wait(request):
+                pack, owner = await asyncio.to_thread(patient.packed), request.state.principal.name
+                return promised(await clerk.take(owner, version, TRACKING, media_type, pack, referred=False))
             reply = await desk.track(version, patient, media_type)
         timing = {**reply.timing, "total": (time.perf_counter() - started) * 1000}
         return respond(reply, **{"Server-Timing": ", ".join(f"{stage};dur={value:.2f}" for stage, value in timing.items())})

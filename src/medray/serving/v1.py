@@ -13,11 +13,11 @@ from medray.serving.clerk import Clerk
 from medray.serving.desk import Desk
 from medray.serving.form import FORM, RELATED, media_type_of, parts_of, zip_of
 from medray.serving.guard import Guard
-from medray.serving.jobs import OVER, Docket
+from medray.serving.jobs import OVER, Docket, Job
 from medray.serving.results import BOTH, FORMATS, JSON, NIFTI, NRRD, PROBLEM, Reply, accepted, told
 from medray.serving.sources import Reference, parse_reference
 
-__all__ = ["BODY", "image_in", "jobs", "respond", "unwrapped", "v1"]
+__all__ = ["BODY", "image_in", "jobs", "may_wait", "promised", "respond", "unwrapped", "v1"]
 
 FOREIGN = ("application/octet-stream", NIFTI, NRRD, "application/dicom", "application/zip", *FORM)
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ REFERENCE = {
 BODY = {"requestBody": {"required": True, "content": {**dict.fromkeys(FOREIGN, BINARY), JSON: {"schema": REFERENCE}}}}
 
 
-def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
+def v1(desk: Desk, guard: Guard, clerk: Clerk) -> APIRouter:
     """Make the routes under ``/v1``."""
     routes = APIRouter(prefix="/v1")
     seeing, asking = (Depends(guard.needs(role)) for role in (Role.VIEWER, Role.ANNOTATOR))
@@ -82,12 +82,10 @@ def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
         version = await desk.resolve(model)
         async with desk.received(request) as sent:
             body = await unwrapped(request, sent)
-            if "respond-async" in request.headers.get("prefer", ""):
+            if may_wait(request):
                 image_in(desk, request, body)  # a reference that may not be is refused now, not later
-                words = (request.state.principal.name, str(version), task, media_type, body)
-                job = await asyncio.to_thread(docket.add, *words, referred=_refers(request))
-                clerk.call()
-                return respond(told(job.plain(), HTTPStatus.ACCEPTED), Location=f"/v1/jobs/{job.id}")
+                owner = request.state.principal.name
+                return promised(await clerk.take(owner, version, task, media_type, body, referred=_refers(request)))
             received = time.perf_counter()
             reply = await desk.ask(version, task, image_in(desk, request, body), media_type)
         done = time.perf_counter()
@@ -114,8 +112,18 @@ def v1(desk: Desk, guard: Guard, docket: Docket, clerk: Clerk) -> APIRouter:
     return routes
 
 
+def may_wait(request: Request) -> bool:
+    """Say whether the answer may come later (RFC 7240)."""
+    return "respond-async" in request.headers.get("prefer", "")
+
+
+def promised(job: Job) -> Response:
+    """Say where the answer will be."""
+    return respond(told(job.plain(), HTTPStatus.ACCEPTED), Location=f"/v1/jobs/{job.id}")
+
+
 def jobs(docket: Docket, guard: Guard) -> APIRouter:
-    """Make the routes of what is answered later: predictions that were asked for with ``Prefer: respond-async`` (RFC 7240)."""
+    """Make the routes of what is answered later: what was asked for with ``Prefer: respond-async`` (RFC 7240)."""
     routes = APIRouter(prefix="/v1/jobs")
     seeing = Depends(guard.needs(Role.VIEWER))
 
