@@ -32,7 +32,7 @@ from medray.errors import ImageError
 from medray.inference.predictor import Predictor
 from medray.progression.history import History, LesionHistory, Tracking, history_of
 from medray.progression.patients import patients_of
-from medray.progression.track import segmented, watchful
+from medray.progression.track import label_map_of, segmented, watchful
 from medray.progression.visit import TimePoint, Visit
 from progression import cohort_of, trained
 
@@ -79,14 +79,16 @@ def lesions_of(cohort: Cohort, patient: Any, model: Predictor) -> Iterator[dict[
         for visit, mask in zip(visits, masks, strict=True)
     ]
     sure = watchful(model, Tracking())
-    doubted = [segmented(visit, sure.predict(visit.image)) for visit in visits]
+    found = [sure.predict(visit.image) for visit in visits]
+    doubted = [segmented(visit, said) for visit, said in zip(visits, found, strict=True)]
+    drawn, names = [replace(point, likely={}) for point in doubted], label_map_of(found[0])[0]
     try:
-        truth, *said = (history_of(one, NAMES) for one in (true, [replace(point, likely={}) for point in doubted], doubted))
+        truth, *said = (history_of(points, by) for points, by in ((true, NAMES), (drawn, names), (doubted, names)))
     except ImageError as error:
         print(error, flush=True)
         return
-    for expected, *found in pairs(truth, said):
-        case = {"true": plain(expected), **dict(zip(SIDES, map(plain, found), strict=True))}
+    for expected, *measured in pairs(truth, said):
+        case = {"true": plain(expected), **dict(zip(SIDES, map(plain, measured), strict=True))}
         print(case, flush=True)
         yield case
 

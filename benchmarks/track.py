@@ -207,7 +207,7 @@ def fate_of(case: Case, number: int) -> str:
 
 def atrophy_of(case: Case, history: History) -> dict[str, list[float]]:
     """Compare the tissue's change."""
-    change, truth = history.structures[0].changes[0], 100 * (case.tissue - 1)
+    [change], truth = history.structures[0].changes, 100 * (case.tissue - 1)
     low, high = change.interval_percent or (0.0, 0.0)
     return {
         "atrophy_error": [abs((change.percent or 0.0) - truth)],

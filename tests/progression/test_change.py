@@ -68,6 +68,21 @@ def test_growth_rate_and_doubling_time():
     assert change_between(Amount(100, 1), Amount(0, 0), 2.0).percent == -100
 
 
+def test_rates_have_intervals_and_doubling_where_it_is_sure():
+    sure = change_between(Amount(100, 2), Amount(200, 4), 1.0)
+    assert sure.rate_per_year == pytest.approx(math.log(2))
+    low, high = sure.interval_rate or (0, 0)
+    assert low < math.log(2) < high
+    assert sure.interval_doubling == pytest.approx((365.25 * math.log(2) / high, 365.25 * math.log(2) / low))
+    vague = change_between(Amount(100, 30), Amount(120, 30), 1.0)
+    assert vague.doubling_days is not None
+    assert vague.interval_doubling is None, "it may as well shrink"
+    halved = change_between(Amount(200, 4), Amount(100, 2), 1.0)
+    assert halved.interval_doubling == pytest.approx([-days for days in reversed(sure.interval_doubling or ())])
+    backwards = change_between(Amount(100, 2), Amount(200, 4), -1.0).interval_rate or (0, 0)
+    assert backwards[0] < backwards[1]
+
+
 def test_fates():
     small, large = found_in(balls(((20, 20, 20), 4)), 0).lesions, found_in(balls(((20, 20, 20), 5)), 0).lesions
     two = found_in(balls(((10, 10, 10), 4), ((30, 30, 30), 4)), 0).lesions
@@ -101,6 +116,29 @@ def test_diameters_of_an_ellipse(seed):
     assert found.longest_mm == pytest.approx(2 * long, abs=1.3)
     assert found.perpendicular_mm == pytest.approx(2 * short, abs=1.3)
     assert found.slice_index == 4
+
+
+def test_the_deviation_of_a_diameter_holds_the_truth(rng):
+    """Twice the deviation about nine times in ten, of circles that lie anyhow."""
+    grid = np.stack(np.meshgrid(np.arange(40), np.arange(40), indexing="ij"), -1)
+    held = []
+    for _ in range(200):
+        spacing, radius = rng.uniform(0.6, 1.5), rng.uniform(5, 10)
+        inside = np.linalg.norm((grid - 20 - rng.uniform(-0.5, 0.5, 2)) * spacing, axis=-1) <= radius
+        indices = np.concatenate([np.argwhere(inside), np.full((inside.sum(), 1), 3)], axis=1)
+        found = diameters_of(indices, np.diag([spacing, spacing, 3.0, 1.0]))
+        held.append(abs(found.longest_mm - 2 * radius) <= 2 * found.deviation_mm)
+    assert np.mean(held) > 0.85
+
+
+def test_a_new_lesion_that_may_be_none_is_no_progression():
+    """Section 4.3.5: new lesions have to be unequivocal."""
+    stable, new = tracks_of((20, 20), (0, 12))
+    assert response_of([stable, new])[1].category == "PD"
+    doubtful = tuple(replace(piece, doubt_mm3=0.7 * piece.volume_mm3) for piece in new.lesions[1])
+    found = response_of([stable, replace(new, lesions=((), doubtful))])[1]
+    assert (found.category, found.new_lesions) == ("SD", 0)
+    assert found.deviation_mm > 0
 
 
 def test_a_single_voxel_and_a_line_have_diameters():

@@ -12,12 +12,14 @@ from typer.testing import CliRunner
 
 import medray
 from medray.cli.main import app
-from medray.errors import ConfigError, ImageError, InputError
+from medray.errors import ConfigError, ImageError, InputError, StorageError
 from medray.formats.nifti import write_nifti
 from medray.imaging.volume import Volume
+from medray.inference.records import Records
 from medray.progression.cohort import track_all
 from medray.progression.patients import Patient
 from medray.progression.when import day_of_text, series_of
+from medray.storage.location import locate
 from tests.progression.people import motion, person, scanned
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -44,8 +46,8 @@ def cohort(tmp_path_factory):
     odd = Volume(noise, np.diag([2.0, 2, 3, 1])), Volume((noise > 150).astype(np.uint8), np.diag([2.0, 2, 3, 1]))
     put(folder, "b", "20200101", *odd)
     put(folder, "b", "20210101", *scanned(first, 3))
-    put(folder, "c", "one", *scanned(first, 4))
-    put(folder, "c", "two", *scanned(second, 5))
+    put(folder, "c", "month0", *scanned(first, 4))
+    put(folder, "c", "month6", *scanned(second, 5))
     put(folder, "d", "20200101", *odd)
     (folder / "dseg.tsv").write_text(TABLE)
     return medray.ingest(folder, tmp_path_factory.mktemp("cohort"), profile="none")
@@ -77,6 +79,17 @@ def test_a_cohort_is_tracked_and_failures_are_records(cohort, tmp_path):
     )
 
 
+def test_an_identifier_that_leads_elsewhere_does_not(tmp_path):
+    """A cohort of profile ``none`` keeps the sources' own identifiers, and a header may say anything."""
+    records = Records(locate(tmp_path / "a" / "b" / "records"), "masks")
+    for name in ("../../../x", "/etc/x", "..", "a/b", "plain-1"):
+        records.note(name, "stamp", "ok", "")
+    assert len(list((tmp_path / "a" / "b" / "records").glob("*.json"))) == 5
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "records"] == []
+    with pytest.raises(StorageError, match="leads out of its folder"):
+        locate(tmp_path).join("../x")
+
+
 def test_what_is_refused(cohort, tmp_path):
     with pytest.raises(ConfigError, match="unknown key"):
         track_all("", cohort.root.path, tmp_path, warps=True)
@@ -103,8 +116,25 @@ def test_one_series_a_study_of_the_modality_that_most_have(cohort):
     assert [one.series for one in series_of(rows)] == ["large", "later"]
 
 
-def _dated(*found):
-    return Patient("a", (), found, "")
+def test_a_sequence_that_each_study_has_goes_before_a_larger_one(cohort):
+    row = cohort.rows[0]
+    fine, flat = (
+        {"spacing_mm": (1.0, 1.0, 1.0), "shape": (200, 200, 180)},
+        {"spacing_mm": (0.4, 0.4, 6.0), "shape": (512, 512, 30)},
+    )
+    turned = {"spacing_mm": (1.1, 0.95, 1.0), "shape": (180, 200, 200)}
+    rows = [
+        replace(row, series="fine", time_point=0, modality="MR", **fine),
+        replace(row, series="flat", time_point=0, modality="MR", **flat),
+        replace(row, series="turned", time_point=1, modality="MR", **turned),
+        replace(row, series="later flat", time_point=1, modality="MR", **flat),
+    ]
+    assert [one.series for one in series_of(rows)] == ["flat", "later flat"], "the largest"
+    assert [one.series for one in series_of(rows[:3])] == ["fine", "turned"], "the second study has no flat one"
+
+
+def _dated(*found, ordered=True):
+    return Patient("a", (), found, ordered, "")
 
 
 def test_days_are_read_from_what_orders_studies():
@@ -119,3 +149,5 @@ def test_days_are_all_known_or_all_as_far_apart_as_was_said():
     for found, apart in (((5.0, None), 180), ((None, 9.0), 0), ((None, None), 0)):
         with pytest.raises(ImageError, match="undated"):
             _dated(*found).days(apart)
+    with pytest.raises(ImageError, match="in which order"):
+        _dated(None, None, ordered=False).days(180)

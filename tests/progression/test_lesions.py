@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 from medray.imaging.geometry import to_world
 from medray.imaging.volume import Volume
 from medray.progression.change import fate_of
-from medray.progression.lesions import found_in, matched
+from medray.progression.lesions import cut_off, found_in, matched
 
 
 def still(first, second, points):
@@ -135,6 +135,14 @@ def test_what_a_scan_does_not_show_has_not_vanished():
     tracks = matched([found_in(whole, 0), found_in(upper, 1)], still)
     assert [sorted(track.unseen) for track in tracks] == [[1], []]
     assert [fate_of(track, 0, 1) for track in tracks] == ["unseen", "stable"]
+
+
+def test_a_scan_that_cuts_a_structure_off_says_so():
+    whole = balls(((20, 20, 20), 15))
+    cut = Volume(whole.voxels[:, :28].copy(), whole.affine)
+    points = [found_in(mask, at) for at, mask in enumerate((whole, cut, whole))]
+    assert list(cut_off(points, lambda first, second, there: there)) == [1]
+    assert list(cut_off([points[0], points[2]], lambda first, second, there: there)) == []
 
 
 def test_a_thousand_lesions_are_matched():

@@ -13,6 +13,7 @@ import medray
 from medray.errors import InputError
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.formats.nifti import write_nifti
+from medray.imaging.volume import Volume
 from medray.progression.history import History, Tracking, history_of
 from medray.progression.visit import TimePoint
 from tests.progression.people import NAMES, motion, person, scanned
@@ -67,6 +68,44 @@ def test_structures_stay_and_dates_order(history):
     assert abs(tissue.changes[0].percent) < 0.8
 
 
+def test_a_scan_that_cuts_a_structure_off_tells_no_atrophy(people):
+    (one, one_mask), (two, two_mask) = scanned(people[0], 1), scanned(people[1], 2, MOVED)
+    kept = slice(0, int(0.75 * two.shape[2]))
+    cut, cut_mask = (Volume(volume.voxels[..., kept].copy(), two.affine, two.meta) for volume in (two, two_mask))
+    points = [TimePoint("one", 0.0, one, mask=one_mask), TimePoint("two", 365.0, cut, mask=cut_mask)]
+    [tissue] = history_of(points, NAMES).structures
+    assert (tissue.amounts[0] is not None, tissue.amounts[1], tissue.changes) == (True, None, (None,))
+
+
+def test_the_scale_may_be_left_in(people):
+    (one, one_mask), (two, two_mask) = scanned(people[0], 1), scanned(people[1], 2)
+    points = [TimePoint("one", 0.0, one, mask=one_mask), TimePoint("two", 365.0, two, mask=two_mask)]
+    [taken], [left] = (history_of(points, NAMES, Tracking(scale=scale)).structures for scale in (True, False))
+    assert left.scales == (1.0,)
+    assert taken.changes[0]
+    assert left.changes[0]
+    assert taken.changes[0].percent is not None
+    assert left.changes[0].percent is not None
+    assert (1 + taken.changes[0].percent / 100) * taken.scales[0] == pytest.approx(1 + left.changes[0].percent / 100, rel=1e-6)
+
+
+def test_scans_of_two_patients_are_refused(files, tmp_path):
+    from medray.formats.nifti import read_nifti
+
+    image = read_nifti((files / "first.nii.gz").read_bytes())
+    scans = []
+    for name, date in (("ALICE", "20200101"), ("BOB", "20210101")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for at, data in enumerate(write_dicom_series(image, SeriesIdentity(patient=name, study=date, series=date, date=date))):
+            (folder / f"{at}.dcm").write_bytes(data)
+        scans.append(medray.Scan(folder, mask=files / "first-mask.nii.gz"))
+    with pytest.raises(InputError, match="several patients") as refused:
+        medray.track("", scans, tmp_path / "out", labels=NAMES)
+    assert "ALICE" not in str(refused.value)
+    assert medray.track("", scans, tmp_path / "out", labels=NAMES, one_patient=True)
+
+
 def test_what_is_written(history):
     found, output = history
     said = json.loads((output / "history.json").read_text())
@@ -74,6 +113,9 @@ def test_what_is_written(history):
     rows = list(csv.DictReader(io.StringIO((output / "lesions.csv").read_text())))
     assert len(rows) == 2 * len(found.lesions)
     assert float(rows[0]["volume_mm3"]) == pytest.approx(found.lesions[0].amounts[0].mm3, abs=0.01)
+    structures = list(csv.DictReader(io.StringIO((output / "structures.csv").read_text())))
+    assert [row["label"] for row in structures] == ["tissue", "tissue"]
+    assert float(structures[1]["change_percent"]) == pytest.approx(found.structures[0].changes[0].percent, abs=1e-3)
     page = (output / "report.html").read_text()
     assert page.count("data:image/png") == 2
     assert "http" not in page.replace("http-equiv", "")

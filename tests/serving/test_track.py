@@ -125,10 +125,11 @@ def test_a_model_of_progression_sees_both_scans(home, client, phantom_cohort, sc
 def test_what_cant_be_tracked(client, phantom_cohort):
     rows = [row for row in phantom_cohort.rows if not row.plane]  # files, whose names say no date
     two = [{"image": rows[0].series}, {"image": rows[1].series}]
-    same = client.post("/v1/track/ball", json={"scans": two, "days": [0, 0]})
+    same = client.post("/v1/track/ball", json={"scans": two, "days": [0, 0], "one_patient": True})
     assert (same.status_code, "one day" in same.json()["detail"]) == (422, True)
     for body, status, why in (
         ({"scans": two[:1]}, 422, "two scans or more"),
+        ({"scans": two, "days": [0, 1], "one_patient": False}, 422, "several patients"),
         ({"scans": two, "days": [1]}, 422, "one by one"),
         ({"scans": two, "days": ["x", 2]}, 422, "list of numbers"),
         ({"scans": two, "colour": 1}, 422, "unknown key"),
@@ -137,11 +138,15 @@ def test_what_cant_be_tracked(client, phantom_cohort):
         ({"scans": [{"uri": "s3://secret/x"}, two[0]], "days": [0, 1]}, 403, "sources"),
         ({"scans": two, "days": [0, 1], "lesions": ["vessel"]}, 422, "no label"),
     ):
-        reply = client.post("/v1/track/ball", json=body)
+        reply = client.post("/v1/track/ball", json={"one_patient": True, **body})
         assert (reply.status_code, why in reply.text) == (status, True), reply.text
-    unread = client.post("/v1/track/ball", json={"scans": two, "days": [1]}, headers={"Prefer": "respond-async"})
+    unread = client.post(
+        "/v1/track/ball", json={"scans": two, "days": [1], "one_patient": True}, headers={"Prefer": "respond-async"}
+    )
     assert unread.status_code == 422, "refused now, not later"
-    assert client.post("/v1/track/spots", json={"scans": two, "days": [0, 1]}).json()["title"] == "other-task"
+    assert (
+        client.post("/v1/track/spots", json={"scans": two, "days": [0, 1], "one_patient": True}).json()["title"] == "other-task"
+    )
     assert client.post("/v1/track/ball", content=b"no json").status_code == 422
     assert client.post("/v1/track/nobody", json={"scans": two, "days": [0, 1]}).status_code == 404
     assert client.post("/v1/track/ball", json={"scans": two}, headers={"Accept": "image/png"}).status_code == 406

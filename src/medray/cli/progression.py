@@ -34,6 +34,13 @@ def track(
     ] = None,
     repeatability: Annotated[float, typer.Option(min=0, help="Coefficient of variation of volumes in repeated scans.")] = 0.0,
     warp: Annotated[bool, typer.Option("--warp", help="Bend scans, too, where an affine doesn't fit.")] = False,
+    scale: Annotated[
+        bool,
+        typer.Option(help="Take scanners' scale out of structures' change; not where no skull holds it."),
+    ] = True,
+    one_patient: Annotated[
+        bool, typer.Option("--one-patient", help="The scans are of one patient though they name several.")
+    ] = False,
     every: Annotated[
         bool, typer.Option("--all", help="Every patient of a cohort; goes on where an earlier run ended.")
     ] = False,
@@ -47,7 +54,13 @@ def track(
     from medray.progression.track import track as run
 
     by = config.load(Runtime, {"name": runtime}, what="runtime")
-    how: dict[str, Any] = {"lesions": lesions or (), "repeatability": repeatability, "warp": warp}
+    how: dict[str, Any] = {
+        "lesions": lesions or (),
+        "repeatability": repeatability,
+        "scale": scale,
+        "warp": warp,
+        "one_patient": one_patient,
+    }
     said = "" if model == NO_MODEL else model
     if every:
         _every(said, scans, output, by, {**how, "apart_days": apart}, as_json=as_json)

@@ -33,7 +33,7 @@ from medray.inference.written import SUFFIXES, Format, checked, written
 from medray.models.runtime import EXACT, Runtime
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
-from medray.storage.location import Location, locate
+from medray.storage.location import Location, file_name, locate
 
 __all__ = ["Batch", "predict_all"]
 
@@ -199,7 +199,7 @@ def _predict(work: _Work, item: _Item) -> dict[str, Any]:
         raise
     except Exception as error:  # noqa: BLE001 - one image must not stop a run of ten million; its kind is recorded
         return work.records.note(item.name, item.stamp, *problem_of(error, "the image"))
-    file = f"images/{item.name}{SUFFIXES[work.form]}"
+    file = f"images/{file_name(item.name)}{SUFFIXES[work.form]}"
     work.output.join(file).write(data)
     return work.records.note(item.name, item.stamp, OK, "", file=file, **prediction.plain())
 

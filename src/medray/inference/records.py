@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from medray.engine import stream
 from medray.errors import ImageError, MedrayError, NotFoundError
-from medray.storage.location import Location
+from medray.storage.location import Location, file_name
 
 __all__ = ["OK", "Piece", "Record", "Records", "failures", "problem_of"]
 
@@ -61,7 +61,7 @@ class Records:
             **facts: JSON-ready.
         """
         record = {"name": name, "model": self.model, "outcome": outcome, "detail": detail, "stamp": stamp, **facts}
-        self.folder.join(f"{name}.json").write(json.dumps(record).encode())
+        self.folder.join(_file(name)).write(json.dumps(record).encode())
         return record
 
     def completed(
@@ -89,7 +89,7 @@ class Records:
     def _known(self, stamps: Mapping[str, str]) -> dict[str, Record]:
         """Return the records of earlier runs by name, of pieces that are the same since."""
         there = {entry.name for entry in self.folder.entries()} if self.folder.exists() else set()
-        seen = [name for name in stamps if f"{name}.json" in there]
+        seen = [name for name in stamps if _file(name) in there]
         with ThreadPoolExecutor(READERS) as readers:
             found = dict(zip(seen, readers.map(self._read, seen), strict=True))
         return {name: record for name, record in found.items() if record.get("stamp") == stamps[name]}
@@ -97,10 +97,14 @@ class Records:
     def _read(self, name: str) -> Record:
         """Return what stands of a piece; nothing where a run was killed over it."""
         try:
-            record: Record = json.loads(self.folder.join(f"{name}.json").read())
+            record: Record = json.loads(self.folder.join(_file(name)).read())
         except (NotFoundError, ValueError):
             return {}
         return record
+
+
+def _file(name: str) -> str:
+    return f"{file_name(name)}.json"
 
 
 def problem_of(error: Exception, what: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from medray.cohort.cohort import Cohort
 from medray.cohort.commit import Base, Contents, base_of, joined
 from medray.cohort.manifest import QuarantineRow, SeriesRow
+from medray.cohort.order import in_order
 from medray.errors import ConfigError, InputError
 from medray.ingestion.assemble import Problem, SeriesSource, same_plane
 from medray.ingestion.intake import Intake
@@ -81,7 +82,7 @@ def numbered(rows: Sequence[SeriesRow], names: Naming) -> list[SeriesRow]:
     studies: dict[str, dict[str, str]] = defaultdict(dict)
     for row in rows:
         studies[row.subject][row.study] = max(names.unseal(row.when), studies[row.subject].get(row.study, ""))
-    order = {subject: sorted(found, key=lambda study: (found[study], study)) for subject, found in studies.items()}
+    order = {subject: sorted(found, key=lambda study: (in_order(found[study]), study)) for subject, found in studies.items()}
     return [replace(row, time_point=order[row.subject].index(row.study)) for row in rows]
 
 

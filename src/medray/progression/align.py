@@ -26,6 +26,8 @@ LEAST_SIDE = 5
 LEAST_LIKENESS = 0.3
 MOST_INCONSISTENT_MM = 2.0
 """Beyond these, two scans don't fit: of one head they are 0.6 and more, and a tenth of that."""
+MOST_VOXELS = 1 << 26
+"""Of the common space's grid: a chest in a whole body's field of view would be 2,000 million."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +129,7 @@ def _checked(found: Registered, first: str, second: str) -> Registered:
 
 
 def _grid(images: Sequence[Volume], matrices: Sequence[Affine]) -> tuple[Affine, Shape]:
-    """Return a grid along LPS that holds all images, as fine as the finest of them."""
+    """Return a grid along LPS that holds all images, as fine as the finest of them and as `MOST_VOXELS` let it be."""
     ends = []
     for image, matrix in zip(images, matrices, strict=True):
         corners = np.array(list(product(*((0, side - 1) for side in image.shape))), dtype=np.float64)
@@ -135,6 +137,7 @@ def _grid(images: Sequence[Volume], matrices: Sequence[Affine]) -> tuple[Affine,
     everything = np.concatenate(ends)
     low, high = everything.min(axis=0), everything.max(axis=0)
     spacing = min(min(image.spacing_mm) for image in images)
+    spacing *= max(1.0, float(np.prod((high - low) / spacing) / MOST_VOXELS)) ** (1 / 3)
     i, j, k = (int(side) for side in np.ceil((high - low) / spacing) + 1)
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = low

@@ -14,10 +14,23 @@ from scipy.ndimage import binary_erosion
 from medray.progression.diameters import Diameters, diameters_of
 from medray.progression.lesions import Lesion, Track
 
-__all__ = ["SURE", "Amount", "Change", "Fate", "amount_of", "change_between", "fate_of", "longest_of", "structure_change"]
+__all__ = [
+    "SURE",
+    "Amount",
+    "Change",
+    "Fate",
+    "Interval",
+    "amount_of",
+    "change_between",
+    "doubling_of",
+    "fate_of",
+    "longest_of",
+    "structure_change",
+]
 
 Fate = Literal["stable", "grown", "shrunk", "new", "vanished", "split", "merged", "absent", "unseen"]
-"""``unseen``: one of the scans doesn't show where the lesion is, or not all of it."""
+"""What became of a lesion. ``unseen``: one of the scans doesn't show where the lesion is, or not all of it."""
+Interval = tuple[float, float]
 ROUNDING = 1.12 / math.sqrt(12)
 """Standard deviation, in voxels, of what a border voxel that is in or out adds to a volume: that of a uniform share, by what
 neighbours have in common: 1.12 on ellipsoids of 3 to 7 mm that lie anyhow on grids of 0.9 to 1.4 mm."""
@@ -59,15 +72,19 @@ class Change:
         percent: Of the earlier volume; None where there was none.
         interval_percent: Its 95 % interval.
         rate_per_year: Of growth, the logarithm's: 0.7 doubles in a year. None where a volume is nought or no time has passed.
+        interval_rate: Its 95 % interval.
         doubling_days: Time in which the volume doubles at that rate; negative where it halves; None where it stays.
+        interval_doubling: Its 95 % interval; None where the rate's holds nought: it may double, halve or stay.
     """
 
     mm3: float
-    interval_mm3: tuple[float, float]
+    interval_mm3: Interval
     percent: float | None
-    interval_percent: tuple[float, float] | None
+    interval_percent: Interval | None
     rate_per_year: float | None
+    interval_rate: Interval | None
     doubling_days: float | None
+    interval_doubling: Interval | None
 
 
 def amount_of(lesions: Sequence[Lesion], *, repeatability: float = 0.0) -> Amount:
@@ -93,13 +110,22 @@ def change_between(earlier: Amount, later: Amount, years: float) -> Change:
     difference = later.mm3 - earlier.mm3
     interval = (difference - SURE * deviation, difference + SURE * deviation)
     if not earlier.mm3:
-        return Change(difference, interval, None, None, None, None)
-    ratio = later.mm3 / earlier.mm3
-    spread = math.exp(SURE * math.hypot(earlier.relative, later.relative))
-    bounds = (100 * (ratio / spread - 1), 100 * (ratio * spread - 1))
-    rate = math.log(ratio) / years if ratio and years else None
-    doubling = 365.25 * math.log(2) / rate if rate else None
-    return Change(difference, interval, 100 * (ratio - 1), bounds, rate, doubling)
+        return Change(difference, interval, None, None, None, None, None, None)
+    ratio, half = later.mm3 / earlier.mm3, SURE * math.hypot(earlier.relative, later.relative)
+    bounds = (100 * (ratio / math.exp(half) - 1), 100 * (ratio * math.exp(half) - 1))
+    if not ratio or not years:
+        return Change(difference, interval, 100 * (ratio - 1), bounds, None, None, None, None)
+    rate, apart = math.log(ratio) / years, abs(half / years)
+    rates = (rate - apart, rate + apart)
+    return Change(difference, interval, 100 * (ratio - 1), bounds, rate, rates, *doubling_of(rate, rates))
+
+
+def doubling_of(rate: float, interval: Interval) -> tuple[float | None, Interval | None]:
+    """Return the days in which a volume doubles at a rate a year, and their interval; see `Change`."""
+    days = 365.25 * math.log(2) / rate if rate else None
+    low, high = interval
+    sure = low > 0 or high < 0
+    return days, (365.25 * math.log(2) / high, 365.25 * math.log(2) / low) if sure else None
 
 
 def fate_of(track: Track, earlier: int, later: int, *, repeatability: float = 0.0) -> Fate:

@@ -32,7 +32,7 @@ from medray.progression.track import pointed, write_all, write_by_model
 from medray.progression.visit import Visit
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
-from medray.storage.location import Location, locate
+from medray.storage.location import Location, file_name, locate
 
 __all__ = ["Tracked", "track_all"]
 
@@ -93,7 +93,8 @@ def track_all(
     """Track every patient of a cohort who was scanned twice or more; call it again to go on where a run was killed.
 
     Of a patient's series those count that are of the modality which the most studies have; of several in one study,
-    the one with the most voxels. Dates are those that the cohort keeps sealed, so that its pseudonym key is needed.
+    those with the most voxels of which each study has one alike; of several studies of one day the last. Dates are those that
+    the cohort keeps sealed, so that its pseudonym key is needed.
 
     Args:
         model: ``name``, ``name@alias`` or ``name/version`` of a segmentation or progression; empty for the
@@ -151,7 +152,7 @@ def _visits(work: _Work, patient: Patient) -> list[Visit]:
 
 def _written(work: _Work, patient: Patient, visits: list[Visit]) -> History | Courses:
     """Tell what changed by the model or, without one, by the cohort's own label maps."""
-    target = work.output.join("patients", patient.name)
+    target = work.output.join("patients", file_name(patient.name))
     if work.version is not None:
         predictor = kept_predictor(work.registry, work.version, work.runtime)
         return write_by_model(target, visits, predictor, work.how, work.model)

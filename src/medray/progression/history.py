@@ -17,7 +17,7 @@ from medray.progression.align import Alignment, align
 from medray.progression.change import Amount, Change, Fate, amount_of, change_between, fate_of, longest_of, structure_change
 from medray.progression.diameters import Diameters
 from medray.progression.doubt import doubted
-from medray.progression.lesions import Track, found_in, matched
+from medray.progression.lesions import Track, cut_off, found_in, matched
 from medray.progression.response import Response, response_of
 from medray.progression.trend import Trend, common_trend, trend_of
 from medray.progression.visit import TimePoint, years_between
@@ -35,23 +35,28 @@ class Tracking:
     Attributes:
         lesions: Labels whose pieces are followed one by one; by their names when empty.
         repeatability: Within-patient coefficient of variation of repeated scans; see `amount_of`.
+        scale: Whether the scale between two scans is taken out of structures' change, as the affine says it: for heads, whose
+            skull holds it. Where nothing does, in a stripped brain or a cropped organ, the affine follows the change itself.
         warp: Whether scans are bent, too, where an affine doesn't fit: soft organs, a brain after surgery.
+        one_patient: Whether scans that name several patients are taken as one's, whom two hospitals number differently.
         apart_days: Between two studies of a cohort of which no date is known; 0 refuses them.
     """
 
     lesions: tuple[str, ...] = ()
     repeatability: float = Field(default=0.0, ge=0)
+    scale: bool = True
     warp: bool = False
+    one_patient: bool = False
     apart_days: float = Field(default=0.0, ge=0)
 
     def require_plain(self) -> None:
         """Refuse what a model of progression can't be told: it follows what it was trained for.
 
         Raises:
-            InputError: If lesions, repeatability or warp are set.
+            InputError: If lesions, repeatability, scale or warp are set.
         """
-        if self.lesions or self.repeatability or self.warp:
-            raise InputError("a progression model follows what it learned: leave out lesions, repeatability and warp")
+        if self.lesions or self.repeatability or self.warp or not self.scale:
+            raise InputError("a progression model follows what it learned: leave out lesions, repeatability, scale and warp")
 
 
 PLAIN = Tracking()
@@ -91,14 +96,16 @@ class StructureHistory:
 
     Attributes:
         label: Its name in the masks.
-        amounts: Its volume at each time point, as scanned.
-        changes: From each time point to the next, as the earlier scanner would have seen both.
+        amounts: Its volume at each time point, as scanned; None where the scan doesn't show all of what another one does.
+        changes: From each time point to the next, as the earlier scanner would have seen both; None where one isn't known.
+        scales: By what factor the later scan of each step shows everything larger, which is taken out; 1 where it isn't.
         trend: Over all of them, from three on.
     """
 
     label: str
-    amounts: tuple[Amount, ...]
-    changes: tuple[Change, ...]
+    amounts: tuple[Amount | None, ...]
+    changes: tuple[Change | None, ...]
+    scales: tuple[float, ...]
     trend: Trend | None
 
 
@@ -165,13 +172,9 @@ def history_of(points: Sequence[TimePoint], names: Mapping[str, int], how: Track
     years = tuple(years_between(points[0], point) for point in points)
     tracks = [(name, track) for name in lesions for track in _tracks(points, name, names[name], alignment)]
     described = tuple(_lesion(name, track, years, how.repeatability) for name, track in tracks)
-    structures = tuple(
-        _structure(name, [_whole(point, names[name], how.repeatability) for point in points], years, alignment)
-        for name in names
-        if name not in lesions
-    )
+    structures = tuple(_structure(points, name, names[name], alignment, how) for name in names if name not in lesions)
     growth = common_trend([one.trend for one in described if one.trend])
-    responses = tuple(response_of([track for _, track in tracks])) or tuple(Response(0.0, None, 0) for _ in points)
+    responses = tuple(response_of([track for _, track in tracks])) or tuple(Response(0.0, 0.0, None, 0) for _ in points)
     return History(tuple(point.name for point in points), years, alignment, described, structures, responses, growth)
 
 
@@ -214,16 +217,20 @@ def _lesion(label: str, track: Track, years: Sequence[float], repeatability: flo
     )
 
 
-def _whole(point: TimePoint, value: int, repeatability: float) -> Amount:
-    return amount_of(found_in(point.mask, 0, value=value, least_mm3=0.0).lesions, repeatability=repeatability)
-
-
-def _structure(label: str, amounts: Sequence[Amount], years: Sequence[float], alignment: Alignment) -> StructureHistory:
-    steps = list(pairwise(range(len(years))))
-    scaled = [amount.scaled(1 / alignment.scale(0, at)) for at, amount in enumerate(amounts)]
-    return StructureHistory(
-        label,
-        tuple(amounts),
-        tuple(structure_change(amounts[a], amounts[b], alignment.scale(a, b), years[b] - years[a]) for a, b in steps),
-        trend_of(years, scaled),
+def _structure(points: Sequence[TimePoint], label: str, value: int, alignment: Alignment, how: Tracking) -> StructureHistory:
+    found = [found_in(point.mask, at, value=value, least_mm3=0.0) for at, point in enumerate(points)]
+    missing = set(cut_off(found, alignment.carried))
+    amounts = [
+        None if at in missing else amount_of(one.lesions, repeatability=how.repeatability) for at, one in enumerate(found)
+    ]
+    years = [years_between(points[0], point) for point in points]
+    scale = alignment.scale if how.scale else lambda first, second: 1.0
+    steps = list(pairwise(range(len(points))))
+    scales = tuple(scale(a, b) for a, b in steps)
+    between = ((amounts[a], amounts[b], years[b] - years[a]) for a, b in steps)
+    changes = (
+        structure_change(before, after, factor, time) if before and after else None
+        for (before, after, time), factor in zip(between, scales, strict=True)
     )
+    scaled = [amount and amount.scaled(1 / scale(0, at)) for at, amount in enumerate(amounts)]
+    return StructureHistory(label, tuple(amounts), tuple(changes), scales, trend_of(years, scaled))

@@ -18,7 +18,7 @@ from medray.imaging.volume import Volume
 from medray.progression.midway import inverse
 from medray.types import Affine, Shape
 
-__all__ = ["Carry", "Found", "Lesion", "Points", "Track", "found_in", "matched"]
+__all__ = ["Carry", "Found", "Lesion", "Points", "Track", "cut_off", "found_in", "matched"]
 
 LEAST_MM3, FAINT_MM3 = 10.0, 5.0
 """What never is larger than the first is noise of a mask's voxels: two to four of them at 1 mm. What is at some time may be as
@@ -29,6 +29,12 @@ LEAST_OVERLAP = 0.1
 """Share of the smaller of two lesions that lies in the larger one: what neighbours share by misalignment is less."""
 LEAST_SEEN = 0.9
 """Share of a lesion that has to lie in a scan which is to say something of it."""
+
+LEAST_HELD = 0.998
+"""Share of what another scan shows of a whole structure that has to lie in a scan which is to say how large it is: atrophy of
+some tenths of a percent is looked for."""
+SAMPLED = 20_000
+"""About as many of a structure's voxels stand for all."""
 
 Points = NDArray[np.float64]
 Carry = Callable[[int, int, Points], Points]
@@ -88,6 +94,13 @@ class Found:
         """Return the voxels that points in LPS mm lie in, and which of these the grid has."""
         voxels = np.round(to_world(inverse(self.affine), points)).astype(np.intp)
         return voxels, np.asarray(((voxels >= 0) & (voxels < self.shape)).all(axis=1))
+
+    def sampled(self) -> Points:
+        """Return some thousand points ``(N, 3)`` of all lesions, in the scan's LPS mm."""
+        if not self.lesions:
+            return np.zeros((0, 3))
+        points = np.concatenate([one.indices for one in self.lesions])
+        return to_world(self.affine, points[:: max(1, len(points) // SAMPLED)])
 
     def numbers(self) -> NDArray[np.int32]:
         """Return a map of lesions' numbers, 0 elsewhere."""
@@ -179,6 +192,15 @@ def _track(number: int, members: Sequence[Lesion], found: Sequence[Found], carry
         pieces = [lesion for lesion in members if lesion.time_point == at]
         lesions.append(tuple([piece for piece in pieces if piece.volume_mm3 >= LEAST_MM3] or pieces))
     return Track(number, tuple(lesions), frozenset(_unseen(lesions, found, carry)))
+
+
+def cut_off(found: Sequence[Found], carry: Carry) -> Iterator[int]:
+    """Yield time points whose scan doesn't hold all of what the others show of a whole structure."""
+    points = [one.sampled() for one in found]
+    for at, one in enumerate(found):
+        others = [carry(time, at, there) for time, there in enumerate(points) if time != at and len(there)]
+        if any(one.places(there)[1].mean() < LEAST_HELD for there in others):
+            yield at
 
 
 def _unseen(lesions: Sequence[Sequence[Lesion]], found: Sequence[Found], carry: Carry) -> Iterator[int]:

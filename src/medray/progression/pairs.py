@@ -64,7 +64,7 @@ class Paired:
         cohort: The id of the new cohort.
         pairs: In it.
         patients: Of whom they are.
-        failed: Reason to number of patients.
+        failed: Reason to number of patients of whom no pair could be made.
         resumed: Patients that an earlier run had done.
         once: Patients who were scanned once.
         labels: That are followed.
@@ -149,15 +149,20 @@ def _contents(records: Sequence[Record], labels: Transitions) -> Contents:
     """Return what the new cohort holds, failures as its quarantine."""
     rows = [config.load(SeriesRow, row, what="a pair's row") for record in records for row in record.get("rows", ())]
     refused = [
-        QuarantineRow(source=record["name"], reason=record["outcome"], detail=record["detail"], intake=record["stamp"])
+        QuarantineRow(source=record["name"], reason=reason, detail=detail, intake=record["stamp"])
         for record in records
-        if record["outcome"] != OK
+        for reason, detail in _problems(record)
     ]
     return Contents(tuple(rows), tuple(refused), labels.schema)
 
 
+def _problems(record: Record) -> Sequence[tuple[str, str]]:
+    """Return what was wrong with a patient, or with some of their pairs."""
+    return record.get("refused", []) if record["outcome"] == OK else [(record["outcome"], record["detail"])]
+
+
 def _pair(work: _Work, patient: Patient) -> Record:
-    """ScanPair one patient's scans, and note and return what became of it. Never raises for what is in the images."""
+    """Pair one patient's scans, and note and return what became of it. Never raises for what is in the images."""
     try:
         cohort = open_cohort(work.source)
         days = patient.days(work.apart_days)
@@ -165,12 +170,28 @@ def _pair(work: _Work, patient: Patient) -> Record:
             (row, Visit(f"time point {at}", day, cohort.volume(row)))
             for at, (row, day) in enumerate(zip(patient.rows, days, strict=True), start=1)
         ]
-        rows = [_row(work, cohort, patient, scans[a], scans[b], time_point=b) for a, b in pairs_of(len(scans))]
+        tried = [_tried(work, cohort, patient, scans[a], scans[b], time_point=b) for a, b in pairs_of(len(scans))]
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001 - one patient must not stop a run; the kind of error is recorded
         return work.records.note(patient.name, patient.stamp, *problem_of(error, "a scan"))
-    return work.records.note(patient.name, patient.stamp, OK, "", rows=[config.dump(row) for row in rows])
+    rows = [config.dump(row) for row in tried if isinstance(row, SeriesRow)]
+    refused = [problem for problem in tried if not isinstance(problem, SeriesRow)]
+    if not rows:
+        return work.records.note(patient.name, patient.stamp, *refused[0])
+    return work.records.note(patient.name, patient.stamp, OK, "", rows=rows, refused=refused)
+
+
+def _tried(
+    work: _Work, cohort: Cohort, patient: Patient, earlier: _Scan, later: _Scan, *, time_point: int
+) -> SeriesRow | tuple[str, str]:
+    """Make a pair, or say what was wrong with it."""
+    try:
+        return _row(work, cohort, patient, earlier, later, time_point=time_point)
+    except StorageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one pair must not cost the patient's others
+        return problem_of(error, "a scan")
 
 
 def _row(work: _Work, cohort: Cohort, patient: Patient, earlier: _Scan, later: _Scan, *, time_point: int) -> SeriesRow:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from medray.cohort.addition import naming_of
 from medray.cohort.cohort import Cohort
 from medray.cohort.manifest import SeriesRow
+from medray.cohort.order import tells_order
 from medray.errors import ImageError
+from medray.privacy.pseudonym import Naming
 from medray.progression.when import day_of_text, series_of
 
 __all__ = ["Patient", "patients_of"]
@@ -24,12 +26,14 @@ class Patient:
         name: Pseudonym.
         rows: A series of each time point.
         found: The day of each, counted from any; None where it isn't known.
+        ordered: Whether what is said of them tells in which order they were made.
         stamp: Changes when a series or what is done with it does.
     """
 
     name: str
     rows: tuple[SeriesRow, ...]
     found: tuple[float | None, ...]
+    ordered: bool
     stamp: str
 
     def days(self, apart_days: float) -> list[float]:
@@ -46,6 +50,9 @@ class Patient:
             raise ImageError("undated", why)
         if not apart_days:
             why = "this patient's studies have no dates: say how many days they are apart (apart_days), if that is known"
+            raise ImageError("undated", why)
+        if not self.ordered:
+            why = "nothing says in which order this patient's studies were made: number the sessions' names, or date them"
             raise ImageError("undated", why)
         return [at * apart_days for at in range(len(self.found))]
 
@@ -67,12 +74,21 @@ def patients_of(cohort: Cohort, facts: Sequence[str], *, labelled: bool) -> tupl
             of_one[row.subject].append(row)
     names = naming_of(cohort)
     chosen = {subject: series_of(rows) for subject, rows in sorted(of_one.items())}
-    made = [
-        Patient(subject, rows, tuple(day_of_text(names.unseal(row.when)) for row in rows), _stamp(facts, rows))
-        for subject, rows in chosen.items()
-        if len(rows) > 1
-    ]
-    return made, len(chosen) - len(made)
+    patients = [_patient(subject, rows, names, facts) for subject, rows in chosen.items()]
+    made = [patient for patient in patients if len(patient.rows) > 1]
+    return made, len(patients) - len(made)
+
+
+def _patient(subject: str, rows: Sequence[SeriesRow], names: Naming, facts: Sequence[str]) -> Patient:
+    """Make a patient; of several studies of one day the last stands for it."""
+    said = [names.unseal(row.when) for row in rows]
+    days = list(map(day_of_text, said))
+    last = [day is None or day not in days[at + 1 :] for at, day in enumerate(days)]
+    kept = tuple(row for row, is_last in zip(rows, last, strict=True) if is_last)
+    ordered = sum(map(tells_order, said)) >= len(said) - 1
+    return Patient(
+        subject, kept, tuple(day for day, is_last in zip(days, last, strict=True) if is_last), ordered, _stamp(facts, kept)
+    )
 
 
 def _stamp(facts: Sequence[str], rows: Sequence[SeriesRow]) -> str:

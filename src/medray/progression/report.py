@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from medray.inference.page import COLOURS, bare, image, page, table
-from medray.progression.change import SURE
+from medray.progression.change import SURE, Change
 from medray.progression.history import History, LesionHistory
 from medray.progression.pictures import even, outline, papers
 from medray.progression.visit import TimePoint
@@ -20,6 +20,12 @@ from medray.types import Affine, Shape
 __all__ = ["report_page", "write_report"]
 
 HEAD = ("lesion", "what became of it", "mm³", "change", "longest mm", "doubling")
+STRUCTURES_HEAD = ("structure", "ml", "change", "scale taken out")
+STRUCTURES_NOTE = (
+    "The scale is by how much the later scan shows everything larger, as the affine between them says it. A skull holds it; "
+    "where the scans show none, it is the structure's own change, and has to be left in (--no-scale)."
+)
+FITS_HEAD = ("time points", "likeness", "there and back, mm")
 NOTE = (
     "Volumes are those of the masks' voxels; intervals are of 95 %. Fates and categories are computed, and no diagnosis: "
     "a radiologist has to read the scans."
@@ -39,9 +45,17 @@ def write_report(target: Location, history: History, points: Sequence[TimePoint]
     target.join("report.html").write(_page(history, figures).encode())
     buffer = BytesIO()
     with PdfPages(buffer) as pages:
-        for figure in (*figures.values(), *papers("Lesions", HEAD, [_row(one) for one in history.lesions], NOTE)):
+        for figure in (*figures.values(), *_tables(history)):
             pages.savefig(figure)
     target.join("report.pdf").write(buffer.getvalue())
+
+
+def _tables(history: History) -> Iterator[Figure]:
+    """Draw the tables of the page for paper."""
+    note = f"{_response(history)}\n{NOTE}"
+    yield from papers("Lesions", HEAD, [_row(one) for one in history.lesions], note)
+    yield from papers("Structures", STRUCTURES_HEAD, _structures(history), STRUCTURES_NOTE)
+    yield from papers("How well the scans fit", FITS_HEAD, _fits(history), NOTE)
 
 
 def report_page(history: History, points: Sequence[TimePoint], names: Mapping[str, int]) -> str:
@@ -63,9 +77,10 @@ def _page(history: History, figures: Mapping[str, Figure]) -> str:
         "<h2>Trajectories</h2>",
         image(figures["trajectories"], "volumes over time"),
         "<h2>Structures</h2>",
-        table(("structure", "ml", "change, scanners' scale taken out"), _structures(history)),
+        table(STRUCTURES_HEAD, _structures(history)),
+        f"<p class=soft>{STRUCTURES_NOTE}</p>",
         "<h2>How well the scans fit</h2>",
-        table(("time points", "likeness", "there and back, mm"), _fits(history)),
+        table(FITS_HEAD, _fits(history)),
         f"<p class=note>{NOTE}</p>",
     ]
     return page("What changed", parts)
@@ -90,18 +105,28 @@ def _row(lesion: LesionHistory) -> tuple[str, ...]:
             percent += " ({:+.0f} to {:+.0f})".format(*change.interval_percent)
     if change and change.doubling_days is not None and lesion.fates[-1] in {"grown", "shrunk"}:
         doubling = f"{change.doubling_days:.0f} days"
+        if change.interval_doubling:
+            doubling += " ({:.0f} to {:.0f})".format(*change.interval_doubling)
     lengths = " → ".join("–" if found is None else f"{found.longest_mm:.1f}" for found in lesion.diameters)
     volumes = " → ".join("?" if one is None else f"{one.mm3:.0f} ± {one.deviation_mm3:.0f}" for one in lesion.amounts)
     return f"{lesion.label} {lesion.number}", ", ".join(lesion.fates), volumes, percent, lengths, doubling
 
 
-def _structures(history: History) -> list[tuple[str, str, str]]:
-    rows = []
+def _structures(history: History) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     for one in history.structures:
-        volumes = " → ".join(f"{amount.mm3 / 1000:.1f}" for amount in one.amounts)
-        changes = ", ".join("–" if change.percent is None else f"{change.percent:+.2f} %" for change in one.changes)
-        rows.append((one.label, volumes, changes))
+        volumes = " → ".join("not all of it" if amount is None else f"{amount.mm3 / 1000:.1f}" for amount in one.amounts)
+        changes = ", ".join(map(_percent, one.changes))
+        scales = ", ".join(f"{100 * (scale - 1):+.2f} %" for scale in one.scales)
+        rows.append((one.label, volumes, changes, scales))
     return rows
+
+
+def _percent(change: Change | None) -> str:
+    if change is None or change.percent is None or change.interval_percent is None:
+        return "–"
+    low, high = change.interval_percent
+    return f"{change.percent:+.2f} % ({low:+.2f} to {high:+.2f})"
 
 
 def _fits(history: History) -> list[tuple[str, str, str]]:

@@ -6,11 +6,13 @@ of Cancer 45 (2009) 228-247, section 4.3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from medray.progression.diameters import diameters_of
+from medray.progression.change import SURE, amount_of
+from medray.progression.diameters import Diameters, diameters_of
 from medray.progression.lesions import Track
 
 __all__ = ["MEASURABLE_MM", "MOST_TARGETS", "Category", "Response", "response_of"]
@@ -29,12 +31,15 @@ class Response:
 
     Attributes:
         sum_mm: Of the longest diameters of the targets that the scan shows.
+        deviation_mm: Standard deviation of that.
         category: CR, PR, SD or PD, NE where a scan doesn't show all that it would take to say; None at baseline, and where
             there is no target.
-        new_lesions: How many there are that were nowhere before.
+        new_lesions: How many there are that were nowhere before. Only such count as new, here and for the category, whose
+            volume is surely not nought (section 4.3.5: a new lesion has to be unequivocal).
     """
 
     sum_mm: float
+    deviation_mm: float
     category: Category | None
     new_lesions: int
 
@@ -46,23 +51,34 @@ def response_of(tracks: Sequence[Track]) -> list[Response]:
     all are added up (section 4.2). All are taken as of one organ; the limit of two an organ is left to the reader.
     """
     count = len(tracks[0].lesions) if tracks else 0
-    seen = [track for track in tracks if 0 not in track.unseen and _length(track, 0) >= MEASURABLE_MM]
-    targets = sorted(seen, key=lambda track: -_length(track, 0))[:MOST_TARGETS]
-    sums = [sum(_length(track, at) for track in targets if at not in track.unseen) for at in range(count)]
+    measurable = [track for track in tracks if 0 not in track.unseen and _length(track, 0) >= MEASURABLE_MM]
+    targets = sorted(measurable, key=lambda track: -_length(track, 0))[:MOST_TARGETS]
+    shown = [[track for track in targets if at not in track.unseen] for at in range(count)]
+    sums = [sum(_length(track, at) for track in seen) for at, seen in enumerate(shown)]
+    deviations = [
+        math.hypot(*(one.deviation_mm for track in seen for one in _found(track, at))) for at, seen in enumerate(shown)
+    ]
     responses = []
     for at in range(count):
         new = sum(_is_new(track, at) and not any(track.lesions[:at]) for track in tracks) if at else 0
-        responses.append(Response(sums[at], _category(tracks, targets, sums[: at + 1]), new))
+        responses.append(Response(sums[at], deviations[at], _category(tracks, targets, sums[: at + 1]), new))
     return responses
 
 
 def _is_new(track: Track, time_point: int) -> bool:
-    """Tell whether a lesion is there that baseline, which shows its place, hadn't."""
-    return bool(track.lesions[time_point]) and not track.lesions[0] and 0 not in track.unseen
+    """Tell whether a lesion is surely there that baseline, which shows its place, hadn't."""
+    if not track.lesions[time_point] or track.lesions[0] or 0 in track.unseen:
+        return False
+    amount = amount_of(track.lesions[time_point])
+    return amount.mm3 > SURE * amount.deviation_mm3
 
 
 def _length(track: Track, time_point: int) -> float:
-    return sum(diameters_of(piece.indices, piece.affine).longest_mm for piece in track.lesions[time_point])
+    return sum(one.longest_mm for one in _found(track, time_point))
+
+
+def _found(track: Track, time_point: int) -> list[Diameters]:
+    return [diameters_of(piece.indices, piece.affine) for piece in track.lesions[time_point]]
 
 
 def _category(tracks: Sequence[Track], targets: Sequence[Track], sums: Sequence[float]) -> Category | None:

@@ -26,7 +26,7 @@ from medray.progression.courses import Courses, courses_of, write_courses
 from medray.progression.courses_page import write_courses_page
 from medray.progression.history import History, Tracking, followed, history_of
 from medray.progression.report import write_report
-from medray.progression.visit import TimePoint, Visit
+from medray.progression.visit import TimePoint, Visit, require_one_patient
 from medray.progression.written import write_history
 from medray.registry.registry import Registry
 from medray.storage.location import Location, locate
@@ -35,6 +35,7 @@ __all__ = [
     "Scan",
     "day_of",
     "label_map_of",
+    "patient_of",
     "pointed",
     "segmented",
     "series_of",
@@ -96,12 +97,14 @@ def track(
         labels: What the masks' values mean; without, whatever isn't 0 is lesion.
         registry: The default one when None.
         runtime: What runs the network.
-        **how: `Tracking`'s fields: ``lesions``, ``repeatability``, ``warp``; a model of progression takes none.
+        **how: `Tracking`'s fields: ``lesions``, ``repeatability``, ``scale``, ``warp``, ``one_patient``; a model of progression
+            takes the last alone.
 
     Raises:
         NotFoundError: If the model or a source isn't there.
         ImageError: If a source can't be read, or the scans can't be aligned.
-        InputError: If a date is missing, a mask has another grid, or the model is for something else.
+        InputError: If a date is missing, scans are of several patients, a mask has another grid, or the model is for something
+            else.
         ConfigError: If the runtime isn't installed, or on an unknown setting.
     """
     tracking = config.load(Tracking, how, what="tracking settings")
@@ -110,6 +113,8 @@ def track(
     if len(drawn) != (0 if model else len(asked)):
         raise InputError("give a model, or else a mask for each scan, and not both")
     visits = [_visit(scan, number) for number, scan in enumerate(asked, start=1)]
+    if not tracking.one_patient:
+        require_one_patient(visits)
     target = locate(output)
     if model:
         store = registry or Registry()
@@ -204,7 +209,8 @@ def pointed(visit: Visit, mask: Volume) -> TimePoint:
 
 def _visit(scan: Scan, number: int) -> Visit:
     image, files = read_image_path(Path(scan.source)), _dicom_of(Path(scan.source))
-    return Visit(f"scan {number}", day_of(files) if scan.day is None else scan.day, image, series_of(files))
+    day = day_of(files) if scan.day is None else scan.day
+    return Visit(f"scan {number}", day, image, series_of(files), patient_of(files))
 
 
 def _given(path: Path, image: Volume, labels: Mapping[str, int] | None) -> Volume:
@@ -229,6 +235,14 @@ def series_of(files: Sequence[bytes]) -> Source | None:
         return Source.of(files)
     except (InputError, IndexError):
         return None
+
+
+def patient_of(files: Sequence[bytes]) -> str:
+    """Return PatientID; empty where the files are no DICOM, or don't say."""
+    try:
+        return read_dicom_file_header(files[0]).patient.strip()
+    except (InputError, IndexError):
+        return ""
 
 
 def day_of(files: Sequence[bytes]) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-from medray.progression.change import Amount
+from medray.progression.change import Amount, Interval, doubling_of
 
 __all__ = ["Trend", "common_trend", "trend_of"]
 
@@ -25,12 +25,14 @@ class Trend:
         deviation: Of the slope: its standard error.
         interval: Its 95 % interval.
         doubling_days: At that rate; negative where the volume halves; None where it stays.
+        interval_doubling: Its 95 % interval; None where the rate's holds nought.
     """
 
     rate_per_year: float
     deviation: float
-    interval: tuple[float, float]
+    interval: Interval
     doubling_days: float | None
+    interval_doubling: Interval | None
 
 
 def trend_of(years: Sequence[float], amounts: Sequence[Amount | None]) -> Trend | None:
@@ -81,5 +83,5 @@ def common_trend(trends: Sequence[Trend]) -> Trend | None:
 
 def _trend(slope: float, deviation: float, degrees: int) -> Trend:
     half = float(student.ppf(0.975, degrees)) * deviation
-    doubling = 365.25 * math.log(2) / slope if slope else None
-    return Trend(slope, deviation, (slope - half, slope + half), doubling)
+    interval = (slope - half, slope + half)
+    return Trend(slope, deviation, interval, *doubling_of(slope, interval))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medray.errors import InputError
 from medray.formats.dicom_results import Source
 from medray.imaging.volume import Volume
 
-__all__ = ["TimePoint", "Visit", "years_between"]
+__all__ = ["TimePoint", "Visit", "require_one_patient", "years_between"]
 
 DAYS_A_YEAR = 365.25
 
@@ -26,12 +27,14 @@ class Visit:
         day: When, counted from any day.
         image: Of one channel.
         series: What it is in DICOM; None where it isn't.
+        patient: Whose it is; empty where it doesn't say.
     """
 
     name: str
     day: float
     image: Volume
     series: Source | None = None
+    patient: str = ""
 
     @property
     def identity(self) -> str:
@@ -53,6 +56,19 @@ class TimePoint(Visit):
 
     mask: Volume = field(kw_only=True)
     likely: Mapping[str, NDArray[np.uint8]] = field(kw_only=True, default_factory=dict)
+
+
+def require_one_patient(visits: Sequence[Visit]) -> None:
+    """Refuse to compare what says that it is of several patients.
+
+    Raises:
+        InputError: If it does.
+    """
+    if len({visit.patient for visit in visits if visit.patient}) > 1:
+        raise InputError(
+            "the scans say that they are of several patients: give scans of one, or say one_patient where two hospitals number "
+            "the same person differently"
+        )
 
 
 def years_between(earlier: Visit, later: Visit) -> float:

@@ -24,6 +24,7 @@ from medray.inference.bundled import load_predictor
 from medray.inference.prediction import Prediction
 from medray.models.runtime import EXACT, Runtime
 from medray.progression.track import watchful
+from medray.progression.visit import require_one_patient
 from medray.registry.registry import Registry
 from medray.serving.batcher import Batcher
 from medray.serving.parcels import Wanted
@@ -237,6 +238,8 @@ class Pool:
             if predictor.task not in TRACKERS:
                 return other_task(version, predictor.task, "segmentation or progression")
             visits = await visited(scans, patient.days)
+            if not patient.how.one_patient:
+                require_one_patient(visits)
             stages.end("decode")
             predict = partial(self._alone, watchful(predictor, patient.how), stages, progress)
             means = Means(predict, self._by_hand, stages)

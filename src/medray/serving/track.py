@@ -32,7 +32,9 @@ SETTINGS = {
     "days": {"type": "array", "items": {"type": "number"}},
     "lesions": {"type": "array", "items": {"type": "string"}},
     "repeatability": {"type": "number"},
+    "scale": {"type": "boolean"},
     "warp": {"type": "boolean"},
+    "one_patient": {"type": "boolean"},
 }
 REFERRED = {
     "type": "object",
@@ -46,8 +48,8 @@ GIVEN: dict[int | str, dict[str, Any]] = {
     200: {"description": "What changed.", "content": {kind: {} for kind in HISTORIES}},
 }
 MOST_DAYS = 1e7
-MOST = 100
-"""Scans of one patient."""
+MOST = 24
+"""Scans of one patient: each is registered with two others and the first."""
 
 
 def track(desk: Desk, guard: Guard, shown: Worklist | None, clerk: Clerk) -> APIRouter:
@@ -60,7 +62,8 @@ def track(desk: Desk, guard: Guard, shown: Worklist | None, clerk: Clerk) -> API
         """Tell what changed between two scans of a patient or more: files of a form, or references.
 
         A form has the files, each scan one (a series of DICOM as a zip), and ``params``; JSON has ``scans``, each a reference.
-        Both may say ``days`` (of each scan, where DICOM or the cohort doesn't), ``lesions``, ``repeatability`` and ``warp``.
+        Both may say ``days`` (of each scan, where DICOM or the cohort doesn't), ``lesions``, ``repeatability``, ``scale``,
+        ``warp`` and ``one_patient``.
         """
         started = time.perf_counter()
         media_type = accepted(request.headers.get("accept", ""))
@@ -105,6 +108,8 @@ def _patient(desk: Desk, request: Request, body: bytes, shown: Worklist | None) 
     for scan in scans:
         if isinstance(scan, Reference):
             desk.sources.check(scan)
+    if shown and not how.one_patient:
+        _require_one(scans, shown)
     return Patient(tuple(scans), _days(days, scans, shown), how)
 
 
@@ -116,6 +121,12 @@ def _days(said: Any, scans: Sequence[bytes | Reference], shown: Worklist | None)
     if len(said) != len(scans):
         raise InputError(f"days go with scans one by one: these are {len(said)} days of {len(scans)} scans")
     return tuple(float(day) for day in said)
+
+
+def _require_one(scans: Sequence[bytes | Reference], shown: Worklist) -> None:
+    """Refuse images of several of the cohort's patients."""
+    if len({shown.find(scan.image).subject for scan in scans if isinstance(scan, Reference) and scan.image}) > 1:
+        raise InputError("the images are of several patients: give images of one")
 
 
 def _day(scan: bytes | Reference, shown: Worklist | None) -> float | None:

@@ -14,7 +14,7 @@ from medray.imaging.volume import Volume
 from medray.inference.prediction import Prediction
 from medray.progression.courses import Courses
 from medray.progression.pair import pairs_in_turn
-from medray.progression.track import day_of, label_map_of, segmented, series_of
+from medray.progression.track import day_of, label_map_of, patient_of, segmented, series_of
 from medray.progression.visit import Visit
 from medray.serving.histories import courses_reply, history_reply
 from medray.serving.patient import Patient
@@ -68,7 +68,7 @@ def _visit(number: int, files: Sequence[bytes], day: float | None) -> Visit:
         inside = dicom_files(files)
     except InputError:  # it is of another format
         inside = []
-    return Visit(f"scan {number}", day_of(inside) if day is None else day, image, series_of(inside))
+    return Visit(f"scan {number}", day_of(inside) if day is None else day, image, series_of(inside), patient_of(inside))
 
 
 async def _by_segmentation(means: Means, visits: Sequence[Visit], patient: Patient, version: str, media_type: str) -> Reply:

@@ -7,7 +7,9 @@ target, is flushed, and is renamed; on Azure it is copied. What the network, the
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import secrets
 import stat
 import time
@@ -22,10 +24,21 @@ from medray.errors import NotFoundError, StorageError
 from medray.storage.faults import disk_fault, is_missing, store_fault
 from medray.storage.filesystems import filesystem_of
 
-__all__ = ["Entry", "Location", "locate"]
+__all__ = ["Entry", "Location", "file_name", "locate"]
 
 TEMPORARY_PREFIX = ".tmp-"
 AZURE = "abfs"
+
+
+HARMLESS = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,120}")
+
+
+def file_name(name: str) -> str:
+    """Return a name under which a file may be kept: itself where it is harmless, else its hash.
+
+    An identifier that a source chose may hold slashes and dots, which lead elsewhere.
+    """
+    return name if HARMLESS.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,13 @@ class Location:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def join(self, *parts: str) -> Location:
-        """Return a place below this one."""
+        """Return a place below this one.
+
+        Raises:
+            StorageError: If it would be elsewhere.
+        """
+        if any(".." in part.split("/") for part in parts):
+            raise StorageError("a name with .. in it leads out of its folder: rename what has it")
         return Location(self.filesystem, "/".join([self.path.rstrip("/"), *parts]))
 
     def exists(self) -> bool:
