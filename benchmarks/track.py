@@ -207,7 +207,9 @@ def fate_of(case: Case, number: int) -> str:
 
 def atrophy_of(case: Case, history: History) -> dict[str, list[float]]:
     """Compare the tissue's change."""
-    [change], truth = history.structures[0].changes, 100 * (case.tissue - 1)
+    change, truth = history.structures[0].changes[0], 100 * (case.tissue - 1)
+    if change is None:
+        return {}
     low, high = change.interval_percent or (0.0, 0.0)
     return {
         "atrophy_error": [abs((change.percent or 0.0) - truth)],
@@ -221,8 +223,8 @@ def swaps(history: History, swapped: History) -> list[float]:
     """Return by how many percent there and back differ from nothing, for the tissue and for lesions that stay."""
     back = {sizes(one)[::-1]: one.changes[0] for one in swapped.lesions}
     pairs = [(history.structures[0].changes[0], swapped.structures[0].changes[0])]
-    pairs += [(one.changes[0], back[sizes(one)]) for one in history.lesions if sizes(one) in back]  # type: ignore[misc]
-    percents = [(a.percent, b.percent) for a, b in pairs]
+    pairs += [(one.changes[0], back[sizes(one)]) for one in history.lesions if sizes(one) in back]
+    percents = [(a.percent, b.percent) for a, b in pairs if a and b]
     return [
         100 * abs((1 + a / 100) * (1 + b / 100) - 1)
         for a, b in percents

@@ -103,7 +103,8 @@ def test_scans_of_two_patients_are_refused(files, tmp_path):
     with pytest.raises(InputError, match="several patients") as refused:
         medray.track("", scans, tmp_path / "out", labels=NAMES)
     assert "ALICE" not in str(refused.value)
-    assert medray.track("", scans, tmp_path / "out", labels=NAMES, one_patient=True)
+    found = medray.track("", scans, tmp_path / "out", labels=NAMES, one_patient=True)
+    assert found.years[-1] == pytest.approx(366 / 365.25)
 
 
 def test_what_is_written(history):
