@@ -103,6 +103,18 @@ def test_another_cohort_has_other_labels(root, tmp_path):
         elsewhere.version(1)
 
 
+def test_a_moved_cohort_keeps_its_labels(root, tmp_path):
+    row = open_cohort(root).rows[0]
+    LabelStore(root).draw(version(row, "a"), drawn(root, row, 1))
+    moved = locate(Path(shutil.move(root.path, tmp_path / "moved")))
+    for _ in range(2):
+        assert [key[0] for key in LabelStore(moved).current()] == [row.series]
+    back = locate(Path(shutil.move(moved.path, root.path)))
+    assert LabelStore(back).current()
+    with pytest.raises(NotFoundError):
+        LabelStore(locate(tmp_path / "nothing"))
+
+
 def test_what_has_no_label_map_says_so(root):
     store, row = LabelStore(root), open_cohort(root).rows[0]
     kept = store.add(replace(version(row, "a", names={}), kind="findings").saying({"ball": "present"}))

@@ -9,6 +9,7 @@ import pytest
 
 from medray.annotation.projects import Project, Projects
 from medray.annotation.store import LabelStore
+from medray.annotation.submission import review
 from medray.cohort.cohort import open_cohort
 from medray.errors import InputError, NotFoundError
 from medray.formats.dicom_results import Source, write_segmentation
@@ -87,8 +88,15 @@ def test_dicom_segmentations_go_into_a_project_under_its_own_values(root, phanto
         files = [file.read_bytes() for file in (phantom_source / f"sub-{number:02d}" / "series").iterdir()]
         mask = label_of(phantom_source, number)
         (place / f"{number}.dcm").write_bytes(write_segmentation(mask, Source.of(files), {"ball": 1, "core": 4}, "reader"))
+    assert import_labels(root, place, "dr-seg", project="cores").refused == {"not-assigned": 2}
+    Projects(locate(root)).assign("cores", ["dr-seg"], "olga")
     done = import_labels(root, place, "dr-seg", project="cores")
     assert (done.taken, done.problems) == (2, ())
+    store = LabelStore(locate(root))
+    [first, _] = store.heads(project="cores")
+    review(store, first.label, "rita", "rejected", seen=first.number)
+    assert import_labels(root, place, "dr-seg", project="cores").taken == 2
+    assert store.head(first.label).status == "rejected", "what a reviewer gave back stays so"
     found = kept(root, project="cores", annotator="dr-seg")
     for voxels in found.values():
         values, counts = np.unique(voxels, return_counts=True)
@@ -105,7 +113,7 @@ def test_monai_labels_datastore(root, phantom_source, tmp_path):
     mask = label_of(phantom_source, 2)
     (place / "labels" / "final" / "sub-02.nrrd").write_bytes(write_nrrd(Volume(mask.voxels, mask.affine)))
     (place / "labels" / "original" / "sub-02.nrrd").write_bytes(write_nrrd(Volume(0 * mask.voxels, mask.affine)))
-    said = {"label_info": [{"name": "ball", "idx": 1}, {"name": "inner", "idx": 4}]}
+    said = {"label_info": [{"name": "background", "idx": 0}, {"name": "ball", "idx": 1}, {"name": "inner", "idx": 4}]}
     labels = {tag: {"ext": ".nrrd", "info": {"params": said}} for tag in ("final", "original")}
     described = {"name": "set", "objects": {"sub-02": {"image": {"ext": ".nii.gz", "info": {}}, "labels": labels}}}
     (place / "datastore_v2.json").write_text(json.dumps(described))
@@ -113,6 +121,10 @@ def test_monai_labels_datastore(root, phantom_source, tmp_path):
     [one] = LabelStore(locate(root)).heads(annotator="dr-monai")
     assert one.names == {"ball": 1, "inner": 4}
     assert np.count_nonzero(kept(root, annotator="dr-monai").popitem()[1]) == np.count_nonzero(mask.voxels)
+    far = json.dumps(described).replace('"idx": 4', '"idx": 1e999')
+    (place / "datastore_v2.json").write_text(far)
+    with pytest.raises(InputError, match="datastore_v2"):
+        import_labels(root, place, "dr-monai")
     (place / "datastore_v2.json").write_text('{"objects": 3}')
     with pytest.raises(InputError, match="datastore_v2"):
         import_labels(root, place, "dr-monai")

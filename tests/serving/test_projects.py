@@ -1,13 +1,14 @@
 """Several experts label the same cases over HTTP: who may do what, who sees what, and what is never lost."""
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import numpy as np
 import pytest
 
+from medray.annotation.cases import mixed
 from medray.annotation.store import LabelStore
 from medray.audit import open_trail
 from medray.cohort.cohort import open_cohort
@@ -71,8 +72,7 @@ def mask_of(root, size=5, value=1, case=0):
 def rater(case, name, names=("ann", "ben")):
     """What an expert of a case is called where names are not to be known."""
     series = case.rpartition("/")[2]
-    mixed = sorted(names, key=lambda one: hashlib.sha256(f"{series}\n{one}".encode()).digest())
-    return f"rater {mixed.index(name) + 1}"
+    return f"rater {mixed(series, names).index(name) + 1}"
 
 
 def test_a_case_from_the_worklist_to_the_consensus(people, case, root):
@@ -203,6 +203,71 @@ def test_a_reviewer_who_labels_a_case_is_an_expert_of_it(people, root):
     decided = olga.put(f"{case}/labels/adjudicated", content=mask_of(root), headers=FIRST)
     seen = {"If-Match": decided.headers["ETag"]}
     assert olga.post(f"{case}/labels/adjudicated/review", json={"decision": "approved"}, headers=seen).status_code == 422
+
+
+def test_nobody_approves_what_they_decided_nor_decides_what_they_labelled(people, root, server):
+    olga, rita, ann = (people[name] for name in ("olga", "rita", "ann"))
+    rob = httpx.Client(base_url=server.base_url, headers={"Authorization": f"Bearer {make_token('rob', 'reviewer')}"})
+    olga.post("/v1/projects", json={**BALLS, "name": "both", "model": ""})
+    olga.post("/v1/projects/both/assignments", json={"experts": ["ann", "rob"]})
+    case = f"/v1/projects/both/cases/{open_cohort(root).rows[0].series}"
+    ann.put(f"{case}/labels/mine", content=mask_of(root), headers=FIRST)
+    labelled = rob.put(f"{case}/labels/mine", content=mask_of(root, 4), headers=FIRST)
+    given_back = {"decision": "rejected"}, {"If-Match": labelled.headers["ETag"]}
+    whose = rater(case, "rob", ("ann", "rob"))
+    assert rita.post(f"{case}/labels/{whose}/review", json=given_back[0], headers=given_back[1]).status_code == 201
+    assert olga.delete("/v1/projects/both/assignments/rob").json()["released"] > 0
+    late = rob.put(f"{case}/labels/adjudicated", content=mask_of(root), headers=FIRST)
+    assert late.status_code == 403, "it is no longer his case, but he has labelled it"
+
+    decided = rita.put(f"{case}/labels/adjudicated", content=mask_of(root), headers=FIRST)
+    assert decided.status_code == 201
+    path = f"{case}/labels/adjudicated/review"
+    refused = olga.post(path, json={"decision": "rejected"}, headers={"If-Match": decided.headers["ETag"]})
+    assert refused.status_code == 201
+    own = rita.post(path, json={"decision": "approved"}, headers={"If-Match": refused.headers["ETag"]})
+    assert (own.status_code, "of their own" in own.json()["detail"]) == (422, True)
+    rob.close()
+
+
+def test_what_experts_say_together_tells_none_from_another(people, root):
+    """Lists are in the order of their names, so that there are none."""
+    olga, ann = people["olga"], people["ann"]
+    for kind, names, said in (
+        ("segmentation", {"ball": []}, None),
+        ("findings", {"oedema": ["present", "absent"]}, {"oedema": "present"}),
+    ):
+        project: dict[str, Any] = {"name": kind, "names": names, "experts": 2, "kind": kind}
+        assert olga.post("/v1/projects", json=project).status_code == 201
+        olga.post(f"/v1/projects/{kind}/assignments", json={"experts": ["ann", "ben"]})
+        case = f"/v1/projects/{kind}/cases/{open_cohort(root).rows[0].series}"
+        for name in ("ann", "ben"):
+            sent = {"content": mask_of(root)} if said is None else {"json": said}
+            assert people[name].put(f"{case}/labels/mine", headers=FIRST, **sent).status_code == 201
+        assert olga.post(f"{case}/consensus").status_code == 201
+        [facts] = ann.get(case).json()["consensus"]["facts"]["names"].values()
+        assert facts
+        assert all(isinstance(value, float) for value in facts.values()), facts
+
+
+def test_names_of_experts_may_have_slashes_and_none_is_taken(people, root, server):
+    olga = people["olga"]
+    name = "auth0|x/y"
+    olga.post("/v1/projects", json={**BALLS, "name": "slashes", "model": "", "experts": 1, "blinded": False})
+    olga.post("/v1/projects/slashes/assignments", json={"experts": [name]})
+    case = f"/v1/projects/slashes/cases/{open_cohort(root).rows[0].series}"
+    headers = {"Authorization": f"Bearer {make_token(name, 'annotator')}"}
+    with httpx.Client(base_url=server.base_url, headers=headers) as expert:
+        done = expert.put(f"{case}/labels/mine", content=mask_of(root), headers=FIRST)
+    quoted = quote(name, safe="")
+    assert olga.get(f"{case}/labels/{quoted}").status_code == 200
+    approved = olga.post(
+        f"{case}/labels/{quoted}/review", json={"decision": "approved"}, headers={"If-Match": done.headers["ETag"]}
+    )
+    assert approved.status_code == 201
+    assert olga.delete(f"/v1/projects/slashes/assignments/{quoted}").json()["released"] > 0
+    taken = olga.post("/v1/projects/slashes/assignments", json={"experts": ["mine"]})
+    assert (taken.status_code, "no expert can be called mine" in taken.json()["detail"]) == (422, True)
 
 
 def test_images_may_be_called_like_files(home, phantom_source, tmp_path, monkeypatch):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from medray import config
 from medray.annotation.projects import Assignment, Project, Projects
 from medray.annotation.store import ADJUDICATED, CONSENSUS, FINAL, LabelStore, Version
 from medray.storage.location import Location
 
-__all__ = ["Case", "Progress", "State", "all_cases", "cases_of", "progress_of"]
+__all__ = ["Case", "Progress", "State", "all_cases", "cases_of", "mixed", "progress_of"]
 
 State = Literal["open", "complete", "agreed", "disputed", "adjudicated"]
 
@@ -77,6 +79,10 @@ class Case:
         """Return an expert's label."""
         return next((one for one in self.labels if one.label.annotator == annotator), None)
 
+    def concerns(self, annotator: str) -> bool:
+        """Tell whether somebody is to label it, or has."""
+        return annotator in self.experts or self.of(annotator) is not None
+
     def visible(self, annotator: str, *, blinded: bool) -> tuple[Version, ...]:
         """Return the labels that an expert may see: one's own and, of a blinded project when that is submitted, the others'."""
         own = self.of(annotator)
@@ -86,9 +92,14 @@ class Case:
 
     def alias(self, annotator: str) -> str:
         """Return what an expert is called where names are not to be known: the same in all of a case's labels."""
-        known = {*self.experts, *(one.label.annotator for one in self.labels)}
-        mixed = sorted(known, key=lambda name: hashlib.sha256(f"{self.series}\n{name}".encode()).digest())
-        return f"rater {mixed.index(annotator) + 1}" if annotator in known else annotator
+        known = mixed(self.series, {*self.experts, *(one.label.annotator for one in self.labels)})
+        return f"rater {known.index(annotator) + 1}" if annotator in known else annotator
+
+
+def mixed(series: str, names: Iterable[str]) -> list[str]:
+    """Return names in an order that nobody can tell who hasn't the pseudonym key, another one for each image."""
+    key = config.derived_key("blinding")
+    return sorted(names, key=lambda name: hmac.new(key, f"{series}\n{name}".encode(), hashlib.sha256).digest())
 
 
 @dataclass(frozen=True, slots=True)

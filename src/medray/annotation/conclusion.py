@@ -52,7 +52,8 @@ class _Said:
     Attributes:
         content: What is said; None of a segmentation.
         mask: Of a segmentation.
-        agreement: Mean over names and pairs of experts, 0 to 1.
+        agreement: Mean over names and pairs of experts of whom one said something of it at least, 0 to 1: on what nobody drew
+            there is nothing to agree on.
         facts: Name to how far the experts agree on it.
     """
 
@@ -145,8 +146,9 @@ def _of_masks(store: LabelStore, project: Project, labels: Sequence[Version], sp
     chosen = estimate.mask if estimate else majority(masks, list(project.values.values()))
     facts, dices = {}, []
     for name, value in project.values.items():
-        pairs = pairs_of([mask == value for mask in masks], spacing_mm)
-        dices += [pair.dice for pair in pairs]
+        drawn = [mask == value for mask in masks]
+        pairs = pairs_of(drawn, spacing_mm)
+        dices += [pair.dice for pair in pairs if drawn[pair.first].any() or drawn[pair.second].any()]
         facts[name] = _facts_of_mask(pairs, name, estimate)
     return _Said(None, chosen, fmean(dices) if dices else 1.0, facts)
 
@@ -180,20 +182,20 @@ def _of_places(near: Callable[[Any, Any], float], mean: Callable[[Sequence[Any]]
     def conclusion(store: LabelStore, project: Project, labels: Sequence[Version], spacing_mm: Triple) -> _Said:
         said = [[_scaled(item, spacing_mm) for item in one.said] for one in labels]
         facts: dict[str, Facts] = {}
+        every: list[float] = []
         for name in project.names:
             of_name = [[item for item in one if item["label"] == name] for one in said]
-            shares = [_met(one, other, near) for one, other in combinations(of_name, 2)]
+            shares = [_met(one, other, near) for one, other in combinations(of_name, 2) if one or other]
+            every += shares
             facts[name] = {"met": round(fmean(shares), 4) if shares else 1.0, "found": [len(one) for one in of_name]}
         found = [_scaled(item, tuple(1 / side for side in spacing_mm)) for item in map(mean, meeting(said, near))]
-        return _Said(found, None, fmean(float(fact["met"]) for fact in facts.values()), facts)
+        return _Said(found, None, fmean(every) if every else 1.0, facts)
 
     return conclusion
 
 
 def _met(one: Sequence[Any], other: Sequence[Any], near: Callable[[Any, Any], float]) -> float:
     """Return the share of two experts' places that both found: Dice's coefficient with places for voxels."""
-    if not one and not other:
-        return 1.0
     return 2 * len(meeting([one, other], near)) / (len(one) + len(other))
 
 

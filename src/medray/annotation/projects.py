@@ -15,7 +15,8 @@ from pydantic.dataclasses import dataclass as strict_dataclass
 from medray import config
 from medray.annotation.assignment import share_out
 from medray.annotation.content import Kind
-from medray.annotation.store import cohort_key
+from medray.annotation.identity import cohort_key
+from medray.annotation.store import ADJUDICATED, CONSENSUS
 from medray.audit import Event, open_trail
 from medray.cohort.cohort import open_cohort
 from medray.config import STRICT
@@ -28,6 +29,9 @@ __all__ = ["PRESENCE", "Assignment", "Method", "Project", "Projects"]
 Method = Literal["staple", "majority"]
 PRESENCE = ("absent", "present")
 """The choices of a finding that names none."""
+
+RESERVED = frozenset({"mine", "model", CONSENSUS, ADJUDICATED})
+"""What a case's labels are asked for by, beside experts' names."""
 
 _tables = sa.MetaData()
 PROJECTS = sa.Table(
@@ -174,9 +178,12 @@ class Projects:
 
         Raises:
             NotFoundError: If there is no such project, or a case isn't in the cohort.
-            InputError: If there are fewer experts than a case needs.
+            InputError: If there are fewer experts than a case needs, or one is called as another label of a case is.
         """
         project = self.get(name)
+        taken = sorted(set(experts) & RESERVED)
+        if taken:
+            raise InputError(f"no expert can be called {taken[0]}: that names another label of a case")
         known = [row.series for row in open_cohort(self._root).rows if not row.synthetic]
         unknown = sorted(set(cases or ()) - set(known))
         if unknown:

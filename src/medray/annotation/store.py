@@ -12,12 +12,12 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from medray.annotation.content import Kind
+from medray.annotation.identity import cohort_key
 from medray.audit import Event, open_trail
 from medray.cohort.shards import read_shard, write_shard
 from medray.database import open_database, reading, told_plainly
@@ -36,7 +36,6 @@ __all__ = [
     "LabelStore",
     "Status",
     "Version",
-    "cohort_key",
 ]
 
 FINAL = "final"
@@ -138,11 +137,6 @@ class Version:
     def said(self) -> Any:
         """What findings, boxes or points say."""
         return json.loads(self.content)
-
-
-def cohort_key(root: Location) -> str:
-    """Return what tells a cohort from others in the database: where it is, however that is spelled."""
-    return str(Path(root.path).resolve()) if root.is_local else root.path
 
 
 class LabelStore:

@@ -108,7 +108,9 @@ def review(store: LabelStore, label: Label, reviewer: str, decision: Status, *, 
     last = store.head(label)
     if label.tag not in {FINAL, ADJUDICATED}:
         raise InputError(f"what is reviewed is what somebody made, and no {label.tag}")
-    if reviewer in {label.annotator, last.actor if label.tag == ADJUDICATED else ""}:
+    said = store.history(**asdict(label)) if label.tag == ADJUDICATED else []
+    authors = {one.actor for one in said if one.content == last.content and one.status in {"draft", "submitted"}}
+    if reviewer in {label.annotator, *authors}:
         raise InputError("nobody reviews a label of their own: ask another reviewer")
     if last.status in {"draft", "withdrawn"}:
         raise ConflictError(f"the label is {last.status}: wait until it is submitted")

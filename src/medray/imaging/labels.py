@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from pydantic.dataclasses import dataclass
 
 from medray.config import STRICT
-from medray.errors import ConfigError, LabelError
+from medray.errors import ConfigError, InputError, LabelError
 from medray.imaging.geometry import closest_lps, same_grid
 from medray.imaging.volume import Volume
 from medray.types import Mask, Voxels
@@ -25,6 +26,19 @@ class LabelSchema:
     """
 
     names: Mapping[str, int]
+
+    @classmethod
+    def listed(cls, said: Any) -> LabelSchema:
+        """Read names as MONAI Label lists them, ``[{"name": "lesion", "idx": 1}]``; the background may be among them.
+
+        Raises:
+            InputError: If they aren't so, or a value is none from 0 to 255, or stands for two names.
+        """
+        try:
+            names = {str(item["name"]): int(item["idx"]) for item in said}
+            return cls({name: value for name, value in names.items() if value})
+        except (TypeError, KeyError, ValueError, OverflowError):
+            raise InputError('label_info must be a list such as [{"name": "lesion", "idx": 1}], idx from 1 to 255') from None
 
     def __post_init__(self) -> None:
         values = list(self.names.values())

@@ -155,12 +155,25 @@ class _Import:
         if self._project is not None:
             mask = renamed(mask, found.names, self._project.values)
         held = self._store.heads(**asdict(label))
-        if held and held[0].live and np.array_equal(self._store.mask(held[0]).voxels, mask.voxels):
-            return  # an earlier run has taken it in
+        if held and np.array_equal(self._store.mask(held[0]).voxels, mask.voxels):
+            return  # an earlier run has taken it in, and whatever a reviewer said of it since stands
+        self._require_theirs(row.series, annotator)
         if self._project is None:
             self._store.draw(made, mask)
         else:
             submit(self._store, self._project, made, mask, seen=None, shape=mask.shape)
+
+    def _require_theirs(self, series: str, annotator: str) -> None:
+        """Refuse what the project hasn't asked somebody for.
+
+        Raises:
+            LabelError: If the case isn't theirs.
+        """
+        if self._project is None:
+            return
+        assigned = Projects(self._cohort.root).assigned(self._project.name, series=series)
+        if annotator not in {one.annotator for one in assigned}:
+            raise LabelError("not-assigned", f"the case isn't {annotator}'s: assign it with medray annotate assign")
 
     def _candidates(self, found: _Found) -> list[SeriesRow]:
         named = {self.names.name("series", image) for image in found.images}
@@ -232,7 +245,7 @@ def _monai_label(described: Mapping[str, Any], entries: set[str], tag: str, name
             if path:
                 info = dict(label.get("info") or {})
                 said = info.get("label_info") or dict(info.get("params") or {}).get("label_info")
-                meant = {str(item["name"]): int(item["idx"]) for item in said} if said else names
+                meant = LabelSchema.listed(said).names if said else names
                 yield _Found(path, meant, (image, *(f"{image}{ending}" for ending in IMAGES)), stem(image))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{MONAI_LABEL} isn't as MONAI Label writes it: objects, each with labels by tag") from None

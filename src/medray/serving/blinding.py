@@ -1,6 +1,8 @@
 """Who sees what of a case: others' labels when one's own is there, and of a blinded project names never."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from statistics import fmean
 from typing import Any
 
 from medray.annotation.cases import Case
@@ -16,7 +18,7 @@ TOLD = ("seconds", "edits", "start", "changed", "tool", "comment", "model", "met
 
 def sees_others(project: Project, case: Case, principal: Principal) -> bool:
     """Tell whether somebody may see what others say of a case: an expert of it, whoever else they are, once theirs is there."""
-    if principal.name in case.experts:
+    if case.concerns(principal.name):
         own = case.of(principal.name)
         return not project.blinded or (own is not None and own.live)
     return principal.role >= Role.REVIEWER or not project.blinded
@@ -34,7 +36,7 @@ def require_sight(project: Project, case: Case, principal: Principal) -> None:
 
 def visible(project: Project, case: Case, principal: Principal) -> tuple[Version, ...]:
     """Return the experts' labels that somebody may see, their own included."""
-    if principal.name in case.experts or not sees_others(project, case, principal):
+    if case.concerns(principal.name) or not sees_others(project, case, principal):
         return case.visible(principal.name, blinded=project.blinded)
     return tuple(one for one in case.labels if one.status != "draft")
 
@@ -45,7 +47,16 @@ def name_for(project: Project, case: Case, version: Version, principal: Principa
     return version.label.annotator if known else case.alias(version.label.annotator)
 
 
+def _together(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how far experts agree on a name, without what tells one from another: lists are in the order of their names."""
+    dices = [pair[2] for pair in said.get("pairs", ())]
+    mean = {"dice": round(fmean(dices), 4)} if dices else {}
+    return {key: value for key, value in said.items() if not isinstance(value, list)} | mean
+
+
 def plain(version: Version) -> dict[str, Any]:
     """Return what is told of a label, whose and by whom left out."""
     facts = {name: value for name, value in version.facts.items() if name in TOLD}
+    if "names" in facts:
+        facts["names"] = {name: _together(said) for name, said in facts["names"].items()}
     return {"version": version.number, "status": version.status, "kind": version.kind, "at": version.at, "facts": facts}

@@ -105,7 +105,7 @@ class CaseRoom:
         project, row, case = self._open(name, image)
         if whose == ADJUDICATED:
             require(principal, Role.REVIEWER)
-            if principal.name in case.experts:
+            if case.concerns(principal.name):
                 raise Refusal(HTTPStatus.FORBIDDEN, "forbidden", "you have labelled this case: have another reviewer decide it")
             label = Label(row.series, "", ADJUDICATED, name)
         else:

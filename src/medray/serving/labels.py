@@ -42,7 +42,7 @@ def labels(desk: Desk, guard: Guard, office: Office) -> APIRouter:
     drawing, reviewing = Depends(guard.needs(Role.ANNOTATOR)), Depends(guard.needs(Role.REVIEWER))
     room = CaseRoom(desk, office)
 
-    @routes.get("/labels/{whose}", responses=GIVEN)
+    @routes.get("/labels/{whose:path}", responses=GIVEN)
     async def label(project: str, image: str, whose: str, principal: Annotated[Principal, drawing]) -> Response:
         """Give a label: ``mine``, an expert's, ``consensus``, ``adjudicated``, or the ``model``'s to start from."""
         return await room.label(project, image, whose, principal)
@@ -62,7 +62,7 @@ def labels(desk: Desk, guard: Guard, office: Office) -> APIRouter:
             kept = await asyncio.to_thread(room.hand_in, which, principal, body, work, seen_by(request))
         return _created(kept)
 
-    @routes.post("/labels/{whose}/review", status_code=HTTPStatus.CREATED, responses=CHANGED, openapi_extra=REVIEW_BODY)
+    @routes.post("/labels/{whose:path}/review", status_code=HTTPStatus.CREATED, responses=CHANGED, openapi_extra=REVIEW_BODY)
     async def decide(
         project: str, image: str, whose: str, request: Request, principal: Annotated[Principal, reviewing]
     ) -> Response:

@@ -138,7 +138,7 @@ def projects(desk: Desk, guard: Guard, office: Office) -> APIRouter:
         )
         return {"assigned": [{"image": one.series, "expert": one.annotator, "rank": one.rank} for one in new]}
 
-    @routes.delete("/{project}/assignments/{expert}", responses=REFUSALS)
+    @routes.delete("/{project}/assignments/{expert:path}", responses=REFUSALS)
     async def release(project: str, expert: str, principal: Annotated[Principal, running]) -> dict[str, Any]:
         """Take those cases of an expert back that they haven't labelled, so that others can have them."""
         words = (office.worklist.labels, project, expert, principal.name)

@@ -170,10 +170,7 @@ class Worklist:
         if not said:
             known = self.cohort.index.labels
             return dict(known.names) if known else {}
-        try:
-            return {str(item["name"]): int(item["idx"]) for item in said}
-        except (TypeError, KeyError, ValueError):
-            raise InputError('label_info must be a list such as [{"name": "lesion", "idx": 1}]') from None
+        return dict(LabelSchema.listed(said).names)
 
     def tags(self) -> dict[str, list[str]]:
         """Return each labelled image's tags; a label that came with the cohort counts as final."""
