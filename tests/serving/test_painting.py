@@ -37,9 +37,11 @@ def room(root, browser):
             {"name": "balls", "names": {"ball": [], "core": []}, "experts": 2, "guidelines": "Draw the ball."},
             {"name": "from-model", "names": {"ball": [], "core": []}, "model": "ball"},
             {"name": "reads", "kind": "findings", "names": {"nodule": [], "density": ["a", "b"]}},
+            {"name": "spots", "kind": "points", "names": {"nodule": [], "vessel": []}, "experts": 2},
+            {"name": "rooms", "kind": "boxes", "names": {"nodule": [], "vessel": []}},
         ):
             assert client.post("/v1/projects", json=project).status_code == 201
-            people = {"experts": ["ann", "ben"] if project["name"] == "balls" else ["ann"]}
+            people = {"experts": ["ann", "ben"] if project.get("experts") == 2 else ["ann"]}
             assert client.post(f"/v1/projects/{project['name']}/assignments", json=people).status_code == 200
         browser.get(str(client.base_url))
         browser.execute_script("sessionStorage.clear()")
@@ -53,12 +55,16 @@ def open_case(driver, number, project="balls"):
     wait_until(lambda: find(driver, "annotation").is_displayed())
     Select(find(driver, "project")).select_by_value(project)
     wait_until(lambda: driver.find_elements(By.CSS_SELECTOR, f"#cases[data-project={project}] li"))
-    item = driver.find_elements(By.CSS_SELECTOR, "#cases li")[number]
+    item = cases_in(driver)[number]
     image = item.get_attribute("data-image")
     item.click()
     says(driver, "is open")
     wait_until(lambda: find(driver, "case").is_displayed())
     return image
+
+
+def cases_in(driver):
+    return driver.find_elements(By.CSS_SELECTOR, "#cases li")
 
 
 def pick(driver, tool):
@@ -263,3 +269,108 @@ def test_findings_are_chosen_and_a_reviewer_gives_them_back(room, root):
     says(driver, "is rejected")
     head = LabelStore(locate(root)).heads(project="reads")[0]
     assert (head.status, head.facts["comment"], head.actor) == ("rejected", "look again", "rita")
+
+
+def click(driver, x, y):
+    """Put the crosshair somewhere in the axial view, and say where that is, in LPS mm."""
+    stroke(driver, (x, y))
+    wait_until(lambda: find(driver, "place").text)
+    return place(driver)
+
+
+@pytest.mark.parametrize("number", [0, 3, 7])
+def test_points_are_kept_where_they_were_put(room, root, number):
+    driver, client = room
+    log_in(driver, name="ann")
+    image = open_case(driver, number, "spots")
+    before = coloured(driver)
+    Select(find(driver, "place-label")).select_by_value("vessel")
+    there = []
+    for offset in ((0, 0), (20, -10), (5, 15)):
+        there.append(click(driver, *offset))
+        find(driver, "place-here").click()
+    assert coloured(driver) > before
+    driver.find_elements(By.CSS_SELECTOR, "#placed tbody tr")[1].find_elements(By.TAG_NAME, "button")[1].click()
+    del there[1]
+    find(driver, "submit").click()
+    says(driver, "submitted")
+    assert not find(driver, "placing").is_displayed()
+    [head] = LabelStore(locate(root)).heads(project="spots", annotator="ann")
+    volume = volume_of(root, image)
+    assert [one["label"] for one in head.said] == ["vessel", "vessel"]
+    for one, expected in zip(head.said, there, strict=True):
+        found = to_world(volume.affine, np.array([one["voxel"]]))[0]
+        assert np.abs(found - expected).max() < max(volume.spacing_mm)
+    assert head.facts["edits"] == 4
+
+    ben = {"Authorization": f"Bearer {make_token('ben', 'annotator')}", **FIRST}
+    path = f"{client.base_url}/v1/projects/spots/cases/{image}/labels/mine"
+    assert httpx.put(path, json=[{"label": "nodule", "voxel": [3, 3, 3]}], headers=ben).status_code == 201
+    open_case(driver, [one.get_attribute("data-image") for one in cases_in(driver)].index(image), "spots")
+    assert len(driver.find_elements(By.CSS_SELECTOR, "#placed tbody tr")) == 2, "one's own are shown again"
+    [row] = driver.find_elements(By.CSS_SELECTOR, "#others tbody tr")
+    row.find_element(By.TAG_NAME, "input").click()
+    says(driver, "is open")
+
+
+def test_a_box_lies_between_the_corners_that_were_chosen(room, root):
+    driver, _ = room
+    log_in(driver, name="ann")
+    image = open_case(driver, 3, "rooms")
+    first = click(driver, -20, -15)
+    find(driver, "place-here").click()
+    assert find(driver, "place-here").text == "Opposite corner is here"
+    second = click(driver, 25, 20)
+    find(driver, "place-here").click()
+    find(driver, "draft").click()
+    says(driver, "draft is kept")
+    [head] = LabelStore(locate(root)).heads(project="rooms", annotator="ann")
+    [box] = head.said
+    volume = volume_of(root, image)
+    low, high = np.array(box["voxels"])
+    chosen = to_world(np.linalg.inv(volume.affine), np.array([first, second]))
+    assert low == pytest.approx(np.round(chosen.min(axis=0)) - 0.5, abs=1)
+    assert high == pytest.approx(np.round(chosen.max(axis=0)) + 0.5, abs=1)
+    open_case(driver, 1, "rooms")
+    open_case(driver, 3, "rooms")
+    assert len(driver.find_elements(By.CSS_SELECTOR, "#placed tbody tr")) == 1, "the draft is gone on with"
+
+
+def volume_of(root, image):
+    cohort = open_cohort(root)
+    return cohort.volume(next(row for row in cohort.rows if row.series == image))
+
+
+def test_a_reviewer_decides_from_what_the_experts_say(room, root):
+    driver, client = room
+    volume, image = None, open_cohort(root).rows[0].series
+    volume = volume_of(root, image)
+    path = f"{client.base_url}/v1/projects/balls/cases/{image}"
+    for name, value in (("ann", 4), ("ben", 5)):
+        mask = np.zeros((1, *volume.shape), np.uint8)
+        mask[0, 2:10, 2:10, 2:value] = 1
+        headers = {"Authorization": f"Bearer {make_token(name, 'annotator')}", **FIRST}
+        sent = httpx.put(f"{path}/labels/mine", content=write_nrrd(Volume(mask, volume.affine)), headers=headers)
+        assert sent.status_code == 201
+    assert client.post(f"{path}/consensus").status_code == 201
+    log_in(driver, role="reviewer", name="rita")
+    open_case(driver, 0)
+    find(driver, "draft").click()
+    says(driver, "draft is kept")
+
+    def decided():
+        store = LabelStore(locate(root))
+        return store.mask(store.heads(project="balls", tag="adjudicated")[0]).voxels
+
+    store = LabelStore(locate(root))
+    [consensus] = store.heads(project="balls", tag="consensus")
+    assert np.array_equal(decided(), store.mask(consensus).voxels), "the consensus is under the pen"
+    row = driver.find_elements(By.CSS_SELECTOR, "#others tbody tr")[0]
+    [start] = [button for button in row.find_elements(By.TAG_NAME, "button") if button.text == "Start from it"]
+    start.click()
+    wait_until(lambda: not find(driver, "brush").get_attribute("aria-busy"))
+    find(driver, "draft").click()
+    says(driver, "draft is kept")
+    wait_until(
+        lambda: any(np.array_equal(decided(), store.mask(one).voxels) for one in store.heads(project="balls", tag="final"))
+    )

@@ -1,12 +1,14 @@
 // Annotation: one's cases of a project; paint, or say what is seen; hand it in; then see what others drew, and review.
+import { beginPlaces, endPlaces, placed, showOthers } from "/pages/places.js";
 import { $, Refused, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
 import { colourTable, hollow, loaded, nv, open, swatch } from "/pages/viewer.js";
 
 const REVIEWERS = ["reviewer", "operator", "admin"];
-const LABEL = { segmentation: "application/x-nrrd", findings: "application/json" };
+const LABEL = { segmentation: "application/x-nrrd", findings: "application/json", boxes: "application/json", points: "application/json" };
 const work = { me: {}, project: null, path: "", whose: "mine", etag: "", start: 0, edits: 0, seconds: 0, since: 0, unsaved: false, outlines: new Map() };
 
 const reviews = () => REVIEWERS.includes(work.me.role);
+const places = () => ["boxes", "points"].includes(work.project.kind);
 const precondition = () => (work.etag ? { "If-Match": work.etag } : { "If-None-Match": "*" });
 
 // --- projects and cases
@@ -51,6 +53,7 @@ async function openCase(item) {
   const path = `/v1/projects/${project.name}/cases/${encodeURIComponent(image)}`;
   Object.assign(work, { path, whose, etag: "", start: 0, edits: 0, seconds: 0, since: performance.now(), unsaved: false });
   if (project.kind === "segmentation") await beginDrawing(turn);
+  else if (places()) await beginPlacing(turn);
   if (turn === state.turn) await showCase();
 }
 
@@ -69,13 +72,46 @@ async function beginDrawing(turn) {
   $("pen").replaceChildren(...names.map(([name, value]) => element("option", name, { value })));
   nv.setDrawOpacity(Number($("opacity").value));
   nv.setDrawingEnabled(true);
-  const begun = (await label(work.whose, turn)) ?? (work.whose === "mine" && work.project.model ? await suggestion(turn) : null);
-  const drawing = begun && await loaded(await begun.blob(), "label.nrrd");
+  const begun = (await label(work.whose, turn)) ?? (await beginning(turn));
+  if (turn === state.turn) await draw(begun, turn);
+  if (turn !== state.turn) return;
+  work.unsaved = false;
+  takeTool();
+}
+
+// Puts a label under the pen, or an empty one.
+async function draw(reply, turn) {
+  const drawing = reply && await loaded(await reply.blob(), "label.nrrd");
   if (turn !== state.turn) return;
   if (!drawing) nv.createEmptyDrawing();
   else if (!nv.loadDrawing(drawing)) throw new Error("the label lies on another grid than its image");
-  work.unsaved = false;
-  takeTool();
+}
+
+// Returns what one begins with who has drawn nothing yet: a reviewer with what the experts say together.
+async function beginning(turn) {
+  if (work.whose === "adjudicated") return label("consensus", turn);
+  return work.project.model ? suggestion(turn) : null;
+}
+
+async function beginPlacing(turn) {
+  const begun = (await label(work.whose, turn)) ?? (work.whose === "adjudicated" ? await label("consensus", turn) : null);
+  const own = begun ? await begun.json() : [];
+  if (turn === state.turn) beginPlaces(work.project, own, changed);
+}
+
+function changed() {
+  work.edits += 1;
+  work.unsaved = true;
+}
+
+// Begins anew with what somebody else said.
+async function startFrom(whose) {
+  if (work.unsaved && !confirm("Replace what you made?")) return;
+  const turn = state.turn, reply = await label(whose, turn);
+  if (!reply) throw new Refused("that label is no longer to be seen: open the case again");
+  if (places()) beginPlaces(work.project, await reply.json(), changed);
+  else await draw(reply, turn);
+  if (turn === state.turn) changed();
 }
 
 // Returns the model's answer; where there is none, one starts from nothing.
@@ -117,6 +153,7 @@ function endDrawing() {
   if (nv.drawBitmap) nv.closeDrawing();
   nv.setDrawingEnabled(false);
   $("findings").replaceChildren();
+  endPlaces();
   Object.assign(work, { path: "", unsaved: false, outlines: new Map() });
 }
 
@@ -132,19 +169,22 @@ async function showCase() {
   $("standing").textContent = `${work.whose === "mine" ? "Your label" : "The decision"}: ${mine?.status ?? "new"}. Case: ${said.state}.${comment}`;
   $("brush").hidden = given || work.project.kind !== "segmentation";
   $("hand-in").hidden = given;
+  $("places").hidden = !places();
+  $("placing").hidden = given;
+  for (const button of $("placed").querySelectorAll("td:last-child button")) button.disabled = given;
   nv.setDrawingEnabled(!$("brush").hidden);
   if (work.project.kind === "findings" && !work.unsaved) await showFindings(turn);
   if (turn !== state.turn) return;
   const shared = ["consensus", "adjudicated"].filter((name) => said[name] && name !== work.whose).map((name) => ({ ...said[name], whose: name }));
-  $("others").querySelector("tbody").replaceChildren(...[...said.labels, ...shared].map(otherRow));
+  $("others").querySelector("tbody").replaceChildren(...[...said.labels, ...shared].map((other, index) => otherRow(other, index, given)));
   $("others").hidden = !said.labels.length && !shared.length;
   $("agree").hidden = !reviews() || said.state !== "complete";
   $("case").hidden = false;
 }
 
-function otherRow(other, index) {
+function otherRow(other, index, given) {
   const row = element("tr"), show = element("label"), act = element("td");
-  const box = element("input", "", { type: "checkbox", disabled: work.project.kind !== "segmentation" });
+  const box = element("input", "", { type: "checkbox", disabled: work.project.kind === "findings" });
   box.addEventListener("change", () => attempt(() => outline(other.whose, index + 1, box.checked)));
   show.append(box, " ", swatch(index + 1), other.whose);
   const first = element("td");
@@ -156,11 +196,17 @@ function otherRow(other, index) {
       act.append(button, " ");
     }
   }
+  if (!given && work.project.kind !== "findings") {
+    const button = element("button", "Start from it", { type: "button" });
+    button.addEventListener("click", () => attempt(() => startFrom(other.whose)));
+    act.append(button);
+  }
   row.append(first, element("td", other.status), act);
   return row;
 }
 
 async function outline(whose, index, on) {
+  if (places()) return showOthers(whose, on ? await (await label(whose)).json() : null);
   const there = work.outlines.get(whose), turn = state.turn;
   if (there) nv.setOpacity(nv.volumes.indexOf(there), on ? 1 : 0); // one that is removed stays to be seen in 3-D
   if (there || !on) return;
@@ -182,7 +228,7 @@ async function showFindings(turn) {
     const row = element("label", `${name} `), select = element("select", "", { name });
     select.append(element("option", "choose …", { value: "" }), ...choices.map((choice) => element("option", choice, { value: choice })));
     select.value = said[name] ?? "";
-    select.addEventListener("change", () => { work.edits += 1; work.unsaved = true; });
+    select.addEventListener("change", changed);
     row.append(select);
     return row;
   }));
@@ -192,6 +238,7 @@ async function showFindings(turn) {
 
 async function content() {
   if (work.project.kind === "segmentation") return { body: await nv.saveImage({ filename: "", isSaveDrawing: true }) };
+  if (places()) return { json: placed() };
   const chosen = [...$("findings").querySelectorAll("select")].map((select) => [select.name, select.value]);
   return { json: Object.fromEntries(chosen.filter(([, choice]) => choice)) };
 }
@@ -199,7 +246,7 @@ async function content() {
 async function handIn(status) {
   const seconds = work.seconds + (work.since ? (performance.now() - work.since) / 1000 : 0);
   const facts = new URLSearchParams({ status, seconds: seconds.toFixed(1), start: work.start, edits: work.edits, tool: "reading room" });
-  const place = `${work.path}/labels/${work.whose}`, sent = await content();
+  const place = `${work.path}/labels/${work.whose}`, { edits } = work, sent = await content();
   const put = () => ask(`${place}?${facts}`, { method: "PUT", headers: precondition(), ...sent });
   let reply;
   try {
@@ -209,7 +256,8 @@ async function handIn(status) {
     work.etag = (await ask(place, { accept: LABEL[work.project.kind] })).headers.get("ETag");
     reply = await put();
   }
-  Object.assign(work, { etag: reply.headers.get("ETag"), seconds: 0, edits: 0, since: performance.now(), unsaved: false });
+  const since = work.edits - edits; // strokes while it was on its way
+  Object.assign(work, { etag: reply.headers.get("ETag"), seconds: 0, edits: since, since: performance.now(), unsaved: since > 0 });
   await listCases();
   await showCase();
   say(status === "draft" ? "The draft is kept." : "The label is submitted.");
@@ -252,6 +300,5 @@ addEventListener("beforeunload", (event) => { if (work.unsaved) event.preventDef
 document.addEventListener("visibilitychange", watchTime);
 nv.onDrawingChanged = (action) => {
   if (action !== "draw" && action !== "undo") return;
-  work.edits += 1;
-  work.unsaved = true;
+  changed();
 };

@@ -1,6 +1,6 @@
 // The reading room: choose an image, run a model on it, look at both. Talks to this server alone, by the same routes as anybody.
 import { $, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
-import { begin, clearOverlays, colourTable, loaded, nv, open, swatch } from "/pages/viewer.js";
+import { begin, clearOverlays, colourTable, goTo, loaded, nv, open, swatch } from "/pages/viewer.js";
 import { enterProjects } from "/pages/annotate.js";
 import { enterPatients } from "/pages/compare.js";
 
@@ -139,8 +139,7 @@ function detection(result) {
     const button = element("button", `${box.label} ${number + 1}`, { type: "button", title: "Go there" });
     button.addEventListener("click", () => {
       const [x, y, z] = box.centre_mm; // LPS; NiiVue's world is RAS
-      nv.scene.crosshairPos = nv.mm2frac([-x, -y, z]);
-      nv.drawScene();
+      goTo([-x, -y, z]);
     });
     return [button, box.score.toFixed(2)];
   }));

@@ -36,6 +36,12 @@ export async function open(image, title) {
   return true;
 }
 
+// Puts the crosshair at a place in RAS mm, NiiVue's world.
+export function goTo(mm) {
+  nv.scene.crosshairPos = nv.mm2frac(mm, 0, true);
+  nv.drawScene();
+}
+
 export function clearOverlays() {
   while (nv.volumes.length > 1) nv.removeVolume(nv.volumes.at(-1));
 }
