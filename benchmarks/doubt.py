@@ -164,7 +164,7 @@ def draw(found: list[dict[str, Any]]) -> None:
     right.axvline(Z, color="#1b2733", linewidth=0.8, linestyle=":")
     right.axhline(0.95, color="#1b2733", linewidth=0.8, linestyle=":")
     right.set(xscale="log", xlabel="error, in stated standard deviations", ylabel="share of lesions within it", ylim=(0, 1.02))
-    right.legend(frameon=False)
+    right.legend(frameon=False, loc="center left")
     for one in (axes, right):
         one.spines[["top", "right"]].set_visible(False)
     figure.suptitle("Volumes of lesions that a network drew, and how sure they are", fontsize=10)
