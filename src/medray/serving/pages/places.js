@@ -36,11 +36,12 @@ function paint(item, value) {
   const [first, last] = [low.map((at) => at + inset), high.map((at) => at - inset)].map((corner) => [...nv.frac2vox(nv.mm2frac(toMm(corner), 0, true))]);
   const from = first.map((at, axis) => Math.max(0, Math.round(Math.min(at, last[axis]))));
   const to = first.map((at, axis) => Math.min(dims[axis] - 1, Math.round(Math.max(at, last[axis]))));
+  const hollow = from.map((at, axis) => to[axis] - at > 1), solid = item.voxel || !hollow.includes(true); // what is under it stays to be seen
   for (let k = from[2]; k <= to[2]; k += 1) {
     for (let j = from[1]; j <= to[1]; j += 1) {
       for (let i = from[0]; i <= to[0]; i += 1) {
-        const outer = [i, j, k].some((at, axis) => at === from[axis] || at === to[axis]);
-        if (item.voxel || outer) nv.drawBitmap[i + dims[0] * (j + dims[1] * k)] = value;
+        const outer = [i, j, k].some((at, axis) => hollow[axis] && (at === from[axis] || at === to[axis]));
+        if (solid || outer) nv.drawBitmap[i + dims[0] * (j + dims[1] * k)] = value;
       }
     }
   }
