@@ -79,7 +79,7 @@ def track(
     By a segmentation, or masks::
 
         OUTPUT/history.json   everything
-        OUTPUT/lesions.csv    a row for each lesion and time point
+        OUTPUT/lesions.csv    a row for each lesion and time point; structures.csv of the other labels
         OUTPUT/report-N.dcm   of each DICOM series, the earliest first: a Structured Report whose tracking UIDs stay
         OUTPUT/report.html    pictures, lesions and their trajectories; report.pdf is the same on paper
 
