@@ -96,7 +96,7 @@ def test_labels_by_experts(folder):
         commands = commands.replace(theirs, ours)
     out = shell("export MEDRAY_KEY_FILE=medray.key\n" + commands, folder, timeout=280)
     assert "agreement.html" in {file.name for file in (folder / "agreement").iterdir()}
-    assert re.search(r"made\s+9", out)
+    assert re.search(r"made\s+6", out)
 
 
 def test_the_gate_asks_what_it_asks_by_default():

@@ -74,7 +74,7 @@ def test_a_scan_that_cuts_a_structure_off_tells_no_atrophy(people):
     cut, cut_mask = (Volume(volume.voxels[..., kept].copy(), two.affine, two.meta) for volume in (two, two_mask))
     points = [TimePoint("one", 0.0, one, mask=one_mask), TimePoint("two", 365.0, cut, mask=cut_mask)]
     [tissue] = history_of(points, NAMES).structures
-    assert (tissue.amounts[0] is not None, tissue.amounts[1], tissue.changes) == (True, None, (None,))
+    assert (tissue.cut_off, tissue.changes, tissue.trend) == ((1,), (None,), None)
 
 
 def test_the_scale_may_be_left_in(people):

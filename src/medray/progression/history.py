@@ -96,14 +96,16 @@ class StructureHistory:
 
     Attributes:
         label: Its name in the masks.
-        amounts: Its volume at each time point, as scanned; None where the scan doesn't show all of what another one does.
-        changes: From each time point to the next, as the earlier scanner would have seen both; None where one isn't known.
+        amounts: Its volume at each time point, as scanned.
+        cut_off: Time points whose scan doesn't show all of what another one does.
+        changes: From each time point to the next, as the earlier scanner would have seen both; None where either is cut off.
         scales: By what factor the later scan of each step shows everything larger, which is taken out; 1 where it isn't.
         trend: Over all of them, from three on.
     """
 
     label: str
-    amounts: tuple[Amount | None, ...]
+    amounts: tuple[Amount, ...]
+    cut_off: tuple[int, ...]
     changes: tuple[Change | None, ...]
     scales: tuple[float, ...]
     trend: Trend | None
@@ -219,18 +221,15 @@ def _lesion(label: str, track: Track, years: Sequence[float], repeatability: flo
 
 def _structure(points: Sequence[TimePoint], label: str, value: int, alignment: Alignment, how: Tracking) -> StructureHistory:
     found = [found_in(point.mask, at, value=value, least_mm3=0.0) for at, point in enumerate(points)]
-    missing = set(cut_off(found, alignment.carried))
-    amounts = [
-        None if at in missing else amount_of(one.lesions, repeatability=how.repeatability) for at, one in enumerate(found)
-    ]
+    missing = tuple(cut_off(found, alignment.carried))
+    amounts = [amount_of(one.lesions, repeatability=how.repeatability) for one in found]
     years = [years_between(points[0], point) for point in points]
     scale = alignment.scale if how.scale else lambda first, second: 1.0
     steps = list(pairwise(range(len(points))))
     scales = tuple(scale(a, b) for a, b in steps)
-    between = ((amounts[a], amounts[b], years[b] - years[a]) for a, b in steps)
     changes = (
-        structure_change(before, after, factor, time) if before and after else None
-        for (before, after, time), factor in zip(between, scales, strict=True)
+        None if {a, b} & set(missing) else structure_change(amounts[a], amounts[b], factor, years[b] - years[a])
+        for (a, b), factor in zip(steps, scales, strict=True)
     )
-    scaled = [amount and amount.scaled(1 / scale(0, at)) for at, amount in enumerate(amounts)]
-    return StructureHistory(label, tuple(amounts), tuple(changes), scales, trend_of(years, scaled))
+    scaled = [None if at in missing else amount.scaled(1 / scale(0, at)) for at, amount in enumerate(amounts)]
+    return StructureHistory(label, tuple(amounts), missing, tuple(changes), scales, trend_of(years, scaled))

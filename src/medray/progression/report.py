@@ -115,7 +115,8 @@ def _row(lesion: LesionHistory) -> tuple[str, ...]:
 def _structures(history: History) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for one in history.structures:
-        volumes = " → ".join("not all of it" if amount is None else f"{amount.mm3 / 1000:.1f}" for amount in one.amounts)
+        shown = (" (cut off)" if at in one.cut_off else "" for at in range(len(one.amounts)))
+        volumes = " → ".join(f"{amount.mm3 / 1000:.1f}{said}" for amount, said in zip(one.amounts, shown, strict=True))
         changes = ", ".join(map(_percent, one.changes))
         scales = ", ".join(f"{100 * (scale - 1):+.2f} %" for scale in one.scales)
         rows.append((one.label, volumes, changes, scales))

@@ -79,9 +79,8 @@ def structured_report(history: History, points: Sequence[TimePoint], at: int, mo
         for one in history.lesions
         if one.amounts[at] is not None and (one.diameters[at] is not None or at > one.origin[0])
     ]
-    whole = ((one, one.amounts[at]) for one in history.structures)
     findings += [
-        Finding(one.label, one.label, [Measurement("volume", amount.mm3 / 1000, "ml")]) for one, amount in whole if amount
+        Finding(one.label, one.label, [Measurement("volume", one.amounts[at].mm3 / 1000, "ml")]) for one in history.structures
     ]
     response = history.responses[at]
     if response.sum_mm or response.category:

@@ -47,7 +47,7 @@ def labels(desk: Desk, guard: Guard, office: Office) -> APIRouter:
         """Give a label: ``mine``, an expert's, ``consensus``, ``adjudicated``, or the ``model``'s to start from."""
         return await room.label(project, image, whose, principal)
 
-    @routes.put("/labels/{whose}", status_code=HTTPStatus.CREATED, responses=CHANGED, openapi_extra=PUT_BODY)
+    @routes.put("/labels/{whose:path}", status_code=HTTPStatus.CREATED, responses=CHANGED, openapi_extra=PUT_BODY)
     async def hand_in(
         project: str,
         image: str,
