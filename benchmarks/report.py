@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 __all__ = ["RESULTS", "bars", "save", "stamp"]
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("medray", "monai", "torch", "ray", "numpy", "scipy", "nibabel", "isal")
+PACKAGES = ("medray", "monai", "torch", "ray", "numpy", "scipy", "nibabel", "isal", "SimpleITK")
 
 
 def save(name: str, result: dict[str, Any]) -> None:

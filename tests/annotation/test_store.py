@@ -111,6 +111,8 @@ def test_a_moved_cohort_keeps_its_labels(root, tmp_path):
         assert [key[0] for key in LabelStore(moved).current()] == [row.series]
     back = locate(Path(shutil.move(moved.path, root.path)))
     assert LabelStore(back).current()
+    (tmp_path / "alias").symlink_to(back.path)
+    assert LabelStore(locate(tmp_path / "alias")).current(), "by another path it is the same cohort"
     with pytest.raises(NotFoundError):
         LabelStore(locate(tmp_path / "nothing"))
 

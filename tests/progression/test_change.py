@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from medray.imaging.volume import Volume
-from medray.progression.change import Amount, amount_of, change_between, fate_of, structure_change
+from medray.progression.change import VAGUE, Amount, amount_of, change_between, fate_of, structure_change
 from medray.progression.diameters import diameters_of, slice_axis
 from medray.progression.lesions import Track, found_in
 from medray.progression.response import response_of
@@ -46,16 +46,16 @@ def test_repeatability_widens_it():
 @given(SEEDS)
 def test_there_and_back_are_inverse(seed):
     rng = np.random.default_rng(seed)
-    one, other = (Amount(*rng.uniform(1, 1000, 2)) for _ in range(2))
+    one, other = (Amount(mm3, mm3 * rng.uniform(0, 0.7)) for mm3 in rng.uniform(1, 1000, 2).tolist())
     years = float(rng.uniform(0.1, 5))
     there, back = change_between(one, other, years), change_between(other, one, -years)
     assert there.mm3 == pytest.approx(-back.mm3)
     assert there.percent is not None
     assert back.percent is not None
-    assert there.interval_percent is not None
+    assert (there.interval_percent is None) == (max(one.relative, other.relative) > VAGUE)
     assert (1 + there.percent / 100) * (1 + back.percent / 100) == pytest.approx(1)
     assert there.rate_per_year == pytest.approx(back.rate_per_year)
-    low, high = there.interval_percent
+    low, high = there.interval_percent or (there.percent, there.percent)
     assert low <= there.percent <= high
 
 
@@ -81,6 +81,14 @@ def test_rates_have_intervals_and_doubling_where_it_is_sure():
     assert halved.interval_doubling == pytest.approx([-days for days in reversed(sure.interval_doubling or ())])
     backwards = change_between(Amount(100, 2), Amount(200, 4), -1.0).interval_rate or (0, 0)
     assert backwards[0] < backwards[1]
+
+
+def test_of_what_is_too_unsure_only_the_difference_has_an_interval():
+    change = change_between(Amount(19, 218), Amount(5000, 100), 1.0)
+    assert change.interval_mm3[0] > 0
+    assert (change.interval_percent, change.interval_rate, change.interval_doubling) == (None, None, None)
+    assert change.percent == pytest.approx(100 * (5000 / 19 - 1))
+    assert change.doubling_days == pytest.approx(365.25 * math.log(2) / math.log(5000 / 19))
 
 
 def test_fates():
@@ -139,6 +147,10 @@ def test_a_new_lesion_that_may_be_none_is_no_progression():
     found = response_of([stable, replace(new, lesions=((), doubtful))])[1]
     assert (found.category, found.new_lesions) == ("SD", 0)
     assert found.deviation_mm > 0
+    [later] = tracks_of((0, 12, 12))
+    late = replace(later, lesions=((), doubtful, later.lesions[2]))
+    categories = [(one.category, one.new_lesions) for one in response_of([*tracks_of((20, 20, 20)), late])[1:]]
+    assert categories == [("SD", 0), ("PD", 1)], "it is new when it is sure"
 
 
 def test_a_single_voxel_and_a_line_have_diameters():

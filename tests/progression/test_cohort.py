@@ -133,6 +133,17 @@ def test_a_sequence_that_each_study_has_goes_before_a_larger_one(cohort):
     assert [one.series for one in series_of(rows[:3])] == ["fine", "turned"], "the second study has no flat one"
 
 
+def test_of_one_spacing_the_larger_series_is_taken_each_time(cohort):
+    row = cohort.rows[0]
+    shapes = {"liver": (512, 512, 60), "whole": (512, 512, 200)}
+    rows = [
+        replace(row, series=f"{at}-{name}", time_point=at, modality="CT", spacing_mm=(0.75, 0.75, 3.0), shape=shape)
+        for at in range(2)
+        for name, shape in shapes.items()
+    ]
+    assert [one.series for one in series_of(rows)] == ["0-whole", "1-whole"]
+
+
 def _dated(*found, ordered=True):
     return Patient("a", (), found, ordered, "")
 

@@ -15,7 +15,7 @@ from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.formats.nifti import write_nifti
 from medray.imaging.volume import Volume
 from medray.progression.history import History, Tracking, history_of
-from medray.progression.visit import TimePoint
+from medray.progression.visit import TimePoint, Visit, require_one_patient
 from tests.progression.people import NAMES, motion, person, scanned
 
 MOVED = motion((10, -5, 8), (12, -8, 5))
@@ -105,6 +105,11 @@ def test_scans_of_two_patients_are_refused(files, tmp_path):
     assert "ALICE" not in str(refused.value)
     found = medray.track("", scans, tmp_path / "out", labels=NAMES, one_patient=True)
     assert found.years[-1] == pytest.approx(366 / 365.25)
+    image = read_nifti((files / "first.nii.gz").read_bytes())
+    numbered = [Visit("a", 0.0, image, patient=name) for name in ("HOSP\x0042", "42", "", "HOSP\x0042")]
+    require_one_patient(numbered)  # archives strip issuers
+    with pytest.raises(InputError, match="several patients"):
+        require_one_patient([*numbered[:1], Visit("b", 1.0, image, patient="OTHER\x0042")])
 
 
 def test_what_is_written(history):

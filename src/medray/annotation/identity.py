@@ -27,10 +27,11 @@ def cohort_key(root: Location) -> str:
     """
     place = str(Path(root.path).resolve()) if root.is_local else root.path
     kept = _kept(root)
-    if kept.get("place") == place:
+    there = Location(root.filesystem, kept.get("place", ""))
+    if kept.get("place") == place or (kept and _same_file(root, there)):
         return kept["key"]
     key = kept.get("key", "")
-    if not key or _kept(Location(root.filesystem, kept.get("place", ""))).get("key") == key:
+    if not key or _kept(there).get("key") == key:
         key = hashlib.sha256(f"{place}\n{open_cohort(root).index.id}".encode()).hexdigest()[:32]
     with suppress(StorageError):  # of a cohort that may only be read there are no labels yet
         root.join(KEY_FILE).write(json.dumps({"key": key, "place": place}).encode())
@@ -38,9 +39,20 @@ def cohort_key(root: Location) -> str:
 
 
 def _kept(root: Location) -> dict[str, str]:
-    """Return what a folder says of the cohort in it; nothing where it doesn't."""
+    """Return what a folder says of the cohort in it; nothing where it doesn't, or can't be asked."""
     try:
         said = json.loads(root.join(KEY_FILE).read())
-    except (NotFoundError, ValueError):
+        return {"key": str(said["key"]), "place": str(said["place"])}
+    except (NotFoundError, StorageError, ValueError, KeyError, TypeError):
         return {}
-    return {name: str(said[name]) for name in ("key", "place") if name in said}
+
+
+def _same_file(root: Location, other: Location) -> bool:
+    """Tell whether two paths of a disk lead to one folder: by another mount, which may call its device otherwise."""
+    if not root.is_local:
+        return False
+    try:
+        one, two = (Path(place.join(KEY_FILE).path).stat() for place in (root, other))
+    except OSError:
+        return False
+    return (one.st_ino, one.st_mtime_ns) == (two.st_ino, two.st_mtime_ns)

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["in_order", "tells_order"]
+__all__ = ["in_order", "order_told"]
 
 FIRST = re.compile(r"(?<![a-z])(baseline|base|bl|initial|screening|scr|pre|preop|preoperative)(?![a-z])", re.IGNORECASE)
 """Words for what comes before all else."""
-DATE_DIGITS = 8
-"""From so many on, digits are a date and not a count."""
+DATE = re.compile(r"\d{8,}")
+"""From so many digits on, they are a date and not a count."""
+Order = tuple[int, str, tuple[tuple[int, int, str], ...]]
 
 
-def in_order(when: str) -> tuple[bool, tuple[tuple[int, int, str], ...]]:
-    """Return what sorts studies: names for a baseline first, numbers by what they count, dates by their digits."""
-    pieces = re.split(r"(\d+)", when.lower())
-    return not FIRST.search(when), tuple(_piece(piece) for piece in pieces if piece)
+def in_order(when: str) -> Order:
+    """Return what sorts studies: names for a baseline first, then dates, then names whose numbers are compared as such."""
+    date = DATE.search(when)
+    pieces = tuple(_piece(piece) for piece in re.split(r"(\d+)", when.lower()) if piece)
+    if date:
+        return 1, date.group(), pieces
+    return (0 if FIRST.search(when) else 2), "", pieces
 
 
-def tells_order(when: str) -> bool:
-    """Say whether a name says when something was among others: by a number, or as their baseline."""
-    return bool(re.search(r"\d", when) or FIRST.search(when))
+def order_told(names: Sequence[str]) -> bool:
+    """Say whether names tell in which order they were given: one is the baseline's, or none, and the rest only count."""
+    others = [name for name in names if not FIRST.search(name)]
+    return len(names) - len(others) <= 1 and len({re.sub(r"\d+", "0", name.lower()) for name in others}) <= 1
 
 
 def _piece(piece: str) -> tuple[int, int, str]:
-    """Return digits so that they are compared as numbers, or as a date; letters come after."""
-    if not piece.isdecimal():
-        return 2, 0, piece
-    return (1, 0, piece) if len(piece) >= DATE_DIGITS else (0, int(piece), "")
+    return (0, int(piece), "") if piece.isdecimal() else (1, 0, piece)

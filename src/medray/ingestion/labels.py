@@ -155,7 +155,8 @@ class _Import:
         if self._project is not None:
             mask = renamed(mask, found.names, self._project.values)
         held = self._store.heads(**asdict(label))
-        if held and np.array_equal(self._store.mask(held[0]).voxels, mask.voxels):
+        stands = held and held[0].status in {"submitted", "approved", "rejected"}
+        if stands and np.array_equal(self._store.mask(held[0]).voxels, mask.voxels):
             return  # an earlier run has taken it in, and whatever a reviewer said of it since stands
         self._require_theirs(row.series, annotator)
         if self._project is None:

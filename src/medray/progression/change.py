@@ -16,6 +16,7 @@ from medray.progression.lesions import Lesion, Track
 
 __all__ = [
     "SURE",
+    "VAGUE",
     "Amount",
     "Change",
     "Fate",
@@ -36,6 +37,8 @@ ROUNDING = 1.12 / math.sqrt(12)
 neighbours have in common: 1.12 on ellipsoids of 3 to 7 mm that lie anyhow on grids of 0.9 to 1.4 mm."""
 SURE = 1.96
 """Standard deviations of a 95 % interval."""
+VAGUE = 0.5
+"""Deviation as a share of a volume up to which that of its logarithm is the same."""
 SCALE_DEVIATION = 0.003
 """Of the scale between two scans, as the affine says it: 0.0029 over the 20 people of ``benchmarks/track.py``."""
 
@@ -70,7 +73,7 @@ class Change:
         mm3: Of the volume, later less earlier.
         interval_mm3: Its 95 % interval.
         percent: Of the earlier volume; None where there was none.
-        interval_percent: Its 95 % interval.
+        interval_percent: Its 95 % interval; None, as that of the rate, where a volume is too unsure to say.
         rate_per_year: Of growth, the logarithm's: 0.7 doubles in a year. None where a volume is nought or no time has passed.
         interval_rate: Its 95 % interval.
         doubling_days: Time in which the volume doubles at that rate; negative where it halves; None where it stays.
@@ -105,27 +108,36 @@ def amount_of(lesions: Sequence[Lesion], *, repeatability: float = 0.0) -> Amoun
 
 
 def change_between(earlier: Amount, later: Amount, years: float) -> Change:
-    """Compare two volumes; the percentage's interval is that of a ratio of independent values (first order, logarithms)."""
+    """Compare two volumes; the percentage's interval is that of a ratio of independent values (first order, logarithms).
+
+    Where a volume is so unsure that this no longer holds, beyond `VAGUE`, only the difference has an interval.
+    """
     deviation = math.hypot(earlier.deviation_mm3, later.deviation_mm3)
     difference = later.mm3 - earlier.mm3
     interval = (difference - SURE * deviation, difference + SURE * deviation)
     if not earlier.mm3:
         return Change(difference, interval, None, None, None, None, None, None)
-    ratio, half = later.mm3 / earlier.mm3, SURE * math.hypot(earlier.relative, later.relative)
+    ratio = later.mm3 / earlier.mm3
+    percent, rate = 100 * (ratio - 1), math.log(ratio) / years if ratio and years else None
+    if max(earlier.relative, later.relative) > VAGUE:
+        return Change(difference, interval, percent, None, rate, None, _doubling(rate), None)
+    half = SURE * math.hypot(earlier.relative, later.relative)
     bounds = (100 * (ratio / math.exp(half) - 1), 100 * (ratio * math.exp(half) - 1))
-    if not ratio or not years:
-        return Change(difference, interval, 100 * (ratio - 1), bounds, None, None, None, None)
-    rate, apart = math.log(ratio) / years, abs(half / years)
-    rates = (rate - apart, rate + apart)
-    return Change(difference, interval, 100 * (ratio - 1), bounds, rate, rates, *doubling_of(rate, rates))
+    if rate is None:
+        return Change(difference, interval, percent, bounds, None, None, None, None)
+    rates = (rate - abs(half / years), rate + abs(half / years))
+    return Change(difference, interval, percent, bounds, rate, rates, *doubling_of(rate, rates))
 
 
 def doubling_of(rate: float, interval: Interval) -> tuple[float | None, Interval | None]:
     """Return the days in which a volume doubles at a rate a year, and their interval; see `Change`."""
-    days = 365.25 * math.log(2) / rate if rate else None
-    low, high = interval
-    sure = low > 0 or high < 0
-    return days, (365.25 * math.log(2) / high, 365.25 * math.log(2) / low) if sure else None
+    low, high = map(_doubling, interval)
+    sure = interval[0] > 0 or interval[1] < 0
+    return _doubling(rate), (high, low) if sure and low and high else None
+
+
+def _doubling(rate: float | None) -> float | None:
+    return 365.25 * math.log(2) / rate if rate else None
 
 
 def fate_of(track: Track, earlier: int, later: int, *, repeatability: float = 0.0) -> Fate:

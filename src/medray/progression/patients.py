@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from medray.cohort.addition import naming_of
 from medray.cohort.cohort import Cohort
 from medray.cohort.manifest import SeriesRow
-from medray.cohort.order import tells_order
+from medray.cohort.order import order_told
 from medray.errors import ImageError
 from medray.privacy.pseudonym import Naming
 from medray.progression.when import day_of_text, series_of
@@ -83,12 +83,10 @@ def _patient(subject: str, rows: Sequence[SeriesRow], names: Naming, facts: Sequ
     """Make a patient; of several studies of one day the last stands for it."""
     said = [names.unseal(row.when) for row in rows]
     days = list(map(day_of_text, said))
-    last = [day is None or day not in days[at + 1 :] for at, day in enumerate(days)]
-    kept = tuple(row for row, is_last in zip(rows, last, strict=True) if is_last)
-    ordered = sum(map(tells_order, said)) >= len(said) - 1
-    return Patient(
-        subject, kept, tuple(day for day, is_last in zip(days, last, strict=True) if is_last), ordered, _stamp(facts, kept)
-    )
+    of_day = {day: row for day, row in zip(days, rows, strict=True) if day is not None}
+    if all(day is not None for day in days):
+        days, rows = [*sorted(of_day)], [of_day[day] for day in sorted(of_day)]
+    return Patient(subject, tuple(rows), tuple(days), order_told(said), _stamp(facts, rows))
 
 
 def _stamp(facts: Sequence[str], rows: Sequence[SeriesRow]) -> str:

@@ -99,9 +99,9 @@ def _response(history: History) -> str:
 def _row(lesion: LesionHistory) -> tuple[str, ...]:
     change = lesion.changes[-1]
     percent = doubling = ""
-    if change and change.percent is not None and change.interval_percent is not None:
+    if change and change.percent is not None:
         percent = f"{change.percent:+.0f} %"
-        if change.percent > -100:
+        if change.percent > -100 and change.interval_percent:
             percent += " ({:+.0f} to {:+.0f})".format(*change.interval_percent)
     if change and change.doubling_days is not None and lesion.fates[-1] in {"grown", "shrunk"}:
         doubling = f"{change.doubling_days:.0f} days"

@@ -60,7 +60,7 @@ def response_of(tracks: Sequence[Track]) -> list[Response]:
     ]
     responses = []
     for at in range(count):
-        new = sum(_is_new(track, at) and not any(track.lesions[:at]) for track in tracks) if at else 0
+        new = sum(_is_new(track, at) and not any(_is_new(track, one) for one in range(1, at)) for track in tracks) if at else 0
         responses.append(Response(sums[at], deviations[at], _category(tracks, targets, sums[: at + 1]), new))
     return responses
 

@@ -27,7 +27,7 @@ class Visit:
         day: When, counted from any day.
         image: Of one channel.
         series: What it is in DICOM; None where it isn't.
-        patient: Whose it is; empty where it doesn't say.
+        patient: Whose it is, as `medray.formats.dicom_header.DicomHeader` has it; empty where it doesn't say.
     """
 
     name: str
@@ -64,7 +64,9 @@ def require_one_patient(visits: Sequence[Visit]) -> None:
     Raises:
         InputError: If it does.
     """
-    if len({visit.patient for visit in visits if visit.patient}) > 1:
+    named = [visit.patient.rpartition("\0") for visit in visits if visit.patient]
+    issuers, numbers = {issuer for issuer, _, _ in named}, {number for _, _, number in named}
+    if len(numbers) > 1 or (len(issuers) > 1 and "" not in issuers):  # archives add issuers, and strip them
         raise InputError(
             "the scans say that they are of several patients: give scans of one, or say one_patient where two hospitals number "
             "the same person differently"

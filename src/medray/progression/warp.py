@@ -19,6 +19,8 @@ __all__ = ["Warp", "warps_of"]
 
 LEVELS = ((8.0, 40), (4.0, 40), (2.0, 15))
 """Spacings in mm of the images that are compared, and steps on each."""
+MOST_VOXELS = 16_000_000
+"""Of all images together: a step on as many takes some ten seconds of a core."""
 WINDOW = 9
 """Voxels along each side of what is correlated: as far as scanners' contrast and bias count as constant."""
 STEP = 0.5
@@ -80,8 +82,10 @@ def warps_of(images: Sequence[sitk.Image], transforms: Sequence[sitk.Transform],
         shape: Of that grid.
     """
     warps = [Warp(np.zeros((3, 1, 1, 1), np.float32), affine) for _ in images]
+    mm3 = float(np.prod(np.array(shape) * np.diag(affine)[:3]))
+    finest = (len(images) * mm3 / MOST_VOXELS) ** (1 / 3)
     for spacing_mm, steps in LEVELS:
-        grid = _coarse(affine, shape, spacing_mm)
+        grid = _coarse(affine, shape, max(spacing_mm, finest))
         placed = np.diag([*grid.GetSpacing(), 1.0])
         placed[:3, 3] = grid.GetOrigin()
         seen = [_shown(image, grid, way) for image, way in zip(images, transforms, strict=True)]

@@ -36,11 +36,16 @@ def series_of(rows: Sequence[SeriesRow]) -> tuple[SeriesRow, ...]:
         kinds[row.modality][row.time_point].append(row)
     studies = max(sorted(kinds.items()), key=lambda kind: len(kind[1]))[1]
     choices: list[list[SeriesRow]] = [
-        [min(studies[at], key=lambda row: (_unlike(one, row), row.series)) for at in sorted(studies)]
+        [min(studies[at], key=lambda row: _apart(one, row)) for at in sorted(studies)]
         for study in studies.values()
         for one in study
     ]
     return tuple(min(choices, key=_worth))
+
+
+def _apart(one: SeriesRow, other: SeriesRow) -> tuple[float, int, str]:
+    """Sort series by how much their voxels differ from one's, then by how much their number does."""
+    return _unlike(one, other), abs(math.prod(one.shape) - math.prod(other.shape)), other.series
 
 
 def _worth(chosen: Iterable[SeriesRow]) -> tuple[float, int, str]:

@@ -1,5 +1,5 @@
 // Annotation: one's cases of a project; paint, or say what is seen; hand it in; then see what others drew, and review.
-import { beginPlaces, endPlaces, placed, showOthers } from "/pages/places.js";
+import { beginPlaces, colourOf, endPlaces, placed, replaceOwn, showOthers, shownOf } from "/pages/places.js";
 import { $, Refused, ask, attempt, element, say, state, walkable } from "/pages/shared.js";
 import { colourTable, hollow, loaded, nv, open, swatch } from "/pages/viewer.js";
 
@@ -109,7 +109,9 @@ async function startFrom(whose) {
   if (work.unsaved && !confirm("Replace what you made?")) return;
   const turn = state.turn, reply = await label(whose, turn);
   if (!reply) throw new Refused("that label is no longer to be seen: open the case again");
-  if (places()) beginPlaces(work.project, await reply.json(), changed);
+  const items = places() ? await reply.json() : null;
+  if (turn !== state.turn) return;
+  if (items) replaceOwn(items);
   else await draw(reply, turn);
   if (turn === state.turn) changed();
 }
@@ -184,9 +186,11 @@ async function showCase() {
 
 function otherRow(other, index, given) {
   const row = element("tr"), show = element("label"), act = element("td");
-  const box = element("input", "", { type: "checkbox", disabled: work.project.kind === "findings" });
+  const items = shownOf(other.whose), checked = Boolean(items) || work.outlines.get(other.whose)?.opacity > 0;
+  if (items) showOthers(other.whose, items, index); // its row may be another one now
+  const box = element("input", "", { type: "checkbox", disabled: work.project.kind === "findings", checked });
   box.addEventListener("change", () => attempt(() => outline(other.whose, index + 1, box.checked)));
-  show.append(box, " ", swatch(index + 1), other.whose);
+  show.append(box, " ", swatch(places() ? colourOf(index) : index + 1), other.whose);
   const first = element("td");
   first.append(show);
   if (reviews() && other.status === "submitted" && !["consensus", "adjudicated"].includes(other.whose)) {
@@ -206,7 +210,7 @@ function otherRow(other, index, given) {
 }
 
 async function outline(whose, index, on) {
-  if (places()) return showOthers(whose, on ? await (await label(whose)).json() : null);
+  if (places()) return outlinePlaces(whose, index - 1, on);
   const there = work.outlines.get(whose), turn = state.turn;
   if (there) nv.setOpacity(nv.volumes.indexOf(there), on ? 1 : 0); // one that is removed stays to be seen in 3-D
   if (there || !on) return;
@@ -219,6 +223,13 @@ async function outline(whose, index, on) {
   const names = Object.entries(work.project.values).map(([name, value]) => [`${name} (${whose})`, value]);
   volume.setColormapLabel(colourTable(names, new Set(), index));
   nv.updateGLVolume();
+}
+
+async function outlinePlaces(whose, index, on) {
+  const turn = state.turn, reply = on ? await label(whose) : null;
+  if (on && !reply) throw new Refused("that label is no longer to be seen: open the case again");
+  const items = reply && await reply.json();
+  if (turn === state.turn) showOthers(whose, items, index);
 }
 
 async function showFindings(turn) {
@@ -246,7 +257,7 @@ async function content() {
 async function handIn(status) {
   const seconds = work.seconds + (work.since ? (performance.now() - work.since) / 1000 : 0);
   const facts = new URLSearchParams({ status, seconds: seconds.toFixed(1), start: work.start, edits: work.edits, tool: "reading room" });
-  const place = `${work.path}/labels/${work.whose}`, { edits } = work, sent = await content();
+  const place = `${work.path}/labels/${work.whose}`, { edits } = work, { turn } = state, sent = await content();
   const put = () => ask(`${place}?${facts}`, { method: "PUT", headers: precondition(), ...sent });
   let reply;
   try {
@@ -256,6 +267,7 @@ async function handIn(status) {
     work.etag = (await ask(place, { accept: LABEL[work.project.kind] })).headers.get("ETag");
     reply = await put();
   }
+  if (turn !== state.turn) return listCases(); // another case is open by now
   const since = work.edits - edits; // strokes while it was on its way
   Object.assign(work, { etag: reply.headers.get("ETag"), seconds: 0, edits: since, since: performance.now(), unsaved: since > 0 });
   await listCases();

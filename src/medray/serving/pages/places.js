@@ -37,12 +37,12 @@ function paint(item, value) {
   const from = first.map((at, axis) => Math.max(0, Math.round(Math.min(at, last[axis]))));
   const to = first.map((at, axis) => Math.min(dims[axis] - 1, Math.round(Math.max(at, last[axis]))));
   const hollow = from.map((at, axis) => to[axis] - at > 1), solid = item.voxel || !hollow.includes(true); // what is under it stays to be seen
+  const isFace = (at, axis) => hollow[axis] && (at === from[axis] || at === to[axis]);
   for (let k = from[2]; k <= to[2]; k += 1) {
     for (let j = from[1]; j <= to[1]; j += 1) {
-      for (let i = from[0]; i <= to[0]; i += 1) {
-        const outer = [i, j, k].some((at, axis) => hollow[axis] && (at === from[axis] || at === to[axis]));
-        if (solid || outer) nv.drawBitmap[i + dims[0] * (j + dims[1] * k)] = value;
-      }
+      const row = dims[0] * (j + dims[1] * k);
+      if (solid || isFace(j, 1) || isFace(k, 2)) nv.drawBitmap.fill(value, row + from[0], row + to[0] + 1);
+      else if (hollow[0]) for (const i of [from[0], to[0]]) nv.drawBitmap[row + i] = value;
     }
   }
 }
@@ -50,12 +50,16 @@ function paint(item, value) {
 function redraw() {
   if (!nv.drawBitmap) nv.createEmptyDrawing();
   nv.drawBitmap.fill(0);
-  [...here.others.values()].forEach((items, index) => items.forEach((item) => paint(item, here.names.length + index + 1)));
+  const others = [...here.others.values()], rows = Math.max(0, ...others.map(({ index }) => index + 1));
+  others.forEach(({ items, index }) => items.forEach((item) => paint(item, colourOf(index) + 1)));
   here.own.forEach((item) => paint(item, here.names.indexOf(item.label) + 1));
-  const known = [...here.names, ...here.others.keys()];
+  const known = [...here.names, ...Array.from({ length: rows }, (_, index) => `other ${index + 1}`)];
   nv.setDrawColormap(colourTable(known.map((name, index) => [name, index + 1])));
   nv.refreshDrawing(true);
 }
+
+// Returns the number of the colour of somebody else's, by the number of their row.
+export const colourOf = (index) => here.names.length + index;
 
 // --- the list
 
@@ -102,12 +106,21 @@ export function beginPlaces(project, own, changed) {
 
 export const placed = () => here.own;
 
-// Shows somebody else's, or hides them where there are none.
-export function showOthers(whose, items) {
-  if (items) here.others.set(whose, items);
+// Begins anew with what somebody else said.
+export function replaceOwn(items) {
+  Object.assign(here, { own: [...items], corner: null });
+  list();
+  redraw();
+}
+
+// Shows somebody else's in the colour of their row, or hides them where there are none.
+export function showOthers(whose, items, index) {
+  if (items) here.others.set(whose, { items, index });
   else here.others.delete(whose);
   redraw();
 }
+
+export const shownOf = (whose) => here.others.get(whose)?.items;
 
 export function endPlaces() {
   Object.assign(here, { kind: "", own: [], corner: null, others: new Map() });
