@@ -72,6 +72,7 @@ def test_it_widens_intervals_of_volumes_and_changes():
     assert low < narrow[0] < narrow[1] < high
 
 
+@pytest.mark.slow
 def test_a_history_is_as_sure_as_the_network_was():
     """Only the label that a network was asked about; others stand as drawn masks do."""
     points = []

@@ -68,6 +68,7 @@ def test_structures_stay_and_dates_order(history):
     assert abs(tissue.changes[0].percent) < 0.8
 
 
+@pytest.mark.slow
 def test_a_scan_that_cuts_a_structure_off_tells_no_atrophy(people):
     (one, one_mask), (two, two_mask) = scanned(people[0], 1), scanned(people[1], 2, MOVED)
     kept = slice(0, int(0.75 * two.shape[2]))
@@ -77,6 +78,7 @@ def test_a_scan_that_cuts_a_structure_off_tells_no_atrophy(people):
     assert (tissue.cut_off, tissue.changes, tissue.trend) == ((1,), (None,), None)
 
 
+@pytest.mark.slow
 def test_the_scale_may_be_left_in(people):
     (one, one_mask), (two, two_mask) = scanned(people[0], 1), scanned(people[1], 2)
     points = [TimePoint("one", 0.0, one, mask=one_mask), TimePoint("two", 365.0, two, mask=two_mask)]
@@ -89,6 +91,7 @@ def test_the_scale_may_be_left_in(people):
     assert (1 + taken.changes[0].percent / 100) * taken.scales[0] == pytest.approx(1 + left.changes[0].percent / 100, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_scans_of_two_patients_are_refused(files, tmp_path):
     from medray.formats.nifti import read_nifti
 
@@ -128,6 +131,7 @@ def test_what_is_written(history):
     assert (output / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_structured_reports_call_a_lesion_the_same(files, people, tmp_path):
     """As DICOM: each study has its report, and the tracking UIDs are one for a lesion over all of them."""
     from medray.formats.nifti import read_nifti

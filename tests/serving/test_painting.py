@@ -278,6 +278,7 @@ def click(driver, x, y):
     return place(driver)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 3, 7])
 def test_points_are_kept_where_they_were_put(room, root, number):
     driver, client = room
@@ -341,6 +342,7 @@ def volume_of(root, image):
     return cohort.volume(next(row for row in cohort.rows if row.series == image))
 
 
+@pytest.mark.slow
 def test_a_reviewer_decides_from_what_the_experts_say(room, root):
     driver, client = room
     volume, image = None, open_cohort(root).rows[0].series

@@ -33,6 +33,7 @@ def synthetic(made, tmp_path_factory):
     return medray.synthesise("maker", prepared, place / "synthetic", count=6, seed=1, gate=WIDE, registry=registry)
 
 
+@pytest.mark.slow
 def test_a_generator_is_scored_and_shown_each_epoch(made):
     place, _, _, run = made
     assert set(run.record["scores"]) == {"ball", "core"}
@@ -105,6 +106,7 @@ def test_what_the_gate_refuses_is_not_trained_on(made, phantom_cohort, tmp_path)
         medray.plan(refused.cohort)
 
 
+@pytest.mark.slow
 def test_synthetic_cases_show_nothing_of_held_out_people(synthetic, phantom_cohort, tmp_path):
     recipe = medray.plan(phantom_cohort, changes=SMALL_PLAN | {"val": 0.45, "test": 0.45})
     with pytest.raises(InputError, match="subjects that this plan validates or tests on"):
