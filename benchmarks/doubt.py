@@ -15,8 +15,6 @@ import os
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
 
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from report import RESULTS, save
+from report import RESULTS, in_folder, save
 
 from medray.cohort.cohort import Cohort
 from medray.engine import join_ray
@@ -46,11 +44,7 @@ COLOURS = {"drawn": "#a9b6c2", "doubted": "#3b82c4"}
 
 def main() -> None:
     """Train, measure, save."""
-    if len(sys.argv) > 1:
-        measure(Path(sys.argv[1]))
-        return
-    with tempfile.TemporaryDirectory() as place:
-        measure(Path(place))
+    in_folder(measure)
 
 
 def measure(folder: Path) -> None:

@@ -20,8 +20,6 @@ os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
 
 import json
 import math
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from report import RESULTS, save
+from report import RESULTS, in_folder, save
 
 import medray
 from medray.cohort.cohort import Cohort
@@ -52,11 +50,7 @@ COLOURS = {"change": "#3b82c4", "alone": "#a9b6c2"}
 
 def main() -> None:
     """Train both, measure, save."""
-    if len(sys.argv) > 1:
-        measure(Path(sys.argv[1]))
-        return
-    with tempfile.TemporaryDirectory() as place:
-        measure(Path(place))
+    in_folder(measure)
 
 
 def measure(folder: Path) -> None:

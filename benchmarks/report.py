@@ -6,13 +6,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-__all__ = ["RESULTS", "bars", "save", "stamp"]
+__all__ = ["RESULTS", "bars", "in_folder", "save", "stamp"]
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("medray", "monai", "torch", "ray", "numpy", "scipy", "nibabel", "isal", "SimpleITK")
@@ -24,6 +27,15 @@ def save(name: str, result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=1))
+
+
+def in_folder(measure: Callable[[Path], None]) -> None:
+    """Measure in the folder that the command line names, where what was made is kept, or in one that is deleted after."""
+    if len(sys.argv) > 1:
+        measure(Path(sys.argv[1]))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        measure(Path(place))
 
 
 def stamp() -> dict[str, Any]:

@@ -24,13 +24,14 @@ from medray.database import open_database, reading, told_plainly
 from medray.errors import ConfigError, ConflictError, InputError, NotFoundError
 from medray.storage.location import Location
 
-__all__ = ["PRESENCE", "Assignment", "Method", "Project", "Projects"]
+__all__ = ["MINE", "PRESENCE", "RESERVED", "Assignment", "Method", "Project", "Projects"]
 
 Method = Literal["staple", "majority"]
 PRESENCE = ("absent", "present")
 """The choices of a finding that names none."""
 
-RESERVED = frozenset({"mine", "model", CONSENSUS, ADJUDICATED})
+MINE = "mine"
+RESERVED = frozenset({MINE, "model", CONSENSUS, ADJUDICATED})
 """What a case's labels are asked for by, beside experts' names."""
 
 _tables = sa.MetaData()

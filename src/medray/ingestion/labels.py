@@ -136,6 +136,7 @@ class _Import:
         self._source = source
         self._project = project
         self._store = LabelStore(cohort.root)
+        self._projects = Projects(cohort.root)
 
     def take(self, found: _Found, annotator: str, tag: str) -> None:
         data = self._source.join(found.path).read()
@@ -172,7 +173,7 @@ class _Import:
         """
         if self._project is None:
             return
-        assigned = Projects(self._cohort.root).assigned(self._project.name, series=series)
+        assigned = self._projects.assigned(self._project.name, series=series)
         if annotator not in {one.annotator for one in assigned}:
             raise LabelError("not-assigned", f"the case isn't {annotator}'s: assign it with medray annotate assign")
 

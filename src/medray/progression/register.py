@@ -27,7 +27,6 @@ __all__ = [
     "itk_image",
     "itk_transform",
     "loosened",
-    "metric_of",
     "register",
 ]
 
@@ -111,7 +110,7 @@ def _starts(fixed: sitk.Image, moving: sitk.Image) -> list[sitk.Transform]:
     return starts
 
 
-def metric_of(image: sitk.Image) -> sitk.ImageRegistrationMethod:
+def _metric_of(image: sitk.Image) -> sitk.ImageRegistrationMethod:
     """Make a registration by mutual information (Mattes et al., IEEE TMI 22 (2003) 120-128) of what is brighter than air."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
@@ -125,7 +124,7 @@ def metric_of(image: sitk.Image) -> sitk.ImageRegistrationMethod:
 
 
 def _metric(pair: Pair, start: sitk.Transform) -> float:
-    method = metric_of(pair[0])
+    method = _metric_of(pair[0])
     method.SetInitialTransform(start)
     try:
         return float(method.MetricEvaluate(*pair))
@@ -135,7 +134,7 @@ def _metric(pair: Pair, start: sitk.Transform) -> float:
 
 def improved(pair: Pair, start: sitk.Transform, *, step_mm: float) -> tuple[sitk.Transform, float]:
     """Improve a transform in steps that are ``step_mm`` at first; return it with its metric, which falls."""
-    method = metric_of(pair[0])
+    method = _metric_of(pair[0])
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=step_mm, minStep=1e-3, numberOfIterations=200, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-8
     )

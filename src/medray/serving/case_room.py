@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from medray.annotation.agreement import disagreement
 from medray.annotation.cases import Case
 from medray.annotation.conclusion import conclude, drawn_by
-from medray.annotation.projects import Project
+from medray.annotation.projects import MINE, RESERVED, Project
 from medray.annotation.store import ADJUDICATED, CONSENSUS, PRELABEL, Label, Version
 from medray.annotation.submission import begin_with, label_of, review, submit
 from medray.cohort.manifest import SeriesRow
@@ -32,8 +32,6 @@ from medray.serving.v1 import respond
 
 __all__ = ["MOST_NUMBER", "CaseRoom", "Work", "etag_of", "json_in"]
 
-MINE = "mine"
-SHARED = {CONSENSUS: CONSENSUS, ADJUDICATED: ADJUDICATED, "model": PRELABEL}
 """What isn't an expert's, as it is asked for, and its tag."""
 
 MOST_NUMBER = 2**31 - 1
@@ -200,7 +198,7 @@ class CaseRoom:
         """Return a label, if this person may see it; who may not learns no more than who asks for one that isn't there."""
         if whose == MINE:
             found = case.of(principal.name)
-        elif whose in SHARED:
+        elif whose in RESERVED:
             found = self._shared(project, case, whose, principal)
         else:
             seen = visible(project, case, principal)
