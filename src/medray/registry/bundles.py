@@ -16,7 +16,8 @@ from medray import config
 from medray.errors import InputError, NotFoundError
 from medray.models.bundle import Bundle, files_of, read_bundle
 from medray.models.bundle_card import BundleCard
-from medray.registry.card import INTENDED_USE, ModelCard
+from medray.registry.about import INTENDED_USE, code_revision, environment
+from medray.registry.card import ModelCard
 from medray.registry.registry import REFERENCE, Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import locate
@@ -91,12 +92,16 @@ def _card(bundle: Bundle, card: BundleCard, name: str) -> ModelCard:
     return ModelCard(
         name=name,
         intended_use=str(said.get("intended_use") or INTENDED_USE),
+        licence=str(said.get("license") or said.get("copyright") or "")[:200],
+        contact=str(said.get("authors") or "")[:200],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         plan=None,
         bundle=card,
         scores={},
         subjects={},
         lineage={**facts, "monai": str(said["monai_version"])},
+        revision=code_revision(),
+        environment=environment(),
     )
 
 

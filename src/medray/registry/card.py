@@ -16,10 +16,9 @@ from medray import config
 from medray.errors import ConfigError, InputError
 from medray.models.bundle_card import BundleCard
 from medray.preprocessing.plan import Plan
+from medray.registry.about import INTENDED_USE, About, code_revision, environment
 
 __all__ = ["ModelCard", "card_from_run"]
-
-INTENDED_USE = "Research. Not a medical device: not cleared for diagnosis or treatment."
 
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -30,23 +29,35 @@ class ModelCard:
         schema_version: Of this record.
         name: The model's name.
         intended_use: What it may be used for.
+        population: Whom it was made for.
+        limitations: Where it is known to fail.
+        licence: Under which it may be used.
+        contact: Who answers for it.
         created: UTC, ISO 8601.
         plan: Inputs, preprocessing, network and labels; None for a MONAI Bundle.
         bundle: What a MONAI Bundle is for; None for what medray has trained.
         scores: Split, or name of a set from beyond the cohort, to label to score: ``{"val": {"lesion": 0.5}, "test": {…}}``.
         subjects: Split to pseudonyms, so that nobody is tested on whom it was trained on.
-        lineage: Cohort version, run folder, versions of medray, Ray and torch.
+        lineage: Cohort version, run folder, the version that training started from.
+        revision: Of the code that made it; see `code_revision`.
+        environment: Python, machine and packages that it was made with.
     """
 
     schema_version: int = 1
     name: str
     intended_use: str = INTENDED_USE
+    population: str = ""
+    limitations: str = ""
+    licence: str = ""
+    contact: str = ""
     created: str
     plan: Plan | None
     bundle: BundleCard | None = None
     scores: Mapping[str, Mapping[str, float]]
     subjects: Mapping[str, tuple[str, ...]]
     lineage: Mapping[str, str] = Field(default_factory=dict)
+    revision: str = ""
+    environment: Mapping[str, str] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.plan is None) == (self.bundle is None):
@@ -85,23 +96,33 @@ class ModelCard:
 
 
 def card_from_run(
-    run: Any, *, test: Mapping[str, float] | None = None, elsewhere: Mapping[str, Mapping[str, float]] | None = None, plan: Plan
+    run: Any,
+    *,
+    about: About | None = None,
+    test: Mapping[str, float] | None = None,
+    elsewhere: Mapping[str, Mapping[str, float]] | None = None,
+    plan: Plan,
 ) -> ModelCard:
     """Write a card for a finished run.
 
     Args:
         run: A `medray.training.run.Run`.
+        about: What a person says of the model.
         test: Scores on the test split, where they were measured.
         elsewhere: Name of a set from beyond the cohort to scores on it.
         plan: What the run trained by.
     """
     record = run.record
     scores = {"val": record["scores"]} | ({"test": dict(test)} if test else {}) | dict(elsewhere or {})
+    start = {"start": record["start"]} if record.get("start") else {}
     return ModelCard(
         name=run.name,
+        **config.dump(about or About()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         plan=plan,
         scores=scores,
         subjects={split: tuple(names) for split, names in record["subjects"].items()},
-        lineage={"cohort": record["cohort"], "run": run.folder.path, **record["versions"]},
+        lineage={"cohort": record["cohort"], "run": run.folder.path, **start},
+        revision=code_revision(),
+        environment=environment(),
     )

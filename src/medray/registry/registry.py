@@ -7,21 +7,25 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from typing import TYPE_CHECKING, Any
 
 from medray import config
-from medray.errors import ConfigError, NotFoundError
-from medray.evaluation.calibration import CALIBRATION
+from medray.audit import Event, open_trail
+from medray.errors import ConfigError, ConflictError, NotFoundError
 from medray.models.lean import without
+from medray.registry.aliases import Aliases, known
 from medray.registry.card import ModelCard
+from medray.registry.files import UNUSED, download, evaluations_of, files_of, keep_evaluation, local_folder
 from medray.registry.recall import Recall
+from medray.registry.rollout import CHALLENGER, CHAMPION, Canary, Rollout, rollout_of
+from medray.registry.served import served_until
 from medray.registry.tracking import Tracking, metric_name
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
@@ -30,18 +34,10 @@ if TYPE_CHECKING:  # MLflow takes a second and a half to import: whoever only as
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
-__all__ = ["CHAMPION", "Registry"]
+__all__ = ["Registry"]
 
-CHAMPION = "champion"
 EXPERIMENT = "medray"
-ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
-"""What MLflow says of a missing model or version, and of a missing alias; anything else is an outage."""
 REFERENCE = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(?:@(?P<alias>[a-z0-9_-]+)|/(?P<version>\d+))?")
-FILES = ("plan.json", "weights.safetensors")
-OPTIONAL_FILES = (CALIBRATION,)
-UNUSED = {"pandas"}
-"""MLflow loads it for datasets that nobody tracks here: a quarter of a second."""
-T = TypeVar("T")
 
 
 class Registry:
@@ -87,8 +83,9 @@ class Registry:
         Raises:
             NotFoundError: If a file of the folder is missing.
         """
-        known = self._client.search_model_versions(f"name='{card.name}'")
-        for found in known:  # the same run again: a job that was retried after it had registered
+        for found in self._client.search_model_versions(
+            f"name='{card.name}'"
+        ):  # the same run again: a job that was retried after it had registered
             if card.lineage.get("run") and found.tags.get("run") == card.lineage["run"]:
                 if tracking is not None:
                     tracking.end()
@@ -97,7 +94,7 @@ class Registry:
             tracking = Tracking(self._client, self._client.create_run(self._experiment(), run_name=card.name).info.run_id)
         run = self._client.get_run(tracking.run)
         with tempfile.TemporaryDirectory() as place:
-            for name in _files_of(model):
+            for name in files_of(model):
                 (Path(place) / name).parent.mkdir(parents=True, exist_ok=True)
                 (Path(place) / name).write_bytes(model.join(name).read())
             (Path(place) / "card.json").write_text(json.dumps(config.dump(card), indent=1), encoding="utf-8")
@@ -137,14 +134,14 @@ class Registry:
     def _look_up(self, name: str, alias: str | None, version: str | None) -> ModelVersion | None:
         if version or alias:
             ask = self._client.get_model_version if version else self._client.get_model_version_by_alias
-            found = _known(ask, name, version or alias)
+            found = known(ask, name, version or alias)
             return _version(found) if found else None
-        known = self.versions(name)
-        return next((item for item in known if CHAMPION in item.aliases), known[-1]) if known else None
+        there = self.versions(name)
+        return next((item for item in there if CHAMPION in item.aliases), there[-1]) if there else None
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Return a model's versions, oldest first; empty when there is no such model."""
-        model = _known(self._client.get_registered_model, name)
+        model = known(self._client.get_registered_model, name)
         if model is None:
             return []
         found = self._client.search_model_versions(f"name='{name}'")
@@ -154,11 +151,84 @@ class Registry:
         """Return the models' names, sorted."""
         return sorted(model.name for model in self._client.search_registered_models(max_results=1000))
 
-    def promote(self, reference: str, alias: str = CHAMPION) -> ModelVersion:
-        """Point an alias at a version."""
+    def promote(self, reference: str, alias: str = CHAMPION, *, why: str = "", actor: str = "") -> ModelVersion:
+        """Point an alias at a version; a challenger that becomes champion is no challenger any more.
+
+        Args:
+            reference: Of the version.
+            alias: Which.
+            why: For the audit trail; nothing of a patient.
+            actor: Who; the operating system's user by default.
+        """
         found = self.resolve(reference)
-        self._client.set_registered_model_alias(found.name, alias, str(found.version))
-        return self.resolve(f"{found.name}/{found.version}")
+        aliases = self._aliases(found.name)
+        now, _ = aliases.read()
+        before = now.get(alias, "")
+        if before != str(found.version):
+            self._record("model.promote", found, f"{alias} after {before or 'none'}", why, actor)
+            aliases.move(alias, found, before)
+        if alias == CHAMPION and now.get(CHALLENGER) == str(found.version):
+            aliases.end(CHALLENGER)
+        return self.resolve(str(found))
+
+    def rollback(self, name: str, alias: str = CHAMPION, *, why: str = "", actor: str = "") -> ModelVersion:
+        """Point an alias back at the version that it pointed at before.
+
+        Raises:
+            NotFoundError: If there is no such model or alias.
+            ConflictError: If nothing had the alias before.
+        """
+        now = self.resolve(f"{name}@{alias}")
+        aliases = self._aliases(name)
+        before = aliases.before(alias, now)
+        if before is None:
+            raise ConflictError(f"{now} is the first version that was {alias}: there is nothing to go back to")
+        old = self.resolve(f"{name}/{before}")
+        self._record("model.rollback", old, f"{alias} after {now.version}", why, actor)
+        aliases.move(alias, old)
+        return self.resolve(str(old))
+
+    def challenge(self, reference: str, canary: Canary, *, why: str = "", actor: str = "") -> ModelVersion:
+        """Let a version answer a share of a model's requests; what takes it back stands in ``canary``.
+
+        Raises:
+            ConflictError: If it is the champion, or there is none.
+        """
+        found = self.resolve(reference)
+        aliases = self._aliases(found.name)
+        champion = aliases.read()[0].get(CHAMPION)
+        if champion is None:
+            raise ConflictError(f"{found} has nobody to challenge: promote a version of {found.name} first")
+        if champion == str(found.version):
+            raise ConflictError(f"{found} is the champion already")
+        self._record("model.challenge", found, f"{canary.share:.0%} beside {champion}", why, actor)
+        aliases.challenge(found, canary)
+        return self.resolve(str(found))
+
+    def withdraw(self, reference: str, alias: str = CHALLENGER, *, why: str = "", actor: str = "") -> None:
+        """Take an alias from the version that has it, which then gets no requests by it; one that has it no more is fine."""
+        found = self.resolve(reference)
+        aliases = self._aliases(found.name)
+        if aliases.read()[0].get(alias) == str(found.version):
+            self._record("model.withdraw", found, alias, why, actor)
+            aliases.end(alias)
+
+    def rollout(self, name: str) -> Rollout:
+        """Return which versions of a model get which requests now.
+
+        Raises:
+            NotFoundError: If there is no such model.
+        """
+        champion = self.resolve(name)
+        now, tags = self._aliases(name).read()
+        return rollout_of(champion, {alias: self.resolve(f"{name}/{version}") for alias, version in now.items()}, tags)
+
+    def _aliases(self, name: str) -> Aliases:
+        return Aliases(self._client, name)
+
+    def _record(self, action: str, version: ModelVersion, what: str, why: str, actor: str) -> None:
+        """Write in the audit trail what is about to be done."""
+        open_trail().record([Event(action, str(version), detail=f"{what}: {why}" if why else what, actor=actor)])
 
     def fetch(self, model: str | ModelVersion) -> Path:
         """Return a local folder with a version's files; downloads them where the store is remote, once for all of a node.
@@ -167,31 +237,59 @@ class Registry:
             model: A reference, or what one meant when it was resolved: its alias may have moved since.
         """
         source = (self.resolve(model) if isinstance(model, str) else model).source
-        local = Path(url2pathname(urlsplit(source).path))
-        if source.startswith("file:///") and local.is_dir():
+        local = local_folder(source)
+        if local is not None:
             return local
         kept = config.home() / "fetched" / hashlib.sha256(f"{self.uri}\n{source}".encode()).hexdigest()[:32]
         if not kept.is_dir():
-            self._download(source, kept)
+            download(source, kept, self.uri)
         return kept
-
-    def _download(self, source: str, target: Path) -> None:
-        """Download a version's files. Versions never change, so that whoever comes first has done it for all."""
-        with without(UNUSED):
-            from mlflow.artifacts import download_artifacts  # noqa: PLC0415
-
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".arriving-") as place:
-            arrived = download_artifacts(artifact_uri=source, tracking_uri=self.uri, dst_path=place)
-            try:
-                Path(arrived).rename(target)
-            except OSError:  # another process of this node was first
-                if not target.is_dir():
-                    raise
 
     def card(self, model: str | ModelVersion) -> ModelCard:
         """Return a version's card; takes what `fetch` does."""
         return config.load(ModelCard, config.read_file(self.fetch(model) / "card.json"), what=f"card of {model}")
+
+    def add_evaluation(self, version: ModelVersion, facts: Mapping[str, Any]) -> None:
+        """Keep how good a version was beside it, instead of what was kept of the same cohort, version and split.
+
+        Args:
+            version: Which.
+            facts: JSON-ready, with ``cohort``, ``split`` and ``at``.
+        """
+        keep_evaluation(self._client, self._run_of(version), facts)
+
+    def evaluations(self, version: ModelVersion) -> list[dict[str, Any]]:
+        """Return how good a version was on each cohort and split that it was evaluated on, the oldest first."""
+        return evaluations_of(self._client, self._run_of(version))
+
+    def _run_of(self, version: ModelVersion) -> str:
+        return str(self._client.get_model_version(version.name, str(version.version)).run_id)
+
+    def delete(self, reference: str, *, why: str = "", actor: str = "") -> ModelVersion:
+        """Delete a version that nothing serves: its entry, and its files where they lie on a disk.
+
+        Files in an object store stay until ``mlflow gc`` is run on the server.
+
+        Raises:
+            ConflictError: If an alias points at it, an endpoint has answered with it in the last ten minutes, or it is what its
+                model's bare name means.
+        """
+        found = self.resolve(reference)
+        if found.aliases:
+            raise ConflictError(f"{found} is {', '.join(found.aliases)}: promote another version, or withdraw it, first")
+        left = served_until(self.uri, str(found)) - time.time()
+        if left > 0:
+            raise ConflictError(f"{found} is served, or was a moment ago: stop that, and try again in {left / 60:.0f} minutes")
+        if len(self.versions(found.name)) > 1 and self.resolve(found.name).version == found.version:
+            raise ConflictError(f"{found} is what {found.name} means, for no version is champion: promote one first")
+        self._record("model.delete", found, "deleted", why, actor)
+        run = self._run_of(found)
+        self._client.delete_model_version(found.name, str(found.version))
+        self._client.delete_run(run)
+        local = local_folder(found.source)
+        if local is not None:
+            shutil.rmtree(local, ignore_errors=True)
+        return found
 
     def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(EXPERIMENT)
@@ -201,25 +299,6 @@ class Registry:
         if self.uri.startswith("sqlite:///"):
             place = (Path(self.uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=place))
-
-
-def _files_of(model: Location) -> list[str]:
-    """Return the names of a model folder's files."""
-    if model.join("bundle.json").exists():
-        return [entry.name for entry in model.entries()]
-    return [*FILES, *(name for name in OPTIONAL_FILES if model.join(name).exists())]
-
-
-def _known(ask: Callable[..., T], *of: str | None) -> T | None:
-    """Return what MLflow knows, or None where it says that there is no such thing."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
-    try:
-        return ask(*of)
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise
-        return None
 
 
 def _version(found: MlflowVersion, aliases: Mapping[str, str] | None = None) -> ModelVersion:

@@ -25,3 +25,9 @@ class ModelVersion:
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> ModelVersion:
+        """Read ``name/version``, as `str` writes it; its aliases and source aren't known then."""
+        name, _, number = text.rpartition("/")
+        return cls(name, int(number), (), "")

@@ -1,0 +1,71 @@
+"""Files of registered versions: what a model folder has, and how it comes from wherever MLflow keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from medray.evaluation.calibration import CALIBRATION
+from medray.models.lean import without
+from medray.storage.location import Location
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["UNUSED", "download", "evaluations_of", "files_of", "keep_evaluation", "local_folder"]
+
+FILES = ("plan.json", "weights.safetensors")
+OPTIONAL_FILES = (CALIBRATION, "reference.json")
+EVALUATIONS = "evaluations"
+UNUSED = {"pandas"}
+"""MLflow loads it for datasets that nobody tracks here: a quarter of a second."""
+
+
+def files_of(model: Location) -> list[str]:
+    """Return the names of a model folder's files."""
+    if model.join("bundle.json").exists():
+        return [entry.name for entry in model.entries()]
+    return [*FILES, *(name for name in OPTIONAL_FILES if model.join(name).exists())]
+
+
+def local_folder(source: str) -> Path | None:
+    """Return the folder of this machine where a version's files lie, or None."""
+    folder = Path(url2pathname(urlsplit(source).path))
+    return folder if source.startswith("file:///") and folder.is_dir() else None
+
+
+def download(source: str, target: Path, tracking_uri: str) -> None:
+    """Download a version's files. Versions never change, so that whoever comes first has done it for all."""
+    with without(UNUSED):
+        from mlflow.artifacts import download_artifacts  # noqa: PLC0415
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".arriving-") as place:
+        arrived = download_artifacts(artifact_uri=source, tracking_uri=tracking_uri, dst_path=place)
+        try:
+            Path(arrived).rename(target)
+        except OSError:  # another process of this node was first
+            if not target.is_dir():
+                raise
+
+
+def keep_evaluation(client: MlflowClient, run: str, facts: Mapping[str, Any]) -> None:
+    """Keep an evaluation beside a version's run, instead of an older one of the same cohort, version and split."""
+    digest = hashlib.sha256(json.dumps([facts.get("cohort"), facts.get("split")]).encode()).hexdigest()[:16]
+    client.log_text(run, json.dumps(facts, indent=1), f"{EVALUATIONS}/{digest}.json")
+
+
+def evaluations_of(client: MlflowClient, run: str) -> list[dict[str, Any]]:
+    """Return the evaluations beside a version's run, the oldest first."""
+    if not client.list_artifacts(run, EVALUATIONS):
+        return []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(client.download_artifacts(run, EVALUATIONS, place))
+        found: list[dict[str, Any]] = [json.loads(file.read_bytes()) for file in folder.glob("*.json")]
+    return sorted(found, key=lambda facts: str(facts.get("at", "")))
