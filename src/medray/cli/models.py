@@ -1,4 +1,4 @@
-"""Commands about models: fit, tune, evaluate, predict, serve, models."""
+"""Commands that make models and ask them: fit, tune, evaluate, predict, serve."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from medray.cli.output import Json, error_console, progress, show
 if TYPE_CHECKING:
     from medray.training.config import FitConfig
 
-__all__ = ["evaluate", "fit", "fit_config", "models_app", "predict", "serve", "tune"]
-
-models_app = typer.Typer(help="Look at registered models and move aliases.", no_args_is_help=True)
+__all__ = ["Model", "evaluate", "fit", "fit_config", "predict", "serve", "tune"]
 
 Model = Annotated[str, typer.Argument(help="name, name@alias or name/version.")]
 
@@ -205,50 +203,3 @@ def serve(
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
     endpoint.stop()
-
-
-@models_app.command("list")
-def list_models(as_json: Json = False) -> None:
-    """List models and their versions."""
-    from medray.registry.registry import Registry
-
-    store = Registry()
-    rows = [
-        {"model": str(version), "aliases": list(version.aliases)} for name in store.names() for version in store.versions(name)
-    ]
-    show({"models": rows}, as_json=as_json)
-
-
-@models_app.command("show")
-def show_model(model: Model, as_json: Json = False) -> None:
-    """Show a model's card."""
-    from medray.registry.registry import Registry
-
-    show(config.dump(Registry().card(model)), as_json=as_json)
-
-
-@models_app.command("promote")
-def promote(
-    model: Model, alias: Annotated[str, typer.Option(help="Which alias to move.")] = "champion", as_json: Json = False
-) -> None:
-    """Point an alias at a version."""
-    from medray.registry.registry import Registry
-
-    version = Registry().promote(model, alias)
-    show({"model": str(version), "aliases": list(version.aliases)}, as_json=as_json)
-
-
-@models_app.command("import-bundle")
-def import_bundle(
-    folder: Annotated[Path, typer.Argument(help="A MONAI Bundle, unpacked.")],
-    name: Annotated[str, typer.Option(help="The model's name; the bundle's own by default.")] = "",
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run its code, here and where it is served, and read pickles.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Register a MONAI Bundle as a model's next version."""
-    from medray.registry.bundles import import_bundle as run
-
-    version = run(folder, name=name, trust=trust)
-    show({"model": str(version)}, as_json=as_json)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,24 @@ from medray.imaging.volume import Volume
 from medray.inference.groups import groups_of
 from medray.inference.predictor import Predictor
 from medray.preprocessing.plan import Plan, learnable
+from medray.registry.about import code_revision, environment
+from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.tasks.answer import Record, Summary, Truth
 from medray.tasks.task import Task, task_of
 
-__all__ = ["CaseScore", "Evaluation", "Scores", "evaluate", "held_out", "score_cases", "truth_of", "unseen"]
+__all__ = [
+    "CaseScore",
+    "Evaluation",
+    "Scores",
+    "evaluate",
+    "held_out",
+    "require_labels",
+    "score_cases",
+    "seen_by",
+    "truth_of",
+    "unseen",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +110,7 @@ def evaluate(
     registry: Registry | None = None,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Evaluation:
-    """Score a registered model.
+    """Score a registered model, and keep the scores beside it (`Registry.evaluations`).
 
     Args:
         model: ``name``, ``name@alias`` or ``name/version``.
@@ -114,12 +128,36 @@ def evaluate(
     version = store.resolve(model)
     card = store.card(version)
     plan = card.recipe()
+    require_labels(model, plan, cohort)
+    rows = unseen(cohort, plan, seen_by(card)) if split == "test" else held_out(cohort, plan, split)
+    open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {version}")])
+    found = score_cases(Predictor.load(store.fetch(version)), cohort, rows, on_progress)
+    store.add_evaluation(version, {**_facts(found), "cohort": cohort.index.id, "split": split})
+    return found
+
+
+def require_labels(model: str, plan: Plan, cohort: Cohort) -> None:
+    """Check that a cohort's labels mean what a model's do.
+
+    Raises:
+        InputError: If they don't.
+    """
     if plan.maps and cohort.index.labels != plan.labels:
         raise InputError(f"{model} knows labels {dict(plan.labels.names)}; cohort {cohort.index.id} has others")
-    seen = {*card.subjects.get("train", ()), *card.subjects.get("val", ())}
-    rows = unseen(cohort, plan, seen) if split == "test" else held_out(cohort, plan, split)
-    open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {version}")])
-    return score_cases(Predictor.load(store.fetch(version)), cohort, rows, on_progress)
+
+
+def seen_by(card: ModelCard) -> set[str]:
+    """Return the subjects that a model was trained or chosen on."""
+    return {*card.subjects.get("train", ()), *card.subjects.get("val", ())}
+
+
+def _facts(found: Evaluation) -> dict[str, Any]:
+    """Return what is kept of an evaluation beside the model: nothing of single images."""
+    plain = found.plain()
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    patients = len({case.subject for case in found.cases})
+    by = {"revision": code_revision(), "environment": environment()}
+    return {name: plain[name] for name in ("measure", "overall", "groups")} | {"patients": patients, "at": at, **by}
 
 
 def held_out(cohort: Cohort, plan: Plan, split: Split) -> list[SeriesRow]:
