@@ -1,6 +1,7 @@
 """``ray job submit --working-dir . -- python jobs/fit.py --config fit.toml``: train and register the best epoch.
 
-Keys: prepared, name; optional workers, cpus, gpu, runs, registry, promote (an alias), and a table ``fit`` of FitConfig fields.
+Keys: prepared, name; optional workers, cpus, gpu, runs, registry, promote (an alias), and tables ``fit`` of FitConfig fields and
+``card`` of what a person says of the model (`medray.registry.about.About`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import medray
 from medray.cli.job import run_job
 from medray.config import load
 from medray.preprocessing.prepared import open_prepared
+from medray.registry.about import About
 from medray.registry.card import card_from_run
 
 
@@ -24,13 +26,15 @@ def step(
     registry: str | None = None,
     promote: str = "",
     fit: dict[str, Any] | None = None,
+    card: dict[str, str] | None = None,
 ) -> dict[str, object]:
     """Fit, register and report."""
     opened = open_prepared(prepared)
     length = load(medray.FitConfig, fit or {}, what="the table fit")
+    about = load(About, card or {}, what="the table card")
     run = medray.fit(opened, length, name=name, workers=workers, cpus=cpus, gpu=gpu, runs=runs)
     store = medray.Registry(registry)
-    version = store.register(card_from_run(run, plan=opened.plan), run.model)
+    version = store.register(card_from_run(run, about=about, plan=opened.plan), run.model)
     if promote:
         store.promote(str(version), promote)
     return {

@@ -231,3 +231,38 @@ def postgres_server(folder: Path, binaries: Path):
         yield f"postgresql://medray@127.0.0.1:{port}/postgres"
     finally:
         end(process)
+
+
+def mlflow_program():
+    """Return MLflow's server: ``.ci/run`` installs it in an environment of its own."""
+    found = Path(sys.prefix) / "mlflow" / "bin" / "mlflow"
+    return found if found.exists() else None
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, database: str, bucket: str, environment: dict):
+    """Run MLflow's tracking server on a free port, its entries in a database, its artifacts proxied to an S3 bucket."""
+    port = free_port()
+    store = ["--backend-store-uri", database.replace("postgresql://", "postgresql+psycopg2://")]
+    artifacts = ["--serve-artifacts", "--artifacts-destination", bucket]
+    command = [
+        str(mlflow_program()),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        *store,
+        *artifacts,
+    ]
+    own = {**os.environ, **environment, "MLFLOW_S3_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"]}
+    own |= {"AWS_DEFAULT_REGION": environment["AWS_REGION"], "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "mlflow.log").open("wb") as log:
+        process = subprocess.Popen(command, env=own, cwd=folder, stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, seconds=90)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        end(process)

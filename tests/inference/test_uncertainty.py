@@ -46,9 +46,9 @@ def test_scores_lie_between_0_and_1_and_models_that_agree_dont_disagree(models):
 def test_a_sure_model_has_no_doubt(models):
     sure = Predictor.load(models[0])
     network = sure._network
-    sure._network = lambda images: 100 * network(images)
+    sure._network = lambda images: 100 * network(images)[0]
     unsure = Predictor.load(models[0])
-    unsure._network = lambda images: 0 * network(images)
+    unsure._network = lambda images: 0 * network(images)[0]
     assert doubt_of([sure], scan(3)).score < doubt_of([Predictor.load(models[0])], scan(3)).score
     assert doubt_of([unsure], scan(3)).score == pytest.approx(1, abs=1e-5)
 

@@ -62,8 +62,8 @@ def test_nothing_is_kept_of_what_is_not_a_file(uri):
     assert Recall.of(uri) == Recall()
 
 
-def test_a_model_that_is_known_is_found_without_mlflow(stored):
-    store, card, folder = stored
+def test_a_model_that_is_known_is_found_without_mlflow(stored_in_sqlite):
+    store, card, folder = stored_in_sqlite
     store.register(card, folder)
     store.promote("ball/1")
     wanted = str(store.fetch("ball"))
@@ -76,8 +76,8 @@ print(Registry({store.uri!r}).fetch("ball"), "mlflow" in sys.modules)
     assert done.stdout.split() == [wanted, "False"]
 
 
-def test_a_moved_alias_is_seen_at_once(stored):
-    store, card, folder = stored
+def test_a_moved_alias_is_seen_at_once(stored_in_sqlite):
+    store, card, folder = stored_in_sqlite
     store.register(card, folder)
     store.register(card, folder)
     for version in (1, 2, 1):

@@ -32,9 +32,9 @@ def test_what_was_registered_is_what_is_fetched(stored):
     assert (store.fetch("ball/2") / "calibration.json").read_bytes() == b"{}"
 
 
-def test_a_version_elsewhere_is_fetched_once_a_node(stored, tmp_path, monkeypatch):
+def test_a_version_elsewhere_is_fetched_once_a_node(stored_in_sqlite, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDRAY_HOME", str(tmp_path / "node"))
-    store, card, folder = stored
+    store, card, folder = stored_in_sqlite
     there = store.fetch(store.register(card, folder))
     elsewhere = ModelVersion("ball", 1, (), f"file://localhost{there}")  # MLflow's to fetch, as s3:// is
     with ThreadPoolExecutor(4) as processes:

@@ -13,11 +13,15 @@ from medray import config
 from medray.cli.output import Json, error_console, progress, show
 
 if TYPE_CHECKING:
+    from medray.registry.about import About
     from medray.training.config import FitConfig
 
 __all__ = ["Model", "evaluate", "fit", "fit_config", "predict", "serve", "tune"]
 
 Model = Annotated[str, typer.Argument(help="name, name@alias or name/version.")]
+CardFile = Annotated[
+    Path | None, typer.Option("--card", help="A .toml: intended_use, population, limitations, licence, contact.")
+]
 
 
 def fit(
@@ -26,6 +30,7 @@ def fit(
     config_file: Annotated[Path | None, typer.Option("--config", help="A .toml of FitConfig fields.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the file.")] = None,
     workers: Annotated[str, typer.Option(help="Processes that share each step; 1-4: as many as there are.")] = "1",
+    card_file: CardFile = None,
     as_json: Json = False,
 ) -> None:
     """Train, and register the best epoch as the model's next version; resumes what was killed."""
@@ -44,7 +49,8 @@ def fit(
 
         done = run(opened, chosen, name=name, workers=_workers(workers), on_epoch=on_epoch)
         tracking.pictures(done.folder.join("pictures"))
-        version = store.register(card_from_run(done, plan=opened.plan), done.model, tracking=tracking)
+        card = card_from_run(done, about=_about(card_file), plan=opened.plan)
+        version = store.register(card, done.model, tracking=tracking)
     facts = {"model": str(version), "run": done.folder.path, "best_epoch": done.record["best_epoch"]}
     show({**facts, "scores": done.record["scores"], "seconds": done.record["seconds"]}, as_json=as_json)
 
@@ -55,6 +61,13 @@ def fit_config(file: Path | None, changes: list[str] | None) -> FitConfig:
 
     settings = config.merged(config.read_file(file) if file else {}, config.overrides(changes or ()))
     return config.load(FitConfig, settings, what=str(file or "--set"))
+
+
+def _about(file: Path | None) -> About:
+    """Read what a person says of a model."""
+    from medray.registry.about import About
+
+    return config.load(About, config.read_file(file) if file else {}, what=str(file or "--card"))
 
 
 def _pace(record: Any) -> str:
@@ -83,6 +96,7 @@ def tune(
     method: Annotated[str, typer.Option(help="asha or population.")] = "asha",
     config_file: Annotated[Path | None, typer.Option("--config", help="A .toml of FitConfig fields that don't vary.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the file.")] = None,
+    card_file: CardFile = None,
     as_json: Json = False,
 ) -> None:
     """Search plan and fit fields, and register the best trial as the model's next version; resumes what was killed."""
@@ -102,7 +116,7 @@ def tune(
             on_progress("trials' epochs", epochs["done"], trials * chosen.epochs)
 
         done = run(opened, space, chosen, name=name, trials=trials, method=method, on_trial=on_trial)
-    version = Registry().register(card_from_run(done, plan=done.plan), done.model)
+    version = Registry().register(card_from_run(done, about=_about(card_file), plan=done.plan), done.model)
     facts = {"model": str(version), "run": done.folder.path, "chosen": done.record["chosen"], "scores": done.record["scores"]}
     show({**facts, "trials": len(done.record["trials"]), "failed": done.record["failed"]}, as_json=as_json)
 

@@ -18,6 +18,7 @@ from medray import config
 from medray.errors import ImageError, InputError, ResourceError
 from medray.imaging.geometry import RAS_TO_LPS
 from medray.imaging.volume import Volume
+from medray.inference.certainty import certainty_of
 from medray.inference.prediction import Prediction, Unwanted, predicted, volumes_of
 from medray.inference.predictor import FLOAT_BYTES, Predictor
 from medray.models.bundle import digest_of, read_bundle
@@ -137,7 +138,8 @@ class BundlePredictor:
         latencies = {"network": ready - started, "postprocess": time.perf_counter() - ready}
         values = self._values()
         volumes_ml = volumes_of(answer.mask, values, volume.voxel_ml, regions=self._card.regions)
-        return Prediction(answer, volume.shape, volume.affine, volumes_ml, values, latencies)
+        sure = certainty_of(answer) if answer.mask is None else None
+        return Prediction(answer, volume.shape, volume.affine, volumes_ml, values, latencies, certainty=sure)
 
     def probe(self) -> None:
         """Run the network on an empty image; see `Predictor.probe`."""

@@ -38,7 +38,7 @@ class Likely:
                 self._kept[(slice(None), *span_of(start, values))] = chosen
                 yield start, values
 
-        return Blocks(blocks.grid, parts()) if self._channels else blocks
+        return blocks.through(parts()) if self._channels else blocks
 
     def onto(self, shape: Shape) -> NDArray[np.uint8]:
         """Return ``(channels, *shape)`` over the same field of view, resampled linearly."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medray.errors import InputError
 from medray.imaging.labels import LabelSchema
 from medray.imaging.volume import Volume
+from medray.inference.certainty import Certainty
 from medray.preprocessing.blocks import Blocks
 from medray.tasks.answer import Answer
 from medray.types import Affine, Shape, Voxels
@@ -38,6 +39,8 @@ class Prediction:
         latencies: Stage to seconds: ``preprocess``, ``network``, ``postprocess``.
         likely: Of a segmentation that was asked for it (`Predictor.keeping`): target to how probable it is at each voxel,
             ``(I, J, K)`` uint8, 255 standing for certainty.
+        certainty: How sure the model is; None where it doesn't say.
+        embedding: What the network's deepest layer made of the image ``(F,)``, the mean over windows; None where it has none.
     """
 
     answer: Answer
@@ -47,6 +50,8 @@ class Prediction:
     values: Mapping[str, int]
     latencies: Mapping[str, float]
     likely: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    certainty: Certainty | None = None
+    embedding: NDArray[np.float32] | None = None
 
     @property
     def mask(self) -> Volume:

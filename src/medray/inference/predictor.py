@@ -18,9 +18,11 @@ from medray.errors import InputError, NotFoundError, ResourceError
 from medray.evaluation.calibration import CALIBRATION, Calibration, Calibrations
 from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
+from medray.inference.certainty import Watch, certainty_of
 from medray.inference.likely import Likely
 from medray.inference.prediction import Prediction, Unwanted, dated, predicted, volumes_of
 from medray.inference.sliding_window import slide_all, window_of
+from medray.models.embedding import telling
 from medray.models.networks import build_model
 from medray.models.runtime import EXACT, Network, Runtime, ready_to_run
 from medray.preprocessing.blocks import Block, Blocks
@@ -29,12 +31,14 @@ from medray.preprocessing.foreground import shape_of
 from medray.preprocessing.plan import Plan, read_plan
 from medray.tasks.answer import Answer
 from medray.tasks.task import task_of
-from medray.types import Voxels
+from medray.types import Shape, Voxels
 
 __all__ = ["FLOAT_BYTES", "Predictor"]
 
 FLOAT_BYTES = 4
 """Of each value that a network says."""
+MAPPED = ("segmentation", "progression")
+"""Tasks that tell of every voxel what it is."""
 
 
 class _Watched:
@@ -86,6 +90,7 @@ class Predictor:
         self._device = device
         self._calibration = calibration
         self._kept = tuple(kept)
+        self._maps = plan.task in MAPPED
 
     @classmethod
     def load(cls, folder: Path, device: str | None = None, *, runtime: Runtime = EXACT) -> Predictor:
@@ -115,7 +120,8 @@ class Predictor:
         calibration = {name: config.load(Calibration, found, what=str(folder / CALIBRATION)) for name, found in known.items()}
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         divisor = plan.network.divisor if plan.network.extends else 0
-        network = ready_to_run(runtime, model.to(place).eval(), place, (task.inputs, *plan.patch), divisor=divisor)
+        tells = telling(model.to(place).eval(), (task.inputs, *_smallest(plan)), place)
+        network = ready_to_run(runtime, tells, place, (task.inputs, *plan.patch), divisor=divisor)
         return cls(network, plan, place, calibration=calibration)
 
     def keeping(self, targets: Sequence[str]) -> Predictor:
@@ -158,7 +164,7 @@ class Predictor:
             asked for; one image's are to be gone through before the next is asked for.
         """
 
-        def run(patch: torch.Tensor) -> torch.Tensor:
+        def run(patch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
             if unwanted():
                 raise Unwanted
             with torch.no_grad():
@@ -177,14 +183,25 @@ class Predictor:
         started = time.perf_counter()
         watched = _Watched(blocks.parts)
         likely = Likely(blocks.grid, [self._channel_of(name) for name in self._kept])
-        answer = dated(self._onto_source(likely.watched(Blocks(blocks.grid, watched)), volume), volume)
+        watch = Watch(regions=bool(self.plan.regions))
+        seen = likely.watched(blocks.through(watched))
+        seen = watch.watched(seen) if self._maps else seen
+        answer = dated(self._onto_source(seen, volume), volume)
         kept = self._placed(likely.onto(shape_of(frame_of(volume, self.plan))), volume) if self._kept else ()
         values = self._values()
         volumes_ml = volumes_of(answer.mask, values, volume.voxel_ml, regions=bool(self.plan.regions))
         rest = time.perf_counter() - started - watched.seconds
         latencies = {"network": watched.seconds, "postprocess": rest}
         return Prediction(
-            answer, volume.shape, volume.affine, volumes_ml, values, latencies, dict(zip(self._kept, kept, strict=True))
+            answer,
+            volume.shape,
+            volume.affine,
+            volumes_ml,
+            values,
+            latencies,
+            dict(zip(self._kept, kept, strict=True)),
+            watch.certainty if self._maps else certainty_of(answer),
+            np.mean(blocks.embeddings, axis=0, dtype=np.float32) if blocks.embeddings else None,
         )
 
     def probe(self) -> None:
@@ -193,10 +210,8 @@ class Predictor:
         Raises:
             ResourceError: If it says what is no number: memory or device are damaged.
         """
-        side = self.plan.network.divisor if self.plan.network.extends else None
-        shape = [side if side and patch > 1 else patch for patch in self.plan.patch]
         with torch.inference_mode():
-            said = self._run(torch.zeros((1, self._decoder.inputs, *shape), device=self._device))
+            said, _ = self._run(torch.zeros((1, self._decoder.inputs, *_smallest(self.plan)), device=self._device))
         if not bool(torch.isfinite(said).all()):
             raise ResourceError("the network's answer to an empty image is no number: restart the process")
 
@@ -205,14 +220,17 @@ class Predictor:
         [(_, blocks)] = self.activate([given])
         return self._decoder.decode(blocks, (given.shape[1], given.shape[2], given.shape[3]))
 
-    def _run(self, patch: torch.Tensor) -> torch.Tensor:
-        return self._decoder.activate(self._network(patch))
+    def _run(self, patch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        said = self._network(patch)
+        answer, found = said if isinstance(said, tuple) else (said, None)
+        return self._decoder.activate(answer), found
 
-    def _mirrored(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the mean answer of patches ``(N, C, I, J, K)`` and their mirror images."""
+    def _mirrored(self, patch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the mean answer of patches ``(N, C, I, J, K)`` and their mirror images; and the patches' own embeddings."""
         axes = [axis + 2 for axis in self.plan.alike if patch.shape[axis + 2] > 1]
         flips = [flip for count in range(len(axes) + 1) for flip in combinations(axes, count)]
-        return torch.stack([self._run(patch.flip(flip)).flip(flip) for flip in flips]).mean(dim=0)
+        said = [(flip, *self._run(patch.flip(flip))) for flip in flips]
+        return torch.stack([answer.flip(flip) for flip, answer, _ in said]).mean(dim=0), said[0][2]
 
     def _onto_source(self, blocks: Blocks, volume: Volume) -> Answer:
         """Decode inside the frame that the plan looks at, and put that where it lies in the source."""
@@ -235,10 +253,17 @@ class Predictor:
         return self.plan.targets.index(target) + (0 if self.plan.regions else 1)
 
     def _values(self) -> dict[str, int]:
-        if self.plan.task not in ("segmentation", "progression"):
+        if not self._maps:
             return {}
         return (
             dict.fromkeys(self.plan.targets, 1)
             if self.plan.regions
             else {name: self.plan.labels.names[name] for name in self.plan.targets}
         )
+
+
+def _smallest(plan: Plan) -> Shape:
+    """Return the sides of the smallest image that a plan's network takes."""
+    side = plan.network.divisor if plan.network.extends else 0
+    i, j, k = (side if side and patch > 1 else patch for patch in plan.patch)
+    return i, j, k

@@ -16,7 +16,8 @@ from medray.types import Shape
 
 __all__ = ["slide", "slide_all", "window_of"]
 
-Run = Callable[[torch.Tensor], torch.Tensor]
+Run = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+"""Windows ``(N, C, *window)`` to what is said of them ``(N, D, *window)`` and the deepest layer's means ``(N, F)``."""
 MAX_WINDOW_VOXELS = 4_500_000
 """Of a window: a head at 1.2 mm in one piece, and less than 4 GB of activations in any network of `medray.models`."""
 MAX_ANSWER_VALUES = 60_000_000
@@ -29,7 +30,7 @@ def slide_all(
     """Run a network on several images: those that are one window each, and all of one size, in one go; else one by one.
 
     Args:
-        run: ``(N, C, *window)`` to ``(N, D, *window)`` on ``device``.
+        run: Runs windows on ``device``.
         images: ``(C, I, J, K)`` each.
         plan: For patch and overlap.
         device: Where windows go.
@@ -44,15 +45,16 @@ def slide_all(
         return
     patches = np.stack([crop(image, (0, 0, 0), window) for image in images]).astype(np.float32, copy=False)
     i, j, k = shapes[0]
-    answers = run(torch.from_numpy(patches).to(device))[:, :, :i, :j, :k].contiguous().cpu().numpy()
-    yield from ((number, Blocks.of(answer)) for number, answer in enumerate(answers))
+    said, found = run(torch.from_numpy(patches).to(device))
+    answers = said[:, :, :i, :j, :k].contiguous().cpu().numpy()
+    yield from ((number, Blocks.of(answer, _rows(found, number))) for number, answer in enumerate(answers))
 
 
 def slide(run: Run, image: NDArray[np.float32], plan: Plan, device: torch.device) -> Blocks:
     """Run a network on overlapping windows, one at a time, and blend what it says.
 
     Args:
-        run: ``(1, C, *window)`` to ``(1, D, *window)`` on ``device``.
+        run: Runs windows on ``device``.
         image: ``(C, I, J, K)``.
         plan: For patch and overlap.
         device: Where windows go and are blended.
@@ -64,13 +66,22 @@ def slide(run: Run, image: NDArray[np.float32], plan: Plan, device: torch.device
     window = window_of(shape, plan)
     starts = tile_starts(shape, window, overlap=plan.overlap)
 
+    embeddings: list[NDArray[np.float32]] = []
+
     def blocks() -> Iterator[Block]:
         aggregator = Aggregator(shape, starts, window, device)
         for start in starts:
             patch = np.ascontiguousarray(crop(image, start, window), dtype=np.float32)
-            yield from aggregator.add(run(torch.from_numpy(patch)[None].to(device))[0], start)
+            said, found = run(torch.from_numpy(patch)[None].to(device))
+            embeddings.extend(_rows(found, 0))
+            yield from aggregator.add(said[0], start)
 
-    return Blocks(shape, blocks())
+    return Blocks(shape, blocks(), embeddings)
+
+
+def _rows(found: torch.Tensor | None, number: int) -> list[NDArray[np.float32]]:
+    """Return what the deepest layer made of one window, if anything."""
+    return [] if found is None else [found[number].float().cpu().numpy()]
 
 
 def _shape(image: NDArray[np.float32]) -> Shape:

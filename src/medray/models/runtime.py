@@ -19,12 +19,13 @@ import torch
 from torch import nn
 
 from medray.errors import ConfigError
+from medray.models.embedding import Telling
 from medray.models.lean import without
 
 __all__ = ["EXACT", "Network", "Runtime", "RuntimeName", "by_torch", "ready_to_run"]
 
 Network = Callable[..., Any]
-"""Images ``(N, C, …)`` in, a network's answer out."""
+"""Images ``(N, C, …)`` in, a network's answer out; of one that is `Telling`, that and what its deepest layer makes of them."""
 RuntimeName = Literal["torch", "openvino"]
 TELEMETRY = "openvino_telemetry"
 """It tells its maker of every import, unless it isn't there."""
@@ -98,7 +99,8 @@ def ready_to_run(
         return _OpenVino(network, torchs, runtime, tuple(shape), divisor)
     except Exception as error:  # noqa: BLE001 - whatever a converter says of a network
         said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        logger.warning("a %s stays with torch: %s", type(network).__name__, said)
+        kind = type(network.network if isinstance(network, Telling) else network).__name__
+        logger.warning("a %s stays with torch: %s", kind, said)
         return torchs
 
 
@@ -130,7 +132,8 @@ class _OpenVino:
             model = openvino.convert_model(
                 network, example_input=torch.zeros(1, *shape), input=[(-1, channels, *free)], share_weights=True
             )
-        if len(model.outputs) != 1:
+        self._tells = isinstance(network, Telling)
+        if len(model.outputs) != 1 + self._tells:
             raise ValueError(f"it gives {len(model.outputs)} answers")
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if runtime.mixed else "f32",
@@ -160,20 +163,26 @@ class _OpenVino:
         fits = (side == has or (has == -1 and side % self._divisor == 0) for side, has in zip(sides, self._free, strict=True))
         return images.dtype == torch.float32 and channels == self._channels and len(sides) == len(self._free) and all(fits)
 
-    def _run(self, images: torch.Tensor) -> torch.Tensor:
+    def _run(self, images: torch.Tensor) -> Any:
         """Run images together; several pictures each by a core of its own, so that no core waits for another."""
-        given = images.contiguous().numpy()
+        given, outputs = images.contiguous().numpy(), range(1 + self._tells)
         if self._each is None or len(given) == 1:
-            return torch.from_numpy(self._compiled.create_infer_request().infer([given], share_inputs=True)[0])
-        requests = [self._each.create_infer_request() for _ in given]
-        for request, image in zip(requests, given, strict=True):
-            request.start_async([image[None]], share_inputs=True)
-        for request in requests:
-            request.wait()
-        return torch.from_numpy(np.concatenate([request.get_output_tensor().data for request in requests]))
+            found = self._compiled.create_infer_request().infer([given], share_inputs=True)
+            said = [torch.from_numpy(found[number]) for number in outputs]
+        else:
+            requests = [self._each.create_infer_request() for _ in given]
+            for request, image in zip(requests, given, strict=True):
+                request.start_async([image[None]], share_inputs=True)
+            for request in requests:
+                request.wait()
+            parts = [[request.get_output_tensor(number).data for request in requests] for number in outputs]
+            said = [torch.from_numpy(np.concatenate(part)) for part in parts]
+        return tuple(said) if self._tells else said[0]
 
     def _check(self, exact: Network, images: torch.Tensor, most: float) -> None:
         truth, found = exact(images), self._run(images)
+        if self._tells:
+            truth, found = truth[0], found[0]
         off = float((found - truth).abs().max() / truth.abs().max().clamp_min(1e-12))
         if found.shape != truth.shape or not off <= most:
             raise ValueError(f"openvino's answer is off by {off:.2g} of the largest value")

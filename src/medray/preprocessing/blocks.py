@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,21 @@ class Blocks:
     Attributes:
         grid: I, J, K.
         parts: In such an order that no part ends, along I, before the first voxel of one before it.
+        embeddings: What the network's deepest layer made of each window ``(F,)``; all are there when the parts have come.
     """
 
     grid: Shape
     parts: Iterable[Block]
+    embeddings: list[NDArray[np.float32]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, volume: NDArray[np.float32]) -> Blocks:
+    def of(cls, volume: NDArray[np.float32], embeddings: Sequence[NDArray[np.float32]] = ()) -> Blocks:
         """Return a whole map as one block."""
-        return cls((volume.shape[1], volume.shape[2], volume.shape[3]), [((0, 0, 0), volume)])
+        return cls((volume.shape[1], volume.shape[2], volume.shape[3]), [((0, 0, 0), volume)], list(embeddings))
+
+    def through(self, parts: Iterable[Block]) -> Blocks:
+        """Return the same map whose parts somebody looks at as they come."""
+        return replace(self, parts=parts)
 
     def whole(self) -> NDArray[np.float32]:
         """Put the map together, for who needs all of it at once."""

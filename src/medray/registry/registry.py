@@ -240,10 +240,14 @@ class Registry:
         local = local_folder(source)
         if local is not None:
             return local
-        kept = config.home() / "fetched" / hashlib.sha256(f"{self.uri}\n{source}".encode()).hexdigest()[:32]
+        kept = self._kept(source)
         if not kept.is_dir():
             download(source, kept, self.uri)
         return kept
+
+    def _kept(self, source: str) -> Path:
+        """Return the folder of this node for a version's files that lie elsewhere."""
+        return config.home() / "fetched" / hashlib.sha256(f"{self.uri}\n{source}".encode()).hexdigest()[:32]
 
     def card(self, model: str | ModelVersion) -> ModelCard:
         """Return a version's card; takes what `fetch` does."""
@@ -286,9 +290,7 @@ class Registry:
         run = self._run_of(found)
         self._client.delete_model_version(found.name, str(found.version))
         self._client.delete_run(run)
-        local = local_folder(found.source)
-        if local is not None:
-            shutil.rmtree(local, ignore_errors=True)
+        shutil.rmtree(local_folder(found.source) or self._kept(found.source), ignore_errors=True)
         return found
 
     def _experiment(self) -> str:

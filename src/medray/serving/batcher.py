@@ -48,7 +48,7 @@ class _Wish:
 
     def send(self, blocks: Blocks) -> None:
         """Send what the network makes; in its thread."""
-        self._tell(lambda: self.begun.set_result(Blocks(blocks.grid, self._received())))
+        self._tell(lambda: self.begun.set_result(blocks.through(self._received())))
         try:
             for block in blocks.parts:
                 self._put(block)

@@ -34,4 +34,4 @@ class Progress:
                 done += values[0].size
                 self.share = before + done / whole
 
-        return Blocks(blocks.grid, parts())
+        return blocks.through(parts())

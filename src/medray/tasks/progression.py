@@ -86,7 +86,7 @@ class Progression:
     def decode(self, blocks: Blocks, shape: Shape) -> Answer:
         """Take each voxel's most probable transition, and of each label what is expected of its volumes."""
         expected = np.zeros(self.channels)
-        mask = self._voxels.decode(Blocks(blocks.grid, _counted(blocks.parts, expected)), shape).mask
+        mask = self._voxels.decode(blocks.through(_counted(blocks.parts, expected)), shape).mask
         return Answer(mask=mask, courses=self._courses(expected * self._voxel_mm3, self._voxel_mm3))
 
     def compare(self, answer: Answer, truth: Truth, *, thorough: bool = True) -> Record:
