@@ -1,7 +1,7 @@
 """``ray job submit --working-dir . -- python jobs/fit.py --config fit.toml``: train and register the best epoch.
 
-Keys: prepared, name; optional workers, cpus, gpu, runs, registry, promote (an alias), and tables ``fit`` of FitConfig fields and
-``card`` of what a person says of the model (`medray.registry.about.About`).
+Keys: prepared, name; optional workers, cpus, gpu, runs, registry, promote (an alias), and tables ``fit`` of FitConfig fields
+and ``card`` of what a person says of the model (`medray.registry.about.About`).
 """
 
 from __future__ import annotations

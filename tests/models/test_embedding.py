@@ -35,7 +35,7 @@ def test_the_deepest_layer_is_found_whatever_the_network(name):
 
 def test_a_network_that_takes_two_scans_apart_tells_nothing():
     network = build_model(NetworkSpec(name="siamese", features=FEATURES["siamese"]), 2, 4, (32, 32, 32)).eval()
-    assert deepest_layer(network, torch.rand(2, 2, 32, 32, 32)) is not network
+    assert deepest_layer(network, torch.rand(2, 2, 32, 32, 32)) is None
 
 
 def test_a_network_without_layers_is_left_as_it_is():

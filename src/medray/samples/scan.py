@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import permutations
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,12 @@ from medray.imaging.volume import Volume
 from medray.samples.subject import Subject, affine_of, brain_box, sample_maps
 from medray.types import Affine, Mask, Shape
 
-__all__ = ["BRAIN_LABELS", "Scan", "bias", "grid_points", "rician", "scan_subject"]
+__all__ = ["BRAIN_LABELS", "Protocol", "Scan", "bias", "grid_points", "rician", "scan_subject"]
 
 BRAIN_LABELS = LabelSchema({"grey-matter": 1, "white-matter": 2, "lesion": 3})
 WHITE_MATTER_VALUE = 1000
+HEAD = 0.05
+"""Of the template's T1: more than that is head."""
 Field: TypeAlias = NDArray[np.float32]
 EDGE_MM = 0.7
 """Width over which a lesion's intensity fades at its surface: a partial-volume edge."""
@@ -37,27 +39,60 @@ class Scan:
     mask: Mask
 
 
-def scan_subject(subject: Subject, rng: np.random.Generator) -> Scan:
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How scans differ from those of the samples.
+
+    Attributes:
+        spacing: Times the voxels' sides.
+        thickness: Times the slices', besides.
+        gain: Times the brightness.
+        noise: Times the noise.
+        bias: Deviation of the smooth gain's coefficients: 0.06 is what is left after bias correction, 0.15 about what is there
+            before.
+        contrast: ``"t1"``, or ``"t2"`` for the same tissues the other way round: fluid bright, white matter dark.
+    """
+
+    spacing: float = 1.0
+    thickness: float = 1.0
+    gain: float = 1.0
+    noise: float = 1.0
+    bias: float = 0.06
+    contrast: Literal["t1", "t2"] = "t1"
+
+
+T1 = Protocol()
+
+
+def scan_subject(subject: Subject, rng: np.random.Generator, protocol: Protocol = T1) -> Scan:
     """Scan a subject with a random grid (spacing, slice direction, tilt, flips), contrast, bias and noise."""
-    affine, shape = _draw_grid(subject, rng)
+    affine, shape = _draw_grid(subject, rng, protocol)
     points = grid_points(affine, shape)
     t1, grey, white = sample_maps(subject, points)
     inside = _inside_lesions(subject, points, affine)
-    signal = _signal(t1, grey, white, inside, rng)
-    signal *= bias(points, subject.centre, rng)
-    noisy = rician(signal, rng.uniform(0.008, 0.03), rng)
-    gain = rng.uniform(0.6, 1.5) * WHITE_MATTER_VALUE
+    signal = _signal(_seen(t1, protocol.contrast), grey, white, inside, rng)
+    signal *= bias(points, subject.centre, rng, protocol.bias)
+    noisy = rician(signal, rng.uniform(0.008, 0.03) * protocol.noise, rng)
+    gain = rng.uniform(0.6, 1.5) * protocol.gain * WHITE_MATTER_VALUE
     image = Volume(np.clip(noisy * np.float32(gain), 0, 4095).astype(np.int16)[np.newaxis], affine, {"modality": "MR"})
     return Scan(image, _truth(grey, white, inside))
 
 
-def _draw_grid(subject: Subject, rng: np.random.Generator) -> tuple[Affine, Shape]:
+def _seen(t1: Field, contrast: str) -> Field:
+    """Return what a contrast shows of the head that T1 shows so."""
+    if contrast == "t1":
+        return t1
+    turned: Field = np.where(t1 > HEAD, np.clip(1.15 - t1, 0.1, 1), t1).astype(np.float32)
+    return turned
+
+
+def _draw_grid(subject: Subject, rng: np.random.Generator, protocol: Protocol) -> tuple[Affine, Shape]:
     axes = list(permutations(range(3)))[rng.integers(6)]
     signed = np.eye(3)[:, axes] * rng.choice([-1.0, 1.0], 3)
     tilt = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix()
     directions = tilt @ signed
     in_plane = rng.uniform(0.95, 1.25)
-    spacing = np.array([in_plane, in_plane, rng.uniform(1.0, 1.8)])
+    spacing = np.array([in_plane, in_plane, rng.uniform(1.0, 1.8) * protocol.thickness]) * protocol.spacing
     along = (brain_box(subject) - subject.centre) @ directions
     low, high = along.min(axis=0), along.max(axis=0)
     i, j, k = (int(n) for n in np.ceil((high - low) / spacing) + 1)
