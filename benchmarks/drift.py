@@ -1,11 +1,11 @@
 """How soon is it noticed that scans are of another kind, and how often is that said of scans that aren't?
 
-Simulated people of `samples/brain`, scanned coarsely so that many can be made; a U-Net that learned lesions from some of them.
-A monitor has a reference of studies that are as they should be and looks every few studies at the last ones, as ``medray monitor
-check`` does. Null studies, 10,000 of them, are of the reference's kind: a block of 50 with any alarm counts as a false one. Then
-from one study on everything is changed in one way, at a random place between two looks. Beside it stands what is often done: a
-Kolmogorov-Smirnov test of each number, corrected for how many there are and how often it is looked (Bonferroni), on the same
-rows.
+Simulated people of `samples/brain`, scanned coarsely so that many can be made; a U-Net that learned lesions from some. A
+monitor has a reference of studies that are as they should be and looks every few studies at the last ones, as ``medray
+monitor check`` does. Null studies, 10,000 of them, are of the reference's kind: a block of 50 with any alarm counts as a
+false one. Then from one study on everything is changed in one way, at a random place between two looks. Beside it stands
+what is often done: a Kolmogorov-Smirnov test of each number, corrected for how many there are and how often it is looked
+(Bonferroni), on the same rows.
 
 Run with a folder to keep what was made, and go on there.
 """

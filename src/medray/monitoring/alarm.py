@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as strict_dataclass
 
@@ -113,7 +114,7 @@ def _several(sample: Sample, kind: str) -> bool:
     return len(set(sample.labels.get(kind, ()))) > 1
 
 
-def _chosen(sample: Sample, rows: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Sample:
+def _chosen(sample: Sample, rows: NDArray[np.intp]) -> Sample:
     numbers = {name: values[rows] for name, values in sample.numbers.items()}
-    labels = {kind: [found[row] for row in rows] for kind, found in sample.labels.items()}
+    labels = {kind: [found[int(row)] for row in rows] for kind, found in sample.labels.items()}
     return Sample(len(rows), numbers, labels, None if sample.embeddings is None else sample.embeddings[rows])

@@ -1,11 +1,12 @@
 """Whether some studies are of another kind than others: one test with one false-alarm rate over everything that is recorded.
 
-Each recorded number becomes four rank scores, for what may happen to it: it moves (normal scores, van der Waerden 1952), it
-spreads (their squares), or its upper or lower end grows (exponential scores, Savage 1956). Each label, such as a site, becomes a
-yes or no. Of embeddings the maximum mean discrepancy is taken (Gretton et al., JMLR 13 (2012) 723-773) with a Gaussian kernel.
-The studies of both sides are then shuffled many times: how rarely shuffled ones show as much is a p-value that holds exactly,
-however the numbers hang together and however they are distributed (Westfall & Young, Resampling-Based Multiple Testing, 1993).
-Families of numbers have a p-value each, and the smallest of them, again against the shuffles, is the whole test's.
+Each recorded number becomes four rank scores, for what may happen to it: it moves (normal scores, van der Waerden 1952),
+it spreads (their squares), or its upper or lower end grows (exponential scores, Savage 1956). Each label, such as a site,
+becomes a yes or no. Of embeddings the maximum mean discrepancy is taken (Gretton et al., JMLR 13 (2012) 723-773) with a
+Gaussian kernel. The studies of both sides are then shuffled many times: how rarely shuffled ones show as much is a p-value
+that holds exactly, however the numbers hang together and are distributed (Westfall & Young, Resampling-Based Multiple
+Testing, 1993). Families of numbers have a p-value each, and the smallest of them, again against the shuffles, is the whole
+test's.
 """
 
 from __future__ import annotations

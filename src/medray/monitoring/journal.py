@@ -1,0 +1,135 @@
+"""Records on their way to the store: appended to a local file at once, moved to Parquet every now and then.
+
+Each process writes a journal of its own, a JSON line a fact, and holds a lock on it. What a killed process left is taken up by
+whoever moves next on that node: the lock is free then. A prediction is told of twice: when it is there, before its answer goes
+out, and again with what takes a moment longer. A killed process loses the second line, a lost node what wasn't moved yet.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from medray import config
+from medray.monitoring.record import PredictionRecord
+from medray.monitoring.records import write_records
+from medray.storage.location import Location
+
+__all__ = ["Journal", "journals_folder"]
+
+SUFFIX = ".jsonl"
+
+
+def journals_folder() -> Path:
+    """Return the node's own folder for journals."""
+    return config.home() / "spool" / "records"
+
+
+class Journal:
+    """Keeps records until they are in the store. Usable by several threads.
+
+    Args:
+        store: Where Parquet files go; see `medray.monitoring.records`.
+        folder: Of journals; a local one.
+    """
+
+    def __init__(self, store: Location, folder: Path | None = None) -> None:
+        self._store = store
+        self._folder = folder or journals_folder()
+        self._lock = threading.Lock()
+        self._file: IO[str] | None = None
+        self._lines = 0
+
+    @property
+    def lines(self) -> int:
+        """Lines that aren't moved yet."""
+        return self._lines
+
+    def add(self, record: PredictionRecord) -> None:
+        """Append a record, or what is known of it so far."""
+        self._append(_plain(record))
+
+    def complete(self, id_: str, facts: Mapping[str, Any]) -> None:
+        """Add what is known by now of a record: fields of `PredictionRecord`."""
+        self._append({"id": id_, **facts})
+
+    def _append(self, facts: Mapping[str, Any]) -> None:
+        line = json.dumps(facts, separators=(",", ":"))
+        with self._lock:
+            if self._file is None:
+                self._file = _opened(self._folder)
+            self._file.write(f"{line}\n")
+            self._file.flush()
+            self._lines += 1
+
+    def move(self) -> int:
+        """Move what is there to the store, also what ended processes left, and return how many records that were.
+
+        Raises:
+            StorageError: If the store can't be written; nothing is lost then, and the next call tries again.
+        """
+        with self._lock:
+            mine, self._file, self._lines = self._file, None, 0
+        if mine is not None:
+            mine.close()  # which frees its lock
+        moved = 0
+        for file in sorted(self._folder.glob(f"*{SUFFIX}")) if self._folder.is_dir() else ():
+            moved += self._move(file)
+        return moved
+
+    def _move(self, file: Path) -> int:
+        """Move one journal, unless its process is still writing it or another is moving it."""
+        try:
+            stream = file.open("r+", encoding="utf-8")
+        except FileNotFoundError:
+            return 0
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return 0
+            if not file.exists():  # somebody else has moved it between these two lines
+                return 0
+            records = _read(stream)
+            write_records(self._store, records, name=file.stem)
+            file.unlink()
+            return len(records)
+
+
+def _opened(folder: Path) -> IO[str]:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = folder / f"{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
+    stream = file.open("x", encoding="utf-8")
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    return stream
+
+
+def _plain(record: PredictionRecord) -> dict[str, Any]:
+    facts = {one.name: getattr(record, one.name) for one in fields(record)}
+    empty = {name for name, value in facts.items() if value in ("", 0, (), {})}
+    return {name: value for name, value in facts.items() if name not in empty} | {"at": record.at.isoformat()}
+
+
+def _read(lines: Iterable[str]) -> list[PredictionRecord]:
+    """Put together what each record's lines say; a line that a killed process cut off is left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            facts = json.loads(line)
+        except ValueError:
+            continue
+        found.setdefault(facts["id"], {}).update(facts)
+    return [_record(facts) for facts in found.values() if "at" in facts]
+
+
+def _record(facts: Mapping[str, Any]) -> PredictionRecord:
+    at = datetime.fromisoformat(facts["at"]).astimezone(UTC)
+    return PredictionRecord(**{**facts, "at": at, "embedding": tuple(facts.get("embedding", ()))})
