@@ -29,7 +29,9 @@ def test_the_deepest_layer_is_found_whatever_the_network(name):
     said, found = telling(network, images.shape[1:], CPU)(images)
     assert torch.equal(said, exact), "the answer is the same"
     assert found.shape == (2, DEEPEST[name])
-    alone = Telling(network, deepest_layer(network, images))(images[:1])[1]
+    layer = deepest_layer(network, images)
+    assert layer is not None
+    alone = Telling(network, layer)(images[:1])[1]
     assert torch.allclose(alone[0], found[0], atol=1e-4), "and each image has its own"
 
 

@@ -34,8 +34,8 @@ class Network:
 
 
 async def answered(batcher, network, image):
-    async with batcher.run(network, image) as blocks:
-        return await asyncio.to_thread(blocks.whole)
+    async with batcher.run(network, image) as turn:
+        return await asyncio.to_thread(turn.blocks.whole)
 
 
 def image(value, size=8):
@@ -132,7 +132,8 @@ def test_blocks_are_decoded_while_the_network_goes_on_and_not_far_behind():
             assert made[-1] <= number + 4
 
     async def go():
-        async with Batcher(99).run(InBlocks(), image(1)) as blocks:
+        async with Batcher(99).run(InBlocks(), image(1)) as turn:
+            blocks = turn.blocks
             await asyncio.to_thread(decode, blocks)
 
     asyncio.run(go())

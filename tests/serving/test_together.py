@@ -19,6 +19,7 @@ from medray.serving.results import JSON, NIFTI
 from medray.serving.room import Room
 from medray.serving.shelf import Shelf
 from medray.serving.together import Together
+from medray.serving.witness import Told
 from tests.phantoms import grid, orientations, phantom
 
 
@@ -26,6 +27,16 @@ from tests.phantoms import grid, orientations, phantom
 def registry(home, monkeypatch):
     monkeypatch.setenv("MEDRAY_HOME", str(home))
     return medray.Registry()
+
+
+TOLD: list[Told] = []
+
+
+def told_to(told):
+    async def tell(one):
+        told.append(one)
+
+    return tell
 
 
 def scan(seed):
@@ -38,7 +49,7 @@ def answered(registry, wanted, version="ball/1", room=1 << 30, maps=1 << 30):
     async def run():
         shelf = Shelf(registry.fetch, load_predictor, 1 << 30)
         rooms = Room(room, 4), Room(maps, 4)
-        several = Together(shelf, Batcher(1_000_000), ThreadPoolExecutor(2), *rooms)
+        several = Together(shelf, Batcher(1_000_000), ThreadPoolExecutor(2), *rooms, told_to(TOLD))
         try:
             return await several.answer(version, wanted)
         finally:
@@ -60,7 +71,7 @@ def test_each_gets_its_own_answer_in_turn(registry):
     for reply, prediction in zip(replies[2:], alone[2:], strict=True):
         said = json.loads(reply.body)
         assert said["volumes_ml"] == prediction.plain()["volumes_ml"]
-        assert list(said["latencies"]) == ["wait", "load", "decode", "preprocess", "network", "postprocess"]
+        assert list(said["latencies"]) == ["wait", "load", "decode", "preprocess", "network", "queue", "postprocess"]
         assert min(said["latencies"].values()) >= 0
 
 
@@ -121,7 +132,7 @@ def test_who_goes_away_leaves_the_room_to_others(registry):
         shelf = Shelf(registry.fetch, load_predictor, 1 << 30)
         rooms = Room(1 << 30, 4), Room(1 << 30, 4)
         batcher = Batcher(1_000_000)
-        several = Together(shelf, batcher, ThreadPoolExecutor(2), *rooms)
+        several = Together(shelf, batcher, ThreadPoolExecutor(2), *rooms, told_to(TOLD))
         await several.answer("ball/1", [Wanted("segmentation", write_nifti(scan(3)), JSON)])  # loaded now
         asking = asyncio.create_task(several.answer("ball/1", [Wanted("segmentation", write_nifti(scan(3)), JSON)] * 20))
         while rooms[1].free == 1 << 30:

@@ -26,6 +26,7 @@ __all__ = [
     "declared_bytes",
     "dicom_files",
     "dicom_files_at",
+    "one_dicom_file",
     "read_file",
     "read_image",
     "read_image_files",
@@ -107,6 +108,19 @@ def _dicom_in(data: bytes) -> list[bytes]:
     if not found:
         raise InputError("a DICOM result refers to a DICOM series, and the image isn't one: ask for nifti, nrrd or json")
     return found
+
+
+def one_dicom_file(data: bytes) -> bytes | None:
+    """Return a DICOM file of an image: itself, or the first of a zip; None where it is something else.
+
+    Raises:
+        ImageError: If the zip is damaged.
+    """
+    kind = sniff(data)
+    if kind != "zip":
+        return data if kind == "dicom" else None
+    with _opened(data) as archive:
+        return next((found for entry in _entries(archive) if is_dicom(found := _entry(archive, entry))), None)
 
 
 def dicom_files_at(path: Path) -> list[bytes]:

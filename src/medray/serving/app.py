@@ -79,6 +79,8 @@ class ServeConfig:
         jobs: Folder, a path or a URI, for inputs and answers of what is answered later; below ``MEDRAY_HOME`` when empty.
         keep_answers_s: Seconds after which such an answer is deleted.
         rules: Which models series are for that come in by STOW-RS; what they say goes to ``pacs``. See `Rule`.
+        records: Folder, a path or a URI, where predictions are recorded; below ``MEDRAY_HOME`` when empty.
+        records_s: Seconds after which records go there from the disk of the node that made them.
         spool: Local folder where these come in, one for each endpoint; below ``MEDRAY_HOME`` when empty.
         quiet_s: Seconds without a new object after which a study is whole.
         insecure: Anybody may ask for anything; on loopback only.
@@ -115,6 +117,8 @@ class ServeConfig:
     jobs: str = ""
     keep_answers_s: float = Field(default=86_400, gt=0)
     rules: tuple[Rule, ...] = ()
+    records: str = ""
+    records_s: float = Field(default=30, gt=0)
     spool: str = ""
     quiet_s: float = Field(default=30, gt=0)
     insecure: bool = False
@@ -164,7 +168,10 @@ def build(args: dict[str, Any]) -> serve.Application:
     limits = Limits(**{name: getattr(chosen, name) for name in Limits.__dataclass_fields__})
     memory = (chosen.models_mb, chosen.work_mb, chosen.batch_voxels)
     runtime = Runtime(chosen.runtime, chosen.mixed, cpus)
-    settings = PoolConfig(registry, cpus, *memory, chosen.sources, chosen.pacs, chosen.cohort, runtime)
+    records = chosen.records or str(config.home() / "records")  # of here: on other nodes it is another one
+    settings = PoolConfig(
+        registry, cpus, *memory, chosen.sources, chosen.pacs, chosen.cohort, runtime, records, chosen.records_s
+    )
     bound = pool.bind(settings)
     doors = Doors(
         **{name: getattr(chosen, name) for name in Doors.__dataclass_fields__ if name != "tls"}, tls=bool(chosen.certificate)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from medray.inference.prediction import Unwanted
 from medray.preprocessing.blocks import Block, Blocks
 
-__all__ = ["Batcher", "Network"]
+__all__ = ["Batcher", "Network", "Turn"]
 
 Image = NDArray[np.float32]
 T = TypeVar("T")
@@ -35,6 +36,21 @@ class Network(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """One image's turn at a network.
+
+    Attributes:
+        blocks: Its map.
+        waited_s: How long it stood in line.
+        together: How many images had this turn.
+    """
+
+    blocks: Blocks
+    waited_s: float
+    together: int
+
+
 class _Wish:
     """One caller's image, and its answer's blocks on their way from the network's thread to the caller's."""
 
@@ -43,12 +59,19 @@ class _Wish:
         self.image = image
         self.gone = False
         self._loop = asyncio.get_running_loop()
-        self.begun: asyncio.Future[Blocks] = self._loop.create_future()
+        self._since = time.monotonic()
+        self._waited_s, self._together = 0.0, 1
+        self.begun: asyncio.Future[Turn] = self._loop.create_future()
         self._blocks: queue.Queue[Block | Exception | None] = queue.Queue(ahead)
+
+    def begin(self, together: int) -> None:
+        """Say that its turn has come; in the network's thread."""
+        self._waited_s, self._together = time.monotonic() - self._since, together
 
     def send(self, blocks: Blocks) -> None:
         """Send what the network makes; in its thread."""
-        self._tell(lambda: self.begun.set_result(blocks.through(self._received())))
+        turn = Turn(blocks.through(self._received()), self._waited_s, self._together)
+        self._tell(lambda: self.begun.set_result(turn))
         try:
             for block in blocks.parts:
                 self._put(block)
@@ -113,8 +136,8 @@ class Batcher:
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     @asynccontextmanager
-    async def run(self, network: Network, image: Image) -> AsyncIterator[Blocks]:
-        """Give the map of one image, as soon as its first blocks are there; they are to be gone through in another thread.
+    async def run(self, network: Network, image: Image) -> AsyncIterator[Turn]:
+        """Give one image's turn, as soon as its first blocks are there; they are to be gone through in another thread.
 
         Who leaves the block early, or is cancelled, leaves the line or ends the network's run.
         """
@@ -126,8 +149,8 @@ class Batcher:
             wish.gone = True
 
     @asynccontextmanager
-    async def run_all(self, network: Network, images: Sequence[Image]) -> AsyncIterator[list[Blocks | BaseException]]:
-        """Give the maps of several small images, or why there is none, once all are there; otherwise as `run` does."""
+    async def run_all(self, network: Network, images: Sequence[Image]) -> AsyncIterator[list[Turn | BaseException]]:
+        """Give several small images' turns, or why there is none, once all are there; otherwise as `run` does."""
         wishes = [_Wish(network, image, 0) for image in images]
         self._queue(wishes)
         try:
@@ -178,6 +201,8 @@ def _run(batch: list[_Wish]) -> None:
     def unwanted() -> bool:
         return all(wish.gone for wish in batch)
 
+    for wish in batch:
+        wish.begin(len(batch))
     try:
         for number, blocks in batch[0].network.activate([wish.image for wish in batch], unwanted=unwanted):
             batch[number].send(blocks)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from medray.errors import ImageError
 from medray.formats.image import declared_bytes
 from medray.serving.results import Reply
+from medray.serving.ticket import Ticket
 
 __all__ = ["SMALL_BYTES", "Parcels", "Wanted", "is_small"]
 
@@ -38,11 +39,13 @@ class Wanted:
         task: ``segmentation``, ``diagnosis`` or ``detection``.
         image: The image's file.
         media_type: Of the answer.
+        ticket: Why it is asked.
     """
 
     task: str
     image: bytes
     media_type: str
+    ticket: Ticket = field(default_factory=Ticket)
 
 
 Waiting = tuple[Wanted, asyncio.Future[Reply]]

@@ -23,6 +23,9 @@ from medray.imaging.volume import Volume
 from medray.inference.bundled import load_predictor
 from medray.inference.prediction import Prediction
 from medray.models.runtime import EXACT, Runtime
+from medray.monitoring.journal import Journal
+from medray.monitoring.metrics import Meters
+from medray.monitoring.records import records_root
 from medray.progression.track import watchful
 from medray.progression.visit import require_one_patient
 from medray.registry.registry import Registry
@@ -36,8 +39,10 @@ from medray.serving.router import WarmFirst
 from medray.serving.shelf import Shelf
 from medray.serving.sources import Reference, Sources
 from medray.serving.stages import Stages
+from medray.serving.ticket import Ticket
 from medray.serving.together import COPIES, Together
 from medray.serving.tracking import TRACKERS, Means, visited
+from medray.serving.witness import Told, Witness, refused
 
 __all__ = ["Pool", "PoolConfig"]
 
@@ -63,6 +68,8 @@ class PoolConfig:
         pacs: A DICOMweb service for references.
         cohort: The cohort that is shown.
         runtime: What runs networks.
+        records: URI of where predictions are recorded; below ``MEDRAY_HOME`` where it is empty.
+        records_s: Seconds after which records go there from this node's disk.
         most_waiting: Requests that may wait for memory.
     """
 
@@ -75,7 +82,19 @@ class PoolConfig:
     pacs: str = ""
     cohort: str = ""
     runtime: Runtime = EXACT
+    records: str = ""
+    records_s: float = 30
     most_waiting: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is asked, and why."""
+
+    version: str
+    task: str
+    media_type: str
+    ticket: Ticket
 
 
 @serve.deployment(
@@ -98,7 +117,9 @@ class Pool:
         self._hands = ThreadPoolExecutor(HANDS, initializer=partial(torch.set_num_threads, settings.threads))
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
         self._maps = Room(settings.work_mb << 20, settings.most_waiting)
-        self._together = Together(self._shelf, self._batcher, self._hands, self._room, self._maps)
+        self._witness = Witness(Journal(records_root(settings.records)), settings.runtime, Meters(), settings.records_s)
+        self._moving: asyncio.Task[None] | None = None
+        self._together = Together(self._shelf, self._batcher, self._hands, self._room, self._maps, self._tell)
         self._work_bytes = settings.work_mb << 20
         self._sources = Sources(settings.sources, settings.pacs, settings.cohort)
         self._answered = 0.0
@@ -114,6 +135,7 @@ class Pool:
         Raises:
             ResourceError: If a network is stuck, or says what is no number.
         """
+        self._move()
         if self._batcher.busy_seconds > STUCK_S:
             raise ResourceError(f"a network has been running for {STUCK_S:.0f} s")
         if self._last is None or self._batcher.busy_seconds or time.monotonic() - self._answered < 10:
@@ -129,7 +151,13 @@ class Pool:
             return version
 
     async def answer(
-        self, version: str, task: str, image: bytes | Reference, media_type: str, progress: Progress | None = None
+        self,
+        version: str,
+        task: str,
+        image: bytes | Reference,
+        media_type: str,
+        ticket: Ticket | None = None,
+        progress: Progress | None = None,
     ) -> Reply:
         """Read an image, predict, and encode what was asked for; never raises for what is in the image.
 
@@ -138,9 +166,14 @@ class Pool:
             task: What is asked for: ``segmentation``, ``diagnosis`` or ``detection``.
             image: The image's file, or where it is.
             media_type: Of the answer.
+            ticket: Why it is asked.
             progress: Told how far it is.
         """
-        return await _told(self._answer(version, task, image, media_type, progress or Progress()))
+        wanted = _Wanted(version, task, media_type, ticket or Ticket())
+        reply = await _told(self._answer(wanted, image, progress or Progress()))
+        if reply.status != HTTPStatus.OK:
+            await self._tell(refused(reply, wanted.ticket, version, task))
+        return reply
 
     async def answer_all(self, version: str, wanted: Sequence[Wanted]) -> list[Reply]:
         """Do what `answer` does for several callers' small images at once."""
@@ -153,7 +186,8 @@ class Pool:
         if any(reply is not None and reply.status == HTTPStatus.OK for reply in found):
             self._last, self._answered = version, time.monotonic()
         alone = [one for one, reply in zip(wanted, found, strict=True) if reply is None]
-        rest = iter(await asyncio.gather(*(self.answer(version, one.task, one.image, one.media_type) for one in alone)))
+        answers = (self.answer(version, one.task, one.image, one.media_type, one.ticket) for one in alone)
+        rest = iter(await asyncio.gather(*answers))
         return [next(rest) if reply is None else reply for reply in found]
 
     async def view(self, image: bytes | Reference) -> Reply:
@@ -169,7 +203,7 @@ class Pool:
             answering = asyncio.create_task(self.track(version, wanted, media_type, progress))
         else:
             progress = Progress()
-            answering = asyncio.create_task(self.answer(version, task, wanted, media_type, progress))
+            answering = asyncio.create_task(self.answer(version, task, wanted, media_type, progress=progress))
         try:
             while not answering.done():
                 await asyncio.wait([answering], timeout=TELL_S)
@@ -185,35 +219,58 @@ class Pool:
             volume = await asyncio.to_thread(read_image_files, files)
             return Reply(HTTPStatus.OK, NRRD, await asyncio.to_thread(write_nrrd, volume))
 
-    async def _answer(self, version: str, task: str, image: bytes | Reference, media_type: str, progress: Progress) -> Reply:
+    async def _answer(self, wanted: _Wanted, image: bytes | Reference, progress: Progress) -> Reply:
         stages = Stages()
         async with AsyncExitStack() as stack:
             files = await self._files(image, stages, stack)
-            predictor = await stack.enter_async_context(self._shelf.lend(version))
+            predictor = await stack.enter_async_context(self._shelf.lend(wanted.version))
             stages.end("load")
-            if predictor.task != task:
-                return other_task(version, predictor.task, task)
+            if predictor.task != wanted.task:
+                return other_task(wanted.version, predictor.task, wanted.task)
             volume = await asyncio.to_thread(read_image_files, files)
             stages.end("decode")
-            prediction = await self._predicted(predictor, volume, stages, stack, progress)
-            reply: Reply = await self._by_hand(partial(answer, prediction, version, media_type, stages, files))
-            self._last, self._answered = version, time.monotonic()
+            prediction, together = await self._predicted(predictor, volume, stages, stack, progress)
+            form = (wanted.version, wanted.media_type, stages, files, wanted.ticket.id)
+            reply: Reply = await self._by_hand(partial(answer, prediction, *form))
+            self._last, self._answered = wanted.version, time.monotonic()
+            facts = Told(wanted.ticket, wanted.version, wanted.task, files, reply.timing, volume=volume, prediction=prediction)
+            said = None if isinstance(image, bytes) else image
+            plan = getattr(predictor, "plan", None)
+            await self._tell(replace(facts, plan=plan, together=together, reference=said))
             return reply
+
+    async def _tell(self, told: Told) -> None:
+        """Record a prediction."""
+        self._move()
+        await self._witness.tell(told)
+
+    def _move(self) -> None:
+        """Have records moved to the store from now on; the first time that the replica's loop runs."""
+        if self._moving is None or self._moving.done():
+            self._moving = asyncio.create_task(self._witness.run(lambda: self._room.waiting))
+
+    def __del__(self) -> None:
+        """Move what is left; called by Serve when the replica ends."""
+        witness = getattr(self, "_witness", None)
+        if witness is not None:
+            witness.close()
 
     async def _predicted(
         self, predictor: Any, volume: Volume, stages: Stages, stack: AsyncExitStack, progress: Progress
-    ) -> Prediction:
-        """Run a network on an image; what it needs is held until the stack ends."""
+    ) -> tuple[Prediction, int]:
+        """Run a network on an image, and say with how many it went; what it needs is held until the stack ends."""
         prepared = await self._batcher.beside(predictor.prepare, volume)
         stages.end("preprocess")
         await stack.enter_async_context(self._maps.hold(predictor.map_bytes(prepared)))
-        blocks = await stack.enter_async_context(self._batcher.run(predictor, prepared))
+        turn = await stack.enter_async_context(self._batcher.run(predictor, prepared))
         stages.end("network")
-        prediction: Prediction = await self._by_hand(partial(predictor.finish, progress.watched(blocks), volume, prepared))
+        stages.part("network", "queue", turn.waited_s)
+        blocks = progress.watched(turn.blocks)
+        prediction: Prediction = await self._by_hand(partial(predictor.finish, blocks, volume, prepared))
         stages.end("postprocess")
         stages["network"] += prediction.latencies["network"]  # it went on while the first blocks were decoded
         stages["postprocess"] -= prediction.latencies["network"]
-        return prediction
+        return prediction, turn.together
 
     async def _by_hand(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._hands, work)
@@ -246,12 +303,13 @@ class Pool:
             reply = await TRACKERS[predictor.task](means, visits, patient, version, media_type)
             stages.end("track")
             self._last, self._answered = version, time.monotonic()
-            return replace(reply, timing={stage: round(seconds * 1000, 2) for stage, seconds in stages.items()})
+            return replace(reply, timing=stages.milliseconds())
 
     async def _alone(self, predictor: Any, stages: Stages, progress: Progress, volume: Volume) -> Prediction:
         """Run a network on an image, and hold nothing after that."""
         async with AsyncExitStack() as stack:
-            return await self._predicted(predictor, volume, stages, stack, progress)
+            prediction, _ = await self._predicted(predictor, volume, stages, stack, progress)
+            return prediction
 
     async def _scans(self, scans: Sequence[bytes | Reference], stages: Stages, stack: AsyncExitStack) -> list[list[bytes]]:
         """Return several images' files, once there is room for all: who holds some and waits for more might wait forever."""

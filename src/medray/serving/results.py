@@ -80,6 +80,7 @@ class Reply:
         body: Its bytes.
         headers: Beside the usual ones.
         timing: Stage to milliseconds, in turn.
+        kept: Where the answer is kept, for who compares another version's with it; see `medray.serving.ticket`.
     """
 
     status: int
@@ -87,6 +88,12 @@ class Reply:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
+    kept: tuple[Any, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Of a problem: its kind, such as ``other-modality``."""
+        return str(json.loads(self.body).get("title", "")) if self.media_type == PROBLEM else ""
 
     @property
     def refused(self) -> str:
@@ -107,7 +114,12 @@ def accepted(header: str) -> str | None:
 
 
 def answer(
-    prediction: Prediction, model: str, media_type: str, latencies: Mapping[str, float], files: Sequence[bytes]
+    prediction: Prediction,
+    model: str,
+    media_type: str,
+    latencies: Mapping[str, float],
+    files: Sequence[bytes],
+    record: str = "",
 ) -> Reply:
     """Encode a prediction.
 
@@ -117,6 +129,7 @@ def answer(
         media_type: `JSON`, `BOTH` or one of `FORMATS`.
         latencies: Stage to seconds; ``encode`` is added where a file is written.
         files: The image's, which DICOM results refer to.
+        record: Id of the prediction's record; none where it is empty.
 
     Raises:
         InputError: If the model gives no such thing, or a DICOM result is asked for and the image isn't DICOM.
@@ -124,17 +137,18 @@ def answer(
     from medray.inference.written import written  # noqa: PLC0415 - the gateway, which only refuses, knows no network
 
     if media_type == OBJECTS:
-        return _objects(prediction, model, latencies, files)
+        return _objects(prediction, model, latencies, files, record)
     started = time.perf_counter()
     form = FORMATS.get(media_type) or (_image_of(prediction) if media_type == BOTH else None)
     file = written(prediction, form, model, lambda: dicom_files(files)) if form else b""
     encoded = {"encode": time.perf_counter() - started} if form else {}
     timing = {stage: round(seconds * 1000, 2) for stage, seconds in {**latencies, **encoded}.items()}
-    headers = {"X-Medray-Model": model}
+    headers = _headers(model, record)
     if form and media_type != BOTH:
         return Reply(HTTPStatus.OK, media_type.partition(";")[0], file, headers, timing)
     said: dict[str, Any] = {
         "model": model,
+        **({"prediction": record} if record else {}),
         **prediction.plain(),
         "shape": list(prediction.shape),
         "spacing_mm": list(spacing_mm(prediction.affine)),
@@ -162,7 +176,11 @@ def describe(version: ModelVersion, card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _objects(prediction: Prediction, model: str, latencies: Mapping[str, float], files: Sequence[bytes]) -> Reply:
+def _headers(model: str, record: str) -> dict[str, str]:
+    return {"X-Medray-Model": model, **({"X-Medray-Prediction": record} if record else {})}
+
+
+def _objects(prediction: Prediction, model: str, latencies: Mapping[str, float], files: Sequence[bytes], record: str) -> Reply:
     """Encode a prediction as DICOM objects of one study."""
     from medray.inference.written import written  # noqa: PLC0415
 
@@ -171,7 +189,7 @@ def _objects(prediction: Prediction, model: str, latencies: Mapping[str, float],
     parts = [Part("", written(prediction, form, model, lambda: source), media_type=SEGMENTATION) for form in forms]
     body, composed = compose(parts, OBJECTS)
     timing = {stage: round(seconds * 1000, 2) for stage, seconds in latencies.items()}
-    return Reply(HTTPStatus.OK, composed, body, {"X-Medray-Model": model}, timing)
+    return Reply(HTTPStatus.OK, composed, body, _headers(model, record), timing)
 
 
 def _image_of(prediction: Prediction) -> Format | None:

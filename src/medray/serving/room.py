@@ -30,6 +30,11 @@ class Room:
         """Bytes that nobody holds."""
         return self._free
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._line)
+
     @asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
         """Hold so many bytes for as long as the block runs.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,16 @@ from numpy.typing import NDArray
 from medray.formats.image import declared_bytes, read_image_files
 from medray.imaging.volume import Volume
 from medray.inference.bundled import BundlePredictor
+from medray.inference.prediction import Prediction
 from medray.inference.predictor import Predictor
-from medray.preprocessing.blocks import Blocks
-from medray.serving.batcher import Batcher
+from medray.preprocessing.plan import Plan
+from medray.serving.batcher import Batcher, Turn
 from medray.serving.parcels import Wanted
 from medray.serving.results import Reply, answer, other_task, refusal
 from medray.serving.room import Room
 from medray.serving.shelf import Shelf
 from medray.serving.stages import Stages
+from medray.serving.witness import Told
 
 __all__ = ["COPIES", "Together"]
 
@@ -37,6 +41,8 @@ class _Case:
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.stages = Stages()
+        self.prediction: Prediction | None = None
+        self.together = 1
         self.needed = self.map_bytes = 0
         self.reply: Reply | None = None
         self.volume: Volume
@@ -66,14 +72,25 @@ class _Case:
         self.map_bytes = predictor.map_bytes(self.prepared, whole=True)
         self.stages.end("preprocess")
 
-    def finish(self, predictor: Predictor | BundlePredictor, version: str, blocks: Blocks | BaseException) -> None:
+    def finish(self, predictor: Predictor | BundlePredictor, version: str, turn: Turn | BaseException) -> None:
         """Make the reply of what the network says."""
         self.stages.end("network")
-        if isinstance(blocks, BaseException):
-            raise blocks
-        prediction = predictor.finish(blocks, self.volume, self.prepared)
+        if isinstance(turn, BaseException):
+            raise turn
+        self.stages.part("network", "queue", turn.waited_s)
+        self.together = turn.together
+        self.prediction = predictor.finish(turn.blocks, self.volume, self.prepared)
         self.stages.end("postprocess")
-        self.reply = answer(prediction, version, self.wanted.media_type, self.stages, [self.wanted.image])
+        wanted = self.wanted
+        self.reply = answer(self.prediction, version, wanted.media_type, self.stages, [wanted.image], wanted.ticket.id)
+
+    def told(self, version: str, plan: Plan | None) -> Told:
+        """Return what is to be recorded."""
+        assert self.reply is not None  # noqa: S101 - it is told of when it is answered
+        facts = Told(self.wanted.ticket, version, self.wanted.task, [self.wanted.image], self.stages.milliseconds())
+        if self.reply.status != HTTPStatus.OK:
+            return replace(facts, status=self.reply.status, reason=self.reply.title)
+        return replace(facts, volume=self.volume, prediction=self.prediction, plan=plan, together=self.together)
 
 
 class Together:
@@ -85,16 +102,24 @@ class Together:
         hands: Threads that bring networks' answers onto their images' grids.
         room: For images in work.
         maps: For what networks say of them.
+        tell: Records a prediction.
     """
 
     def __init__(
-        self, shelf: Shelf[Predictor | BundlePredictor], batcher: Batcher, hands: ThreadPoolExecutor, room: Room, maps: Room
+        self,
+        shelf: Shelf[Predictor | BundlePredictor],
+        batcher: Batcher,
+        hands: ThreadPoolExecutor,
+        room: Room,
+        maps: Room,
+        tell: Callable[[Told], Awaitable[None]],
     ) -> None:
         self._shelf = shelf
         self._batcher = batcher
         self._hands = hands
         self._room = room
         self._maps = maps
+        self._tell = tell
 
     async def answer(self, version: str, wanted: Sequence[Wanted]) -> list[Reply | None]:
         """Answer each; what is wrong with one image is its own reply and none of the others'.
@@ -119,6 +144,10 @@ class Together:
             await stack.enter_async_context(self._maps.hold(sum(case.map_bytes for case in good)))
             said = await stack.enter_async_context(self._batcher.run_all(predictor, [case.prepared for case in good]))
             await asyncio.get_running_loop().run_in_executor(self._hands, _finish, good, said, predictor, version)
+        plan = getattr(predictor, "plan", None)
+        for case in cases:
+            if case.reply is not None:
+                await self._tell(case.told(version, plan))
         return [case.reply for case in cases]
 
 
@@ -128,7 +157,7 @@ def _prepare(cases: Sequence[_Case], predictor: Predictor | BundlePredictor, ver
 
 
 def _finish(
-    cases: Sequence[_Case], said: Sequence[Blocks | BaseException], predictor: Predictor | BundlePredictor, version: str
+    cases: Sequence[_Case], said: Sequence[Turn | BaseException], predictor: Predictor | BundlePredictor, version: str
 ) -> None:
-    for case, blocks in zip(cases, said, strict=True):
-        case.attempt(case.finish, predictor, version, blocks)
+    for case, turn in zip(cases, said, strict=True):
+        case.attempt(case.finish, predictor, version, turn)
