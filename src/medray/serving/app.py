@@ -169,9 +169,8 @@ def build(args: dict[str, Any]) -> serve.Application:
     memory = (chosen.models_mb, chosen.work_mb, chosen.batch_voxels)
     runtime = Runtime(chosen.runtime, chosen.mixed, cpus)
     records = chosen.records or str(config.home() / "records")  # of here: on other nodes it is another one
-    settings = PoolConfig(
-        registry, cpus, *memory, chosen.sources, chosen.pacs, chosen.cohort, runtime, records, chosen.records_s
-    )
+    where = (chosen.sources, chosen.pacs, chosen.cohort)
+    settings = PoolConfig(registry, cpus, *memory, *where, runtime, records, chosen.records_s)
     bound = pool.bind(settings)
     doors = Doors(
         **{name: getattr(chosen, name) for name in Doors.__dataclass_fields__ if name != "tls"}, tls=bool(chosen.certificate)
