@@ -26,6 +26,7 @@ from medray.serving.results import Reply, describe, problem
 from medray.serving.room import Room
 from medray.serving.rules import Rule
 from medray.serving.sources import Reference, Sources
+from medray.serving.ticket import Ticket
 
 __all__ = ["Desk", "Limits"]
 
@@ -141,13 +142,16 @@ class Desk:
         for reference in self.limits.models:
             await self.warm(await self.resolve(reference))
 
-    async def ask(self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str) -> Reply:
+    async def ask(
+        self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str, ticket: Ticket | None = None
+    ) -> Reply:
         """Have an image answered; see `Pool.answer`."""
+        ticket = ticket or Ticket()
         if isinstance(image, bytes) and is_small(image):
-            wanted = Wanted(task, image, media_type)
+            wanted = Wanted(task, image, media_type, ticket)
             return await self._once(lambda: self._parcels.ask(str(version), wanted))
         handle = self._pool.options(multiplexed_model_id=str(version))
-        return await self._once(lambda: handle.answer.remote(str(version), task, image, media_type))
+        return await self._once(lambda: handle.answer.remote(str(version), task, image, media_type, ticket))
 
     async def _send(self, version: str, wanted: Sequence[Wanted]) -> Sequence[Reply]:
         """Have small images answered in one call."""

@@ -30,6 +30,7 @@ from medray.progression.track import watchful
 from medray.progression.visit import require_one_patient
 from medray.registry.registry import Registry
 from medray.serving.batcher import Batcher
+from medray.serving.copies import compared
 from medray.serving.parcels import Wanted
 from medray.serving.patient import Patient
 from medray.serving.progress import Progress
@@ -232,11 +233,12 @@ class Pool:
             prediction, together = await self._predicted(predictor, volume, stages, stack, progress)
             form = (wanted.version, wanted.media_type, stages, files, wanted.ticket.id)
             reply: Reply = await self._by_hand(partial(answer, prediction, *form))
+            reply, agrees = await self._by_hand(partial(compared, prediction, reply, wanted.ticket))
             self._last, self._answered = wanted.version, time.monotonic()
             facts = Told(wanted.ticket, wanted.version, wanted.task, files, reply.timing, volume=volume, prediction=prediction)
             said = None if isinstance(image, bytes) else image
             plan = getattr(predictor, "plan", None)
-            await self._tell(replace(facts, plan=plan, together=together, reference=said))
+            await self._tell(replace(facts, plan=plan, together=together, reference=said, agreement=agrees))
             return reply
 
     async def _tell(self, told: Told) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -20,6 +20,7 @@ from medray.inference.prediction import Prediction
 from medray.inference.predictor import Predictor
 from medray.preprocessing.plan import Plan
 from medray.serving.batcher import Batcher, Turn
+from medray.serving.copies import compared
 from medray.serving.parcels import Wanted
 from medray.serving.results import Reply, answer, other_task, refusal
 from medray.serving.room import Room
@@ -42,6 +43,7 @@ class _Case:
         self.wanted = wanted
         self.stages = Stages()
         self.prediction: Prediction | None = None
+        self.agreement: Mapping[str, float] = {}
         self.together = 1
         self.needed = self.map_bytes = 0
         self.reply: Reply | None = None
@@ -82,7 +84,8 @@ class _Case:
         self.prediction = predictor.finish(turn.blocks, self.volume, self.prepared)
         self.stages.end("postprocess")
         wanted = self.wanted
-        self.reply = answer(self.prediction, version, wanted.media_type, self.stages, [wanted.image], wanted.ticket.id)
+        reply = answer(self.prediction, version, wanted.media_type, self.stages, [wanted.image], wanted.ticket.id)
+        self.reply, self.agreement = compared(self.prediction, reply, wanted.ticket)
 
     def told(self, version: str, plan: Plan | None) -> Told:
         """Return what is to be recorded."""
@@ -90,7 +93,14 @@ class _Case:
         facts = Told(self.wanted.ticket, version, self.wanted.task, [self.wanted.image], self.stages.milliseconds())
         if self.reply.status != HTTPStatus.OK:
             return replace(facts, status=self.reply.status, reason=self.reply.title)
-        return replace(facts, volume=self.volume, prediction=self.prediction, plan=plan, together=self.together)
+        return replace(
+            facts,
+            volume=self.volume,
+            prediction=self.prediction,
+            plan=plan,
+            together=self.together,
+            agreement=self.agreement,
+        )
 
 
 class Together:

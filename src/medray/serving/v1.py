@@ -16,9 +16,12 @@ from medray.serving.guard import Guard
 from medray.serving.jobs import OVER, Docket, Job
 from medray.serving.results import BOTH, FORMATS, JSON, NIFTI, NRRD, PROBLEM, Reply, accepted, told
 from medray.serving.sources import Reference, parse_reference
+from medray.serving.traffic import Traffic
 
 __all__ = ["BODY", "image_in", "jobs", "may_wait", "promised", "respond", "unwrapped", "v1"]
 
+WISH = "x-medray-canary"
+"""Header by which a request asks for a model's challenger, ``always``, or not for it, ``never``."""
 FOREIGN = ("application/octet-stream", NIFTI, NRRD, "application/dicom", "application/zip", *FORM)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "A job, where `Prefer: respond-async` asked for one; Location says where."},
@@ -55,7 +58,7 @@ BODY = {"requestBody": {"required": True, "content": {**dict.fromkeys(FOREIGN, B
 
 def v1(desk: Desk, guard: Guard, clerk: Clerk) -> APIRouter:
     """Make the routes under ``/v1``."""
-    routes = APIRouter(prefix="/v1")
+    routes, traffic = APIRouter(prefix="/v1"), Traffic(desk)
     seeing, asking = (Depends(guard.needs(role)) for role in (Role.VIEWER, Role.ANNOTATOR))
 
     @routes.get("/me", responses=REFUSALS)
@@ -87,7 +90,8 @@ def v1(desk: Desk, guard: Guard, clerk: Clerk) -> APIRouter:
                 owner = request.state.principal.name
                 return promised(await clerk.take(owner, version, task, media_type, body, referred=_refers(request)))
             received = time.perf_counter()
-            reply = await desk.ask(version, task, image_in(desk, request, body), media_type)
+            wish = request.headers.get(WISH, "")
+            reply = await traffic.ask(model, version, traffic.asked(task, image_in(desk, request, body), media_type), wish)
         done = time.perf_counter()
         known = {"receive": (received - started) * 1000, **reply.timing}
         total = (done - started) * 1000

@@ -1,0 +1,151 @@
+"""Shadows, canaries and rollbacks, on a real endpoint: nobody's request is lost."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+
+import medray
+from medray.audit import open_trail
+from medray.errors import NotFoundError
+from medray.formats.nifti import write_nifti
+from medray.monitoring.records import read_records, records_root
+from medray.registry.card import ModelCard
+from medray.registry.rollout import Canary
+from medray.storage.location import locate
+from tests.inference.test_predictor import model_folder, untrained
+from tests.phantoms import grid, orientations, phantom
+from tests.ports import free_port
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.ray
+SAME, OTHER, FAILS = 2, 3, 4
+PATIENT = Canary(share=0.5, slower=50)
+"""Untrained networks of eight channels: here the time of one says nothing."""
+
+
+def scan(seed):
+    return write_nifti(phantom(np.random.default_rng(seed), grid(list(orientations())[seed], (2.0, 2.0, 2.5), (5, 4, 3)))[0])
+
+
+@pytest.fixture(scope="module")
+def home(phantom_cohort, tmp_path_factory):
+    """``ball``: the champion, the same once more, one with other weights, and one that knows no MR."""
+    place = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDRAY_HOME", str(place))
+        store = medray.Registry()
+        folders = [model_folder(place / f"m{number}", phantom_cohort, seed=seed) for number, seed in enumerate((0, 0, 1))]
+        plan = medray.Predictor.load(folders[0]).plan
+        folders.append(untrained(place / "m3", replace(plan, modalities=("CT",))))
+        for folder in folders:
+            recipe = medray.Predictor.load(folder).plan
+            store.register(ModelCard(name="ball", created="2026", plan=recipe, scores={}, subjects={}), locate(folder))
+        store.promote("ball/1")
+    return place
+
+
+@pytest.fixture(scope="module")
+def url(local_ray, home):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDRAY_HOME", str(home))
+        settings = {"insecure": True, "records_s": 0.3, "refresh_s": 0.2, "models_mb": 4096}
+        with medray.deploy(["ball"], port=free_port(), **settings) as running:
+            yield running.url
+
+
+@pytest.fixture
+def store(home, monkeypatch):
+    monkeypatch.setenv("MEDRAY_HOME", str(home))
+    registry = medray.Registry()
+    yield registry
+    for version in registry.versions("ball"):
+        for alias in {"challenger", "shadow"} & set(version.aliases):
+            registry.withdraw(str(version), alias)
+
+
+def asked(url, body, model="ball", **headers):
+    return httpx.post(f"{url}/v1/segment/{model}", content=body, headers=headers, timeout=60)
+
+
+def many(url, count, **headers):
+    with ThreadPoolExecutor(4) as callers:
+        return list(callers.map(lambda number: asked(url, scan(3 + number % 20), **headers), range(count)))
+
+
+def started(url, who):
+    """Ask until the endpoint knows of a rollout: of a challenger by asking for it."""
+    wait_until(lambda: asked(url, scan(3), **{"X-Medray-Canary": "always"}).headers["x-medray-model"] == who)
+
+
+def test_a_challenger_answers_its_share_and_whoever_asks_for_it(url, store):
+    store.challenge(f"ball/{SAME}", PATIENT)
+    started(url, f"ball/{SAME}")
+    models = [reply.headers["x-medray-model"] for reply in many(url, 60)]
+    assert 15 <= models.count(f"ball/{SAME}") <= 45
+    assert set(models) == {"ball/1", f"ball/{SAME}"}
+    for wish, who in (("always", f"ball/{SAME}"), ("never", "ball/1")):
+        replies = many(url, 10, **{"X-Medray-Canary": wish})
+        assert {reply.headers["x-medray-model"] for reply in replies} == {who}
+    named = [asked(url, scan(3), "ball/1"), asked(url, scan(3), f"ball/{OTHER}")]
+    assert [reply.headers["x-medray-model"] for reply in named] == ["ball/1", f"ball/{OTHER}"], "who is named answers"
+    assert store.rollout("ball").challenger is not None, "it does what the champion does, and stays"
+
+
+def test_a_shadow_s_answers_are_compared_and_never_seen(url, store):
+    store.promote(f"ball/{OTHER}", "shadow")
+    before = time.time()
+
+    def shadows():
+        replies = many(url, 8)
+        assert {reply.headers["x-medray-model"] for reply in replies} == {"ball/1"}
+        found = read_records(records_root(), "ball")
+        return [one for one in found if one.role == "shadow" and one.agreement and one.at.timestamp() > before]
+
+    wait_until(lambda: bool(shadows()), seconds=90)
+    records = {one.id: one for one in read_records(records_root(), "ball")}
+    for shadow in shadows():
+        assert shadow.version == OTHER
+        assert set(shadow.agreement) == {"ball", "core"}
+        assert all(0 <= value <= 1 for value in shadow.agreement.values())
+        beside = records.get(shadow.beside)
+        assert beside is None or (beside.version, beside.input_sha256) == (1, shadow.input_sha256)
+
+
+@pytest.mark.parametrize(("bad", "why"), [(OTHER, "agrees with the champion"), (FAILS, "failed at")])
+def test_a_bad_challenger_is_taken_back_and_no_request_is_lost(url, store, bad, why):
+    store.challenge(f"ball/{bad}", PATIENT)
+    wait_until(lambda: store.rollout("ball").challenger is not None)
+    statuses, deadline = [], time.monotonic() + 90
+    while store.rollout("ball").challenger is not None and time.monotonic() < deadline:
+        statuses += [reply.status_code for reply in many(url, 8)]
+    assert set(statuses) == {200}
+    assert store.rollout("ball").challenger is None
+    with pytest.raises(NotFoundError):
+        store.resolve("ball@challenger")
+    event = [one for one in open_trail().events(action="model.withdraw") if one.actor == "medray canary"][-1]
+    assert event.target == f"ball/{bad}"
+    assert why in event.detail
+    assert {reply.headers["x-medray-model"] for reply in many(url, 8, **{"X-Medray-Canary": "always"})} == {"ball/1"}
+
+
+def test_one_that_is_put_back_gets_another_chance(url, store):
+    store.challenge(f"ball/{OTHER}", replace(PATIENT, agreement=0.0))
+    started(url, f"ball/{OTHER}")
+    assert {reply.status_code for reply in many(url, 20)} == {200}
+    assert store.rollout("ball").challenger is not None
+
+
+def test_a_promotion_in_the_middle_of_traffic_loses_nothing(url, store):
+    store.challenge(f"ball/{SAME}", PATIENT)
+    started(url, f"ball/{SAME}")
+    with ThreadPoolExecutor(1) as other:
+        traffic = other.submit(many, url, 80)
+        store.promote(f"ball/{SAME}")
+        store.rollback("ball")
+        replies = traffic.result()
+    assert {reply.status_code for reply in replies} == {200}
+    assert store.resolve("ball").version == 1
