@@ -43,10 +43,8 @@ def test_a_good_one_is_not():
 def test_at_the_limit_it_is_seldom():
     """A challenger that does just what it may: looking after each request must not add up."""
     canary = Canary(errors=0.05, slower=1.25, agreement=0.9)
-    found = [
-        taken_back(requests(np.random.default_rng(seed), errors=0.05, slower=1.25, agreement=0.9), canary)
-        for seed in range(100)
-    ]
+    just = {"errors": 0.05, "slower": 1.25, "agreement": 0.9}
+    found = [taken_back(requests(np.random.default_rng(seed), **just), canary) for seed in range(100)]
     assert sum(number is not None for number, _ in found) <= 8
 
 

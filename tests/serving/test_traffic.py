@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -52,7 +53,7 @@ def home(phantom_cohort, tmp_path_factory):
 def url(local_ray, home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDRAY_HOME", str(home))
-        settings = {"insecure": True, "records_s": 0.3, "refresh_s": 0.2, "models_mb": 4096}
+        settings: dict[str, Any] = {"insecure": True, "records_s": 0.3, "refresh_s": 0.2, "models_mb": 4096}
         with medray.deploy(["ball"], port=free_port(), **settings) as running:
             yield running.url
 

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from medray.cli import annotate, audit, data, demo, models, progression, receive, registry, synthesis
+from medray.cli import annotate, audit, data, demo, models, monitor, progression, receive, registry, synthesis
 from medray.cli.output import error_console
 from medray.errors import MedrayError
 
@@ -39,6 +39,7 @@ app.command()(models.predict)
 app.command()(progression.track)
 app.command()(models.serve)
 app.add_typer(registry.models_app, name="models")
+app.add_typer(monitor.monitor_app, name="monitor")
 app.add_typer(annotate.annotate_app, name="annotate")
 app.add_typer(audit.audit_app, name="audit")
 

@@ -17,12 +17,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medray import config
+from medray.audit import Event, open_trail
 from medray.cohort.parquet import parquet_table
 from medray.errors import InputError, NotFoundError
 from medray.monitoring.record import PredictionRecord, records_of, table_of
 from medray.storage.location import Entry, Location, locate
 
-__all__ = ["days_of", "find_record", "join_days", "models_of", "read_records", "records_root", "rewrite", "write_records"]
+__all__ = [
+    "days_of",
+    "erase_subject",
+    "find_record",
+    "join_days",
+    "models_of",
+    "purge_records",
+    "read_records",
+    "records_root",
+    "rewrite",
+    "write_records",
+]
 
 DAY = "day="
 MOST_FILES = 64
@@ -53,7 +65,7 @@ def write_records(root: Location, records: Sequence[PredictionRecord], *, name: 
 
 
 def read_records(
-    root: Location, model: str, *, since: datetime | None = None, until: datetime | None = None
+    root: Location, model: str, *, since: datetime | None = None, until: datetime | None = None, day: date | None = None
 ) -> list[PredictionRecord]:
     """Return a model's records of a time, the oldest first; each once.
 
@@ -62,10 +74,11 @@ def read_records(
         model: Its name.
         since: Not before this; from the first by default.
         until: Before this; to the last by default.
+        day: Of one day alone.
     """
     begin, end = since or datetime.min.replace(tzinfo=UTC), until or datetime.max.replace(tzinfo=UTC)
-    days = [day for day in days_of(root, model) if begin.date() <= day <= end.date()]
-    found = {record.id: record for day in days for record in _read_day(_folder(root, model, day))}
+    days = [day] if day else [one for one in days_of(root, model) if begin.date() <= one <= end.date()]
+    found = {record.id: record for one in days for record in _read_day(_folder(root, model, one))}
     return sorted((one for one in found.values() if begin <= one.at < end), key=lambda record: record.at)
 
 
@@ -130,6 +143,27 @@ def join_days(root: Location) -> int:
                 rewrite(root, model, day)
                 joined += 1
     return joined
+
+
+def purge_records(root: Location, before: date) -> int:
+    """Delete days before one, and return how many that were; the audit trail says so."""
+    gone = [(model, day) for model in models_of(root) for day in days_of(root, model) if day < before]
+    if gone:
+        open_trail().record([Event("records.purge", root.path, detail=f"{len(gone)} days before {before.isoformat()}")])
+    for model, day in gone:
+        folder = _folder(root, model, day)
+        for entry in _entries(folder):
+            folder.join(entry.name).remove()
+    return len(gone)
+
+
+def erase_subject(root: Location, subject: str) -> int:
+    """Delete one patient's records, by pseudonym, and return how many that were."""
+    return sum(
+        rewrite(root, model, day, lambda record: None if record.subject == subject else record)
+        for model in models_of(root)
+        for day in days_of(root, model)
+    )
 
 
 def _folder(root: Location, model: str, day: date) -> Location:

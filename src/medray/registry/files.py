@@ -18,11 +18,11 @@ from medray.storage.location import Location
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["UNUSED", "download", "evaluations_of", "files_of", "keep_evaluation", "local_folder"]
+__all__ = ["UNUSED", "download", "evaluations_of", "files_of", "keep_evaluation", "keep_file", "kept_file", "local_folder"]
 
 FILES = ("plan.json", "weights.safetensors")
-OPTIONAL_FILES = (CALIBRATION, "reference.json")
-EVALUATIONS = "evaluations"
+OPTIONAL_FILES = (CALIBRATION,)
+EVALUATIONS, BESIDE = "evaluations", "beside"
 UNUSED = {"pandas"}
 """MLflow loads it for datasets that nobody tracks here: a quarter of a second."""
 
@@ -59,6 +59,21 @@ def keep_evaluation(client: MlflowClient, run: str, facts: Mapping[str, Any]) ->
     """Keep an evaluation beside a version's run, instead of an older one of the same cohort, version and split."""
     digest = hashlib.sha256(json.dumps([facts.get("cohort"), facts.get("split")]).encode()).hexdigest()[:16]
     client.log_text(run, json.dumps(facts, indent=1), f"{EVALUATIONS}/{digest}.json")
+
+
+def keep_file(client: MlflowClient, run: str, name: str, data: bytes) -> None:
+    """Keep a file beside a version's run, instead of an older one of that name."""
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / name).write_bytes(data)
+        client.log_artifact(run, str(Path(place) / name), BESIDE)
+
+
+def kept_file(client: MlflowClient, run: str, name: str) -> bytes | None:
+    """Return a file that is kept beside a version's run, or None."""
+    if f"{BESIDE}/{name}" not in {entry.path for entry in client.list_artifacts(run, BESIDE)}:
+        return None
+    with tempfile.TemporaryDirectory() as place:
+        return Path(client.download_artifacts(run, f"{BESIDE}/{name}", place)).read_bytes()
 
 
 def evaluations_of(client: MlflowClient, run: str) -> list[dict[str, Any]]:

@@ -22,7 +22,16 @@ from medray.errors import ConfigError, ConflictError, NotFoundError
 from medray.models.lean import without
 from medray.registry.aliases import Aliases, known
 from medray.registry.card import ModelCard
-from medray.registry.files import UNUSED, download, evaluations_of, files_of, keep_evaluation, local_folder
+from medray.registry.files import (
+    UNUSED,
+    download,
+    evaluations_of,
+    files_of,
+    keep_evaluation,
+    keep_file,
+    kept_file,
+    local_folder,
+)
 from medray.registry.recall import Recall
 from medray.registry.rollout import CHALLENGER, CHAMPION, Canary, Rollout, rollout_of
 from medray.registry.served import served_until
@@ -265,6 +274,14 @@ class Registry:
     def evaluations(self, version: ModelVersion) -> list[dict[str, Any]]:
         """Return how good a version was on each cohort and split that it was evaluated on, the oldest first."""
         return evaluations_of(self._client, self._run_of(version))
+
+    def keep(self, version: ModelVersion, name: str, data: bytes) -> None:
+        """Keep a file beside a version, instead of an older one of that name; a version's own files never change."""
+        keep_file(self._client, self._run_of(version), name, data)
+
+    def kept(self, version: ModelVersion, name: str) -> bytes | None:
+        """Return a file that is kept beside a version, or None."""
+        return kept_file(self._client, self._run_of(version), name)
 
     def _run_of(self, version: ModelVersion) -> str:
         return str(self._client.get_model_version(version.name, str(version.version)).run_id)

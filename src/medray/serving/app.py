@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self, cast
@@ -81,6 +81,7 @@ class ServeConfig:
         rules: Which models series are for that come in by STOW-RS; what they say goes to ``pacs``. See `Rule`.
         records: Folder, a path or a URI, where predictions are recorded; below ``MEDRAY_HOME`` when empty.
         records_s: Seconds after which records go there from the disk of the node that made them.
+        watch_s: Seconds after which drift of what is served is looked at again.
         spool: Local folder where these come in, one for each endpoint; below ``MEDRAY_HOME`` when empty.
         quiet_s: Seconds without a new object after which a study is whole.
         insecure: Anybody may ask for anything; on loopback only.
@@ -119,6 +120,7 @@ class ServeConfig:
     rules: tuple[Rule, ...] = ()
     records: str = ""
     records_s: float = Field(default=30, gt=0)
+    watch_s: float = Field(default=300, gt=0)
     spool: str = ""
     quiet_s: float = Field(default=30, gt=0)
     insecure: bool = False
@@ -165,10 +167,10 @@ def build(args: dict[str, Any]) -> serve.Application:
     pool = _deployment(Pool).options(
         ray_actor_options={"num_cpus": cpus, "num_gpus": chosen.gpus}, autoscaling_config=autoscaling
     )
-    limits = Limits(**{name: getattr(chosen, name) for name in Limits.__dataclass_fields__})
+    records = chosen.records or str(config.home() / "records")  # of here: on other nodes it is another one
+    limits = replace(Limits(**{name: getattr(chosen, name) for name in Limits.__dataclass_fields__}), records=records)
     memory = (chosen.models_mb, chosen.work_mb, chosen.batch_voxels)
     runtime = Runtime(chosen.runtime, chosen.mixed, cpus)
-    records = chosen.records or str(config.home() / "records")  # of here: on other nodes it is another one
     where = (chosen.sources, chosen.pacs, chosen.cohort)
     settings = PoolConfig(registry, cpus, *memory, *where, runtime, records, chosen.records_s)
     bound = pool.bind(settings)

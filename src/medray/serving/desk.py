@@ -59,6 +59,8 @@ class Limits:
         rules: Which models series are for that come in by STOW-RS.
         spool: Local folder where they come in; below ``MEDRAY_HOME`` where it is empty.
         quiet_s: Seconds without a new object after which a study is whole.
+        records: URI of where predictions are recorded; below ``MEDRAY_HOME`` where it is empty.
+        watch_s: Seconds after which drift is looked at again.
     """
 
     models: tuple[str, ...] = ()
@@ -76,6 +78,8 @@ class Limits:
     rules: tuple[Rule, ...] = ()
     spool: str = ""
     quiet_s: float = 30
+    records: str = ""
+    watch_s: float = 300
 
     @property
     def names(self) -> frozenset[str]:
@@ -90,6 +94,7 @@ class Desk:
         registry: Where models are.
         limits: What may be asked for.
         sources: What may be referred to.
+        served: Versions that have been asked.
 
     Args:
         pool: Who answers.
@@ -105,6 +110,7 @@ class Desk:
         self.sources = Sources(limits.sources, limits.pacs, limits.cohort)
         self._cards: dict[str, ModelCard] = {}
         self._parcels = Parcels(self._send, CALLS_EACH * limits.max_replicas)
+        self.served: set[str] = set()
         self._bodies = Room(limits.bodies_mb << 20, most_waiting=0)
 
     async def resolve(self, reference: str) -> ModelVersion:
@@ -147,6 +153,7 @@ class Desk:
     ) -> Reply:
         """Have an image answered; see `Pool.answer`."""
         ticket = ticket or Ticket()
+        self.served.add(str(version))
         if isinstance(image, bytes) and is_small(image):
             wanted = Wanted(task, image, media_type, ticket)
             return await self._once(lambda: self._parcels.ask(str(version), wanted))

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from medray import __version__
 from medray.errors import MedrayError, StorageError
+from medray.monitoring.metrics import Meters
 from medray.registry.registry import Registry
 from medray.serving.auth import LocalTokens, OidcTokens, Refusal, Tokens, keys_url_of, signing_key
 from medray.serving.clerk import Clerk
@@ -33,6 +34,7 @@ from medray.serving.orders import OrderBook
 from medray.serving.projects import Office, projects
 from medray.serving.reading_room import reading_room
 from medray.serving.results import problem, refusal
+from medray.serving.sentinel import Sentinel
 from medray.serving.sessions import Sessions
 from medray.serving.track import track
 from medray.serving.v1 import jobs, respond, v1
@@ -78,7 +80,7 @@ class Doors:
         return LocalTokens(signing_key())
 
 
-def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
+def web(desk: Desk, doors: Doors, ledger: Ledger, sentinel: Sentinel | None = None) -> FastAPI:
     """Make the web application."""
     docket, sessions, errands = Docket(desk.limits.jobs), Sessions(desk.limits.jobs), Errands(desk.registry.uri)
     shown = Worklist(desk.limits.cohort) if desk.limits.cohort else None
@@ -89,7 +91,7 @@ def web(desk: Desk, doors: Doors, ledger: Ledger) -> FastAPI:
 
     @asynccontextmanager
     async def working(app: FastAPI) -> AsyncIterator[None]:
-        work = [asyncio.create_task(worker.run()) for worker in (clerk, sessions, courier) if worker]
+        work = [asyncio.create_task(worker.run()) for worker in (clerk, sessions, courier, sentinel) if worker]
         yield
         await errands.close()
         for worker in work:
@@ -169,7 +171,8 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Make what answers; called by Serve."""
-        return web(self._desk, self._doors, Ledger())
+        sentinel = Sentinel(self._desk, self._desk.limits.records, self._desk.limits.watch_s, Meters())
+        return web(self._desk, self._doors, Ledger(), sentinel)
 
     async def ready(self) -> None:
         """Wait until the models that are kept loaded are."""

@@ -1,0 +1,130 @@
+"""Commands about models in use: what they predicted, whether that drifts, and one prediction once more."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medray import config
+from medray.cli.models import Model
+from medray.cli.output import Json, progress, show
+from medray.errors import ConfigError
+
+__all__ = ["monitor_app"]
+
+monitor_app = typer.Typer(help="Watch models in use: records, drift, replays.", no_args_is_help=True)
+
+Records = Annotated[str, typer.Option(help="Where predictions are recorded; below MEDRAY_HOME by default.")]
+ALARM = 1
+
+
+@monitor_app.command("baseline")
+def baseline(
+    model: Model,
+    cohort: Annotated[str, typer.Option(help="A cohort whose images are as they should be.")] = "",
+    since: Annotated[str, typer.Option(help="Or recorded predictions from this day on, as 2026-11-01 …")] = "",
+    until: Annotated[str, typer.Option(help="… to before this day.")] = "",
+    records: Records = "",
+    why: Annotated[str, typer.Option(help="For the audit trail.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Keep what a model's drift is told by: images of a cohort, or predictions of a time when all was well."""
+    from medray.cohort.cohort import open_cohort
+    from medray.inference.reference import keep_reference, reference_from_cohort, reference_from_records
+    from medray.monitoring.records import records_root
+
+    if bool(cohort) == bool(since and until):
+        raise ConfigError("say what is as it should be: --cohort ROOT, or --since DAY --until DAY")
+    if cohort:
+        with progress() as on_progress:
+            found = reference_from_cohort(model, open_cohort(cohort), on_progress=on_progress)
+    else:
+        found = reference_from_records(model, records_root(records), _day(since), _day(until))
+    version = keep_reference(model, found, why=why or (f"cohort {cohort}" if cohort else f"{since} to {until}"))
+    show({"model": str(version), "studies": len(found)}, as_json=as_json)
+
+
+@monitor_app.command("check")
+def check(
+    model: Model,
+    records: Records = "",
+    watch_file: Annotated[Path | None, typer.Option("--watch", help="A .toml of Watch fields: window, rate, groups …")] = None,
+    fail: Annotated[bool, typer.Option("--fail", help="Exit with 1 on an alarm.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether a model's last predictions are of another kind than its reference, and of what kind."""
+    from medray.inference.check import check as run
+    from medray.monitoring.alarm import Watch
+    from medray.monitoring.records import records_root
+
+    watch = config.load(Watch, config.read_file(watch_file) if watch_file else {}, what=str(watch_file or "--watch"))
+    found = run(model, records_root(records), watch)
+    show(found.plain(), as_json=as_json)
+    if fail and found.outlook.alarm:
+        raise typer.Exit(ALARM)
+
+
+@monitor_app.command("list")
+def list_records(
+    name: Annotated[str, typer.Argument(help="A model's name.")],
+    last: Annotated[int, typer.Option(help="How many.")] = 20,
+    records: Records = "",
+    as_json: Json = False,
+) -> None:
+    """List a model's last predictions."""
+    from medray.monitoring.records import read_records, records_root
+
+    found = read_records(records_root(records), name)[-last:]
+    rows = [
+        {
+            "prediction": one.id,
+            "at": one.at.isoformat(timespec="seconds"),
+            "model": f"{one.model}/{one.version}",
+            "role": one.role,
+            "status": one.status,
+            "ms": round(one.total_ms, 1),
+        }
+        for one in found
+    ]
+    show({"predictions": rows}, as_json=as_json)
+
+
+@monitor_app.command("replay")
+def replay(
+    prediction: Annotated[str, typer.Argument(help="Its id, from X-Medray-Prediction or medray monitor list.")],
+    source: Annotated[str, typer.Option("--input", help="The image as it was sent, where the request carried it.")] = "",
+    cohort: Annotated[str, typer.Option(help="For an image of a cohort.")] = "",
+    records: Records = "",
+    as_json: Json = False,
+) -> None:
+    """Make a recorded prediction once more on the CPU, and say whether it is the same to the last bit."""
+    from medray.inference.replay import replay as run
+    from medray.monitoring.records import records_root
+
+    found = run(prediction, records_root(records), source=source, cohort=cohort)
+    facts = {"prediction": prediction, "model": f"{found.record.model}/{found.record.version}", "same": found.same}
+    show({**facts, "recorded": found.record.output_sha256, "now": found.output_sha256}, as_json=as_json)
+
+
+@monitor_app.command("purge")
+def purge(
+    days: Annotated[int, typer.Option(min=1, help="Records that are older are deleted.")],
+    records: Records = "",
+    as_json: Json = False,
+) -> None:
+    """Delete records that are older than retention allows, and join the many files of past days."""
+    from medray.monitoring.records import join_days, purge_records, records_root
+
+    root = records_root(records)
+    gone = purge_records(root, (datetime.now(UTC) - timedelta(days=days)).date())
+    show({"deleted_days": gone, "joined_days": join_days(root)}, as_json=as_json)
+
+
+def _day(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        raise ConfigError(f"{text!r} is no day: write it as 2026-11-28") from None

@@ -1,0 +1,100 @@
+"""`check`: what a model's last predictions show against its reference. Loads no network: the gateway does it, too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from medray.cohort.parquet import parquet_table
+from medray.errors import NotFoundError
+from medray.monitoring.alarm import Outlook, Watch, lately, looked
+from medray.monitoring.drift import Change, Finding
+from medray.monitoring.record import PredictionRecord, records_of, sample_of
+from medray.monitoring.records import days_of, read_records
+from medray.registry.registry import Registry
+from medray.registry.version import ModelVersion
+from medray.storage.location import Location
+
+__all__ = ["REFERENCE", "Check", "check", "counts"]
+
+REFERENCE = "reference.parquet"
+"""File beside a version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a model's last predictions show.
+
+    Attributes:
+        model: ``name/version``.
+        studies: How many predictions were looked at.
+        reference: How many they are compared with.
+        outlook: What was found.
+    """
+
+    model: str
+    studies: int
+    reference: int
+    outlook: Outlook
+
+    def plain(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        look = self.outlook
+        return {
+            "model": self.model,
+            "alarm": look.alarm,
+            "studies": self.studies,
+            "reference": self.reference,
+            "level": look.level,
+            "whole": {str(size): _plain(found) for size, found in look.whole.items()},
+            "groups": {name: _plain(found) for name, found in look.groups.items()},
+        }
+
+
+def check(model: str, records: Location, watch: Watch, *, registry: Registry | None = None) -> Check:
+    """Look at a model's last predictions.
+
+    Args:
+        model: A reference to the version.
+        records: Where predictions are recorded.
+        watch: How to look.
+        registry: The default one when None.
+
+    Raises:
+        NotFoundError: If the version has no reference.
+    """
+    store = registry or Registry()
+    version = store.resolve(model)
+    data = store.kept(version, REFERENCE)
+    if data is None:
+        raise NotFoundError(f"{version} has no reference to tell drift by: medray monitor baseline {version} --cohort ROOT")
+    reference = records_of(parquet_table(data))
+    window = lately(sample_of(_last(records, version, watch.window, {one.id for one in reference})), watch.window)
+    return Check(str(version), window.size, len(reference), looked(sample_of(reference), window, watch))
+
+
+def counts(record: PredictionRecord, version: ModelVersion) -> bool:
+    """Tell whether a record is one of a version that tells of drift."""
+    return record.version == version.version and record.role != "shadow" and bool(record.numbers) and record.status == 200
+
+
+def _last(records: Location, version: ModelVersion, count: int, known: set[str]) -> list[PredictionRecord]:
+    """Return a version's last predictions, the oldest first, as many days back as it takes."""
+    found: list[PredictionRecord] = []
+    for day in reversed(days_of(records, version.name)):
+        of_day = read_records(records, version.name, day=day)
+        found = [one for one in of_day if counts(one, version) and one.id not in known] + found
+        if len(found) >= count:
+            break
+    return found
+
+
+def _plain(found: Finding) -> dict[str, Any]:
+    changes = [_change(one) for one in found.changes]
+    return {"p": found.p, "studies": found.window, "families": dict(found.families), "changes": changes}
+
+
+def _change(one: Change) -> dict[str, Any]:
+    unknown = {name for name, value in one._asdict().items() if isinstance(value, float) and not math.isfinite(value)}
+    return {name: None if name in unknown else value for name, value in one._asdict().items()}

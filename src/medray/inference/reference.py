@@ -1,0 +1,108 @@
+"""What drift of a model is told by: images that are as they should be, and what it says of them, kept beside the version."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medray.audit import Event, open_trail
+from medray.cohort.cohort import Cohort
+from medray.cohort.manifest import SeriesRow
+from medray.errors import InputError
+from medray.inference.bundled import load_predictor
+from medray.inference.check import REFERENCE, counts
+from medray.inference.seen import seen_in
+from medray.monitoring.record import PredictionRecord, table_of
+from medray.monitoring.records import read_records
+from medray.preprocessing.plan import learnable
+from medray.registry.registry import Registry
+from medray.registry.version import ModelVersion
+from medray.storage.location import Location
+
+__all__ = ["keep_reference", "reference_from_cohort", "reference_from_records"]
+
+ENOUGH = 50
+"""Studies that weren't trained on; where there are fewer, those that were are in the reference, too."""
+MOST = 1000
+"""Studies of a reference: more make no test sharper."""
+
+
+def reference_from_cohort(
+    model: str,
+    cohort: Cohort,
+    *,
+    registry: Registry | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> list[PredictionRecord]:
+    """Look at a cohort's images and at what a model says of them, as serving would.
+
+    Those that the model was trained on are left out if there are enough others: what it says of them is surer than it will be.
+
+    Raises:
+        InputError: If the cohort has no image for the model.
+    """
+    store = registry or Registry()
+    version = store.resolve(model)
+    card = store.card(version)
+    rows = list(cohort.rows) if card.plan is None else learnable(cohort.rows, card.plan.task, located=card.plan.located)
+    trained = set(card.subjects.get("train", ()))
+    fresh = [row for row in rows if row.subject not in trained]
+    chosen = (fresh if len(fresh) >= ENOUGH else rows)[:MOST]
+    if not chosen:
+        raise InputError(f"cohort {cohort.index.id} has no image that {version} is for")
+    predictor, found = load_predictor(store.fetch(version)), []
+    for done, row in enumerate(chosen, start=1):
+        found.append(_record(version, predictor, cohort, row))
+        on_progress("reference", done, len(chosen))
+    return found
+
+
+def _record(version: ModelVersion, predictor: Any, cohort: Cohort, row: SeriesRow) -> PredictionRecord:
+    volume = cohort.volume(row)
+    seen = seen_in(volume, predictor.predict(volume))
+    return PredictionRecord(
+        id=secrets.token_hex(12),
+        at=datetime.now(UTC),
+        model=version.name,
+        version=version.version,
+        task=predictor.task,
+        subject=row.subject,
+        study=row.study,
+        series=row.series,
+        numbers=dict(seen.numbers),
+        groups=dict(seen.groups),
+        embedding=() if seen.embedding is None else tuple(map(float, seen.embedding)),
+    )
+
+
+def reference_from_records(
+    model: str, records: Location, since: datetime, until: datetime, *, registry: Registry | None = None
+) -> list[PredictionRecord]:
+    """Take predictions of a time in which all was well, which a person has looked at.
+
+    Raises:
+        InputError: If there are too few.
+    """
+    version = (registry or Registry()).resolve(model)
+    found = [one for one in read_records(records, version.name, since=since, until=until) if counts(one, version)]
+    if len(found) < ENOUGH:
+        raise InputError(f"{version} made {len(found)} predictions in that time, and a reference needs {ENOUGH}")
+    return found[-MOST:]
+
+
+def keep_reference(
+    model: str, reference: Sequence[PredictionRecord], *, why: str = "", registry: Registry | None = None
+) -> ModelVersion:
+    """Keep a reference beside a version, instead of an older one."""
+    store = registry or Registry()
+    version = store.resolve(model)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table_of(reference), sink, compression="zstd")
+    open_trail().record([Event("model.reference", str(version), detail=f"{len(reference)} studies: {why}".rstrip(": "))])
+    store.keep(version, REFERENCE, sink.getvalue().to_pybytes())
+    return version
