@@ -40,7 +40,9 @@ def test_a_challenger_answers_what_its_canary_says(three):
     three.promote("ball/3", "shadow")
     rollout = Registry(three.uri).rollout("ball")
     assert [str(one) for one in (rollout.champion, rollout.challenger, rollout.shadow)] == ["ball/1", "ball/2", "ball/3"]
-    assert rollout.canary == Canary(share=0.25, agreement=0.8)
+    assert rollout.canary is not None
+    assert rollout.canary == Canary(share=0.25, agreement=0.8, since=rollout.canary.since)
+    assert rollout.canary.since > "2026"
     three.withdraw("ball/3")
     assert three.rollout("ball").challenger, "it wasn't the challenger"
     three.withdraw("ball/2", why="disagrees")

@@ -20,6 +20,7 @@ from medray.storage.location import locate
 from tests.inference.test_predictor import model_folder, untrained
 from tests.phantoms import grid, orientations, phantom
 from tests.ports import free_port
+from tests.services import ray_with
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
@@ -34,14 +35,14 @@ def scan(seed):
 
 @pytest.fixture(scope="module")
 def home(phantom_cohort, tmp_path_factory):
-    """``ball``: the champion, the same once more, one with other weights, and one that knows no MR."""
+    """``ball``: the champion, the same once more, one with other weights, and one that is for images of two channels."""
     place = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDRAY_HOME", str(place))
         store = medray.Registry()
         folders = [model_folder(place / f"m{number}", phantom_cohort, seed=seed) for number, seed in enumerate((0, 0, 1))]
         plan = medray.Predictor.load(folders[0]).plan
-        folders.append(untrained(place / "m3", replace(plan, modalities=("CT",))))
+        folders.append(untrained(place / "m3", replace(plan, channels=2)))
         for folder in folders:
             recipe = medray.Predictor.load(folder).plan
             store.register(ModelCard(name="ball", created="2026", plan=recipe, scores={}, subjects={}), locate(folder))
@@ -50,8 +51,8 @@ def home(phantom_cohort, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(local_ray, home):
-    with pytest.MonkeyPatch.context() as patch:
+def url(home):
+    with ray_with({"MEDRAY_HOME": str(home)}), pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDRAY_HOME", str(home))
         settings: dict[str, Any] = {"insecure": True, "records_s": 0.3, "refresh_s": 0.2, "models_mb": 4096}
         with medray.deploy(["ball"], port=free_port(), **settings) as running:
@@ -78,7 +79,7 @@ def many(url, count, **headers):
 
 
 def started(url, who):
-    """Ask until the endpoint knows of a rollout: of a challenger by asking for it."""
+    """Ask until the endpoint knows of a rollout: whoever answers who asks for the challenger."""
     wait_until(lambda: asked(url, scan(3), **{"X-Medray-Canary": "always"}).headers["x-medray-model"] == who)
 
 
@@ -97,6 +98,7 @@ def test_a_challenger_answers_its_share_and_whoever_asks_for_it(url, store):
 
 
 def test_a_shadow_s_answers_are_compared_and_never_seen(url, store):
+    started(url, "ball/1")
     store.promote(f"ball/{OTHER}", "shadow")
     before = time.time()
 

@@ -46,6 +46,8 @@ class Journal:
         self._folder = folder or journals_folder()
         self._lock = threading.Lock()
         self._file: IO[str] | None = None
+        self._left: dict[Path, set[str]] = {}
+        self._open: dict[str, dict[str, Any]] = {}
         self._lines = 0
 
     @property
@@ -54,21 +56,24 @@ class Journal:
         return self._lines
 
     def add(self, record: PredictionRecord) -> None:
-        """Append a record, or what is known of it so far."""
-        self._append(_plain(record))
+        """Append what is known of a record so far; it goes to the store when it is complete."""
+        facts = _plain(record)
+        with self._lock:
+            self._append(facts)
+            self._open[record.id] = facts
 
     def complete(self, id_: str, facts: Mapping[str, Any]) -> None:
-        """Add what is known by now of a record: fields of `PredictionRecord`."""
-        self._append({"id": id_, **facts})
+        """Add the rest of a record: fields of `PredictionRecord`."""
+        with self._lock:
+            self._append({"id": id_, **facts})
+            self._open.pop(id_, None)
 
     def _append(self, facts: Mapping[str, Any]) -> None:
-        line = json.dumps(facts, separators=(",", ":"))
-        with self._lock:
-            if self._file is None:
-                self._file = _opened(self._folder)
-            self._file.write(f"{line}\n")
-            self._file.flush()
-            self._lines += 1
+        if self._file is None:
+            self._file = _opened(self._folder)
+        self._file.write(json.dumps(facts, separators=(",", ":")) + "\n")
+        self._file.flush()
+        self._lines += 1
 
     def move(self) -> int:
         """Move what is there to the store, also what ended processes left, and return how many records that were.
@@ -78,14 +83,20 @@ class Journal:
         """
         with self._lock:
             mine, self._file, self._lines = self._file, None, 0
+            unfinished = dict(self._open)
+            for facts in unfinished.values():  # go on in the next file
+                self._append(facts)
         if mine is not None:
+            self._left[Path(mine.name)] = set(unfinished)
             mine.close()  # which frees its lock
         moved = 0
         for file in sorted(self._folder.glob(f"*{SUFFIX}")) if self._folder.is_dir() else ():
-            moved += self._move(file)
+            moved += self._move(file, self._left.get(file, set()))
+            if not file.exists():
+                self._left.pop(file, None)
         return moved
 
-    def _move(self, file: Path) -> int:
+    def _move(self, file: Path, unfinished: set[str]) -> int:
         """Move one journal, unless its process is still writing it or another is moving it."""
         try:
             stream = file.open("r+", encoding="utf-8")
@@ -98,7 +109,7 @@ class Journal:
                 return 0
             if not file.exists():  # somebody else has moved it between these two lines
                 return 0
-            records = _read(stream)
+            records = [record for record in _read(stream) if record.id not in unfinished]
             write_records(self._store, records, name=file.stem)
             file.unlink()
             return len(records)

@@ -12,6 +12,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,7 +213,7 @@ class Registry:
         if champion == str(found.version):
             raise ConflictError(f"{found} is the champion already")
         self._record("model.challenge", found, f"{canary.share:.0%} beside {champion}", why, actor)
-        aliases.challenge(found, canary)
+        aliases.challenge(found, replace(canary, since=datetime.now(UTC).isoformat()))
         return self.resolve(str(found))
 
     def withdraw(self, reference: str, alias: str = CHALLENGER, *, why: str = "", actor: str = "") -> None:

@@ -29,6 +29,7 @@ class Canary:
         errors: Share of requests that the champion can answer and the challenger may fail at.
         slower: How many times the champion's time the challenger may take.
         agreement: The least mean agreement of the two, 0 to 1: Dice of masks, 1 less the difference of probabilities.
+        since: When it began; set by the registry, so that a version that was taken back may be tried again.
     """
 
     share: float = Field(default=0.1, ge=0, le=1)
@@ -36,6 +37,7 @@ class Canary:
     errors: float = Field(default=0.02, ge=0, lt=1)
     slower: float = Field(default=1.25, gt=1)
     agreement: float = Field(default=0.93, ge=0, lt=1)
+    since: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

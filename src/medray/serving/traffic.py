@@ -35,6 +35,10 @@ ACTOR = "medray canary"
 logger = logging.getLogger("ray.serve")
 
 
+_Trial = tuple[str, str, str]
+"""Champion, challenger, and when the trial began."""
+
+
 @dataclass(slots=True, eq=False)
 class _Known:
     """What is known of a model's rollout."""
@@ -65,8 +69,8 @@ class Traffic:
         self._desk = desk
         self._registry: Registry = desk.registry
         self._known: dict[str, _Known] = {}
-        self._judges: dict[tuple[str, str], Judge] = {}
-        self._ended: set[tuple[str, str]] = set()
+        self._judges: dict[_Trial, Judge] = {}
+        self._ended: set[_Trial] = set()
         self._copies: set[asyncio.Task[None]] = set()
         self._draw = random.Random(seed)  # noqa: S311 - which request goes where is no secret
 
@@ -153,19 +157,19 @@ class Traffic:
         challenger, canary = rollout.challenger, rollout.canary
         if challenger is None or canary is None:
             return
-        key = (str(rollout.champion), str(challenger))
-        if key in self._ended:
+        trial = (str(rollout.champion), str(challenger), canary.since)
+        if trial in self._ended:
             return
-        why = self._judges.setdefault(key, Judge(canary)).add(pair)
+        why = self._judges.setdefault(trial, Judge(canary)).add(pair)
         if why:
-            self._ended.add(key)  # at once: no further request goes there
-            seen = self._judges[key].seen
+            self._ended.add(trial)  # at once: no further request goes there
+            seen = self._judges.pop(trial).seen
             logger.warning("%s is taken back after %d requests: %s", challenger, seen, why)
-            task = asyncio.create_task(self._withdraw(key, challenger, f"{why}, after {seen} requests"), context=Context())
+            task = asyncio.create_task(self._withdraw(challenger, f"{why}, after {seen} requests"), context=Context())
             self._copies.add(task)
             task.add_done_callback(self._copies.discard)
 
-    async def _withdraw(self, key: tuple[str, str], challenger: ModelVersion, why: str) -> None:
+    async def _withdraw(self, challenger: ModelVersion, why: str) -> None:
         """Take the alias away; until that has worked the challenger is left out here all the same."""
         pause = 1.0
         while True:
@@ -177,7 +181,6 @@ class Traffic:
                 pause = min(60.0, 2 * pause)
             else:
                 self._known.pop(challenger.name, None)
-                self._judges.pop(key, None)
                 return
 
     async def _rollout(self, version: ModelVersion) -> Rollout | None:
@@ -191,10 +194,11 @@ class Traffic:
         elif time.monotonic() - known.at > self._desk.limits.refresh_s and (known.check is None or known.check.done()):
             known.check = asyncio.create_task(self._look_again(version.name, known), context=Context())
         found = replace(known.rollout, champion=version)
-        challenger = found.challenger
-        if challenger is not None and ((str(version), str(challenger)) in self._ended or challenger.version == version.version):
-            found = replace(found, challenger=None, canary=None)
-        return found
+        challenger, canary = found.challenger, found.canary
+        if challenger is None or canary is None:
+            return found
+        over = challenger.version == version.version or (str(version), str(challenger), canary.since) in self._ended
+        return replace(found, challenger=None, canary=None) if over else found
 
     async def _look_again(self, name: str, known: _Known) -> None:
         found = await self._look_up(name)
@@ -202,8 +206,6 @@ class Traffic:
             for version in (found.challenger, found.shadow):
                 if version is not None and version not in (known.rollout.challenger, known.rollout.shadow):
                     await self._warm(version)
-            if found.challenger is None:
-                self._ended = {key for key in self._ended if not key[1].startswith(f"{name}/")}
             known.rollout = found
         known.at = time.monotonic()
 
