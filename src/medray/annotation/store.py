@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -211,6 +211,17 @@ class LabelStore:
             raise NotFoundError(f"image {series} has no label {tag}")
         for one in found:
             self.add(replace(one, status="withdrawn", actor=actor))
+
+    def erase(self, series: Sequence[str]) -> list[str]:
+        """Delete every version of every label of some images, and return the content hashes of their label maps.
+
+        The audit trail keeps that there were labels, and of which pseudonyms; nothing of what they say.
+        """
+        wanted = (VERSIONS.c.cohort == self._cohort, VERSIONS.c.series.in_(list(series)))
+        with told_plainly("labels", "deleted"), self._engine.begin() as connection:
+            found = [_version(row) for row in connection.execute(_columns().where(*wanted)).mappings()]
+            connection.execute(VERSIONS.delete().where(*wanted))
+        return sorted({one.content for one in found if one.kind == "segmentation" and one.content})
 
     def head(self, label: Label) -> Version:
         """Return the newest version of a label, whatever its status.

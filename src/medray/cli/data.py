@@ -91,6 +91,24 @@ def restore(
     show({"cohort": cohort.index.id, "root": root, **cohort.index.counts}, as_json=as_json)
 
 
+@cohort_app.command("erase")
+def erase(
+    subject: Annotated[str, typer.Argument(help="The patient's pseudonym, as medray cohort split lists it.")],
+    roots: Annotated[list[str], typer.Argument(metavar="ROOT...", help="Cohorts that they may be in.")],
+    records: Annotated[str, typer.Option(help="Where predictions are recorded; below MEDRAY_HOME by default.")] = "",
+    why: Annotated[str, typer.Option(help="For the audit trail; nothing of the patient.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Erase a patient from cohorts, labels and records, for good, and name the models that saw them."""
+    from dataclasses import asdict
+
+    from medray.annotation.erase import erase_subject
+    from medray.monitoring.records import records_root
+    from medray.storage.location import locate
+
+    show(asdict(erase_subject(subject, [locate(root) for root in roots], records_root(records), why=why)), as_json=as_json)
+
+
 @cohort_app.command("split")
 def split(root: Root, as_json: Json = False) -> None:
     """Show which subjects train, validate and test by default."""

@@ -21,6 +21,8 @@ from medray import config
 from medray.cohort.cohort import CURRENT, SCHEMA_VERSION, Cohort, CohortIndex, open_cohort
 from medray.cohort.fingerprint import combine
 from medray.cohort.manifest import QUARANTINE_SCHEMA, SERIES_SCHEMA, QuarantineRow, SeriesRow, write_table
+from medray.cohort.shards import shard_location
+from medray.cohort.suppression import read_suppressed
 from medray.errors import InputError, MedrayError, NotFoundError
 from medray.imaging.labels import LabelSchema
 from medray.storage.location import Location
@@ -115,6 +117,7 @@ def commit_cohort(
     """
     base = base or Base(None, 0)
     parents = {base.cohort.index.id} if base.cohort else set[str]()
+    contents = _allowed(root, contents)
     written, pointed = _write(root, contents, lineage, parents), False
     while True:
         version = written.cohort.index.id
@@ -127,7 +130,7 @@ def commit_cohort(
             continue
         try:
             for other in others:
-                contents = join(contents, other, base.cohort)
+                contents = _allowed(root, join(contents, other, base.cohort))
         except MedrayError:
             if written.fresh and not pointed:  # else nobody else could commit any more
                 _version(root, version).remove()
@@ -158,6 +161,20 @@ def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], l
         sorted(labels.names.items()) if labels else [],
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:ID_LETTERS]
+
+
+def _allowed(root: Location, contents: Contents) -> Contents:
+    """Leave out who was erased (`medray.cohort.erase`), whoever brings them, and delete what was brought."""
+    erased = set(read_suppressed(root).subjects)
+    rows = tuple(row for row in contents.rows if row.subject not in erased) if erased else contents.rows
+    if len(rows) == len(contents.rows):
+        return contents
+    needed = {digest for row in rows for digest in (row.volume, row.label)}
+    for row in contents.rows:
+        for folder, digest in (("volumes", row.volume), ("labels", row.label)):
+            if row.subject in erased and digest and digest not in needed:
+                shard_location(root.join(folder), digest).remove()
+    return Contents(rows, contents.quarantine, contents.labels)
 
 
 class _Written(NamedTuple):

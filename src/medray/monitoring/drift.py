@@ -27,7 +27,7 @@ from medray.errors import InputError
 __all__ = ["FAMILIES", "Change", "Finding", "Sample", "compared", "family_of"]
 
 FAMILIES = ("acquisition", "image", "output", "embedding", "mix")
-ACQUISITION = ("spacing_", "field_", "tilt", "voxels")
+ACQUISITION = ("spacing_", "field_", "tilt", "mvoxels")
 OUTPUT = ("volume ", "probability ", "confidence", "entropy", "boxes")
 SHUFFLES = 9999
 FEWEST = 5

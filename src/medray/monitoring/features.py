@@ -28,6 +28,7 @@ LAPLACE_GAIN = math.sqrt(1.5)
 MAD = 0.6745
 """Median absolute deviation of a standard normal distribution (Rousseeuw & Croux, JASA 88 (1993) 1273-1283)."""
 FEATURES: dict[str, str] = {
+    "mvoxels": "millions of voxels",
     "spacing_min": "the finest voxel spacing, mm",
     "spacing_max": "the coarsest voxel spacing, mm: most often the distance of slices",
     **{f"field_{axis}": f"field of view along {axis.upper()}, mm" for axis in AXES},
@@ -59,6 +60,7 @@ def image_features(volume: Volume) -> dict[str, float]:
     steps = np.maximum(1, -(-sides // SIDE))
     seen = upright.voxels[0, :: steps[0], :: steps[1], :: steps[2]].astype(np.float32)
     found = dict.fromkeys(FEATURES, math.nan)
+    found["mvoxels"] = float(sides.prod()) / 1e6
     found |= {"spacing_min": float(spacing.min()), "spacing_max": float(spacing.max()), "tilt": _tilt(upright.affine)}
     found |= {f"field_{axis}": float(side) for axis, side in zip(AXES, sides * spacing, strict=True)}
     bright = seen > _otsu(seen)

@@ -1,0 +1,93 @@
+"""`erase_subject`: one patient out of all that medray keeps: cohorts, labels, records; and which models saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medray.annotation.store import LabelStore
+from medray.audit import Event, open_trail
+from medray.cohort.cohort import open_cohort
+from medray.cohort.erase import Erasure, erase_from_cohort
+from medray.errors import NotFoundError
+from medray.monitoring.records import erase_subject as erase_records
+from medray.registry.registry import Registry
+from medray.storage.location import Location
+
+__all__ = ["Erased", "erase_subject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What became of a patient's data.
+
+    Attributes:
+        cohorts: Path of a cohort to what was taken out of it.
+        labels: Label maps of annotators that are gone.
+        records: Predictions whose records are gone.
+        models: Version to how the patient had a part in it: ``train``, ``val`` or ``test``. Weights keep what they learned:
+            retrain or delete those that were trained on the patient, as the law or the consent asks.
+    """
+
+    cohorts: dict[str, Erasure]
+    labels: int
+    records: int
+    models: dict[str, str]
+
+
+def erase_subject(
+    subject: str, cohorts: Sequence[Location], records: Location, *, why: str = "", registry: Registry | None = None
+) -> Erased:
+    """Erase a patient, by pseudonym (GDPR Article 17).
+
+    Prepared folders, exports and backups are copies that medray doesn't know of: make them anew from the current version.
+
+    Args:
+        subject: The pseudonym, by ``medray cohort reidentify`` where only the identifier is known.
+        cohorts: Where they may be.
+        records: Of predictions.
+        why: For the audit trail, which keeps that a pseudonym was erased.
+        registry: The default one when None.
+
+    Raises:
+        NotFoundError: If nothing is known of them anywhere.
+    """
+    open_trail().record([Event("subject.erase", subject, "begun", why)])
+    done: dict[str, Erasure] = {}
+    labels = 0
+    for root in cohorts:
+        drawn = LabelStore(root).erase(_series_of(root, subject))
+        labels += len(drawn)
+        try:
+            done[root.path] = erase_from_cohort(root, subject, drawn)
+        except NotFoundError:
+            if len(cohorts) == 1:
+                raise
+    gone = erase_records(records, subject)
+    models = _models_of(subject, registry or Registry())
+    if not done and not gone and not models:
+        raise NotFoundError(f"nothing is known of a subject {subject}: give the pseudonym as medray cohort split lists it")
+    shards = sum(erasure.shards for erasure in done.values())
+    told = f"{len(done)} cohorts, {shards} shards, {labels} labels, {gone} records; in {', '.join(models) or 'no model'}"
+    open_trail().record([Event("subject.erase", subject, detail=told)])
+    return Erased(done, labels, gone, models)
+
+
+def _series_of(root: Location, subject: str) -> list[str]:
+    """Return a patient's images in any version of a cohort."""
+    found: set[str] = set()
+    for entry in root.join("versions").entries():
+        cohort = open_cohort(root, version=entry.name.removesuffix(".json"))
+        found |= {row.series for row in cohort.rows if row.subject == subject}
+    return sorted(found)
+
+
+def _models_of(subject: str, registry: Registry) -> dict[str, str]:
+    """Return the versions that a patient had a part in."""
+    found = {}
+    for name in registry.names():
+        for version in registry.versions(name):
+            parts = [split for split, people in registry.card(version).subjects.items() if subject in people]
+            if parts:
+                found[str(version)] = ", ".join(parts)
+    return found

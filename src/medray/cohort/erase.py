@@ -1,0 +1,127 @@
+"""Take a patient out of a cohort, for good: out of every version, and out of what is taken in from now on.
+
+``ROOT/erased.json`` keeps the pseudonyms of who was erased, so that a rerun over the same sources, or a commit that was under
+way, doesn't bring them back; and which versions were replaced by which, for the lineage of models that name an old one.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from medray.cohort.cohort import Cohort, open_cohort
+from medray.cohort.commit import Contents, base_of, commit_cohort
+from medray.cohort.manifest import SeriesRow
+from medray.cohort.shards import shard_location
+from medray.cohort.suppression import read_suppressed, write_suppressed
+from medray.errors import InputError, NotFoundError
+from medray.storage.location import Location
+
+__all__ = ["Erasure", "erase_from_cohort"]
+
+LEDGER = "ledger"
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What was taken out of a cohort.
+
+    Attributes:
+        cohort: The version that is current now.
+        replaced: Ids of versions that are no more, to the one that is current now.
+        series: Of the patient, in any version.
+        shards: Files that are gone.
+    """
+
+    cohort: str
+    replaced: Mapping[str, str]
+    series: Sequence[str]
+    shards: int
+
+
+def erase_from_cohort(root: Location, subject: str, labels: Sequence[str] = ()) -> Erasure:
+    """Take a patient out.
+
+    A version that had them is deleted, its manifest and every shard that no remaining version needs as well; versions that
+    never had them stay as they are.
+
+    Args:
+        root: The cohort.
+        subject: The patient's pseudonym.
+        labels: Content hashes of further label maps of theirs, such as annotators'.
+
+    Raises:
+        NotFoundError: If there is no cohort, or no version has that patient.
+    """
+    base = base_of(root)
+    if base.cohort is None:
+        raise NotFoundError(f"no complete cohort at {root.path}: there is nobody to erase")
+    versions = _versions(root)
+    theirs = {name: cohort for name, cohort in versions.items() if any(row.subject == subject for row in cohort.rows)}
+    known = read_suppressed(root)
+    if not theirs and subject not in known.subjects:
+        raise NotFoundError(f"no version of the cohort has a subject {subject}: medray cohort split lists them")
+    # First: from here on nobody brings them back.
+    write_suppressed(root, replace(known, subjects=tuple(sorted({*known.subjects, subject}))))
+    rows = {row.series: row for cohort in theirs.values() for row in cohort.rows if row.subject == subject}
+    current = _without(root, base.cohort, subject)
+    replaced = dict.fromkeys(theirs, current.index.id)
+    write_suppressed(root, replace(read_suppressed(root), replaced={**known.replaced, **replaced}))
+    gone = _delete(root, theirs, list(rows.values()), labels)
+    _forget(root, subject, set(rows))
+    return Erasure(current.index.id, replaced, sorted(rows), gone)
+
+
+def _without(root: Location, cohort: Cohort, subject: str) -> Cohort:
+    """Commit the current version without a patient, if it has them."""
+    left = tuple(row for row in cohort.rows if row.subject != subject)
+    if len(left) == len(cohort.rows):
+        return cohort
+    if not left:
+        raise InputError("the patient is the only one of this cohort: delete its folder")
+    contents = Contents(left, cohort.quarantine, cohort.index.labels)
+    return commit_cohort(root, contents, {**cohort.index.lineage, "erased": "1"}, base=base_of(root))
+
+
+def _versions(root: Location) -> dict[str, Cohort]:
+    found = {}
+    for entry in root.join("versions").entries():
+        name = entry.name.removesuffix(".json")
+        try:
+            found[name] = open_cohort(root, version=name)
+            _ = found[name].rows
+        except (InputError, NotFoundError):  # damaged, or a newer medray's
+            found.pop(name, None)
+    return found
+
+
+def _delete(root: Location, theirs: Mapping[str, Cohort], rows: Sequence[SeriesRow], labels: Sequence[str]) -> int:
+    """Delete versions, their tables, and the patient's shards, where nothing that stays needs them."""
+    for name in theirs:
+        root.join("versions", f"{name}.json").remove()
+    staying = [*_versions(root).values()]
+    tables = {table for cohort in staying for table in (cohort.index.manifest, cohort.index.quarantine)}
+    for cohort in theirs.values():
+        for table in {cohort.index.manifest, cohort.index.quarantine} - tables:
+            root.join(table).remove()
+    needed = {digest for cohort in staying for row in cohort.rows for digest in (row.volume, row.label)}
+    shards = [("volumes", row.volume) for row in rows] + [("labels", row.label) for row in rows if row.label]
+    shards += [("labels", digest) for digest in labels]
+    gone = {(folder, digest) for folder, digest in shards if digest not in needed}
+    for folder, digest in gone:
+        shard_location(root.join(folder), digest).remove()
+    return len(gone)
+
+
+def _forget(root: Location, subject: str, series: set[str]) -> None:
+    """Delete notes of work that name the patient; what they were of is looked at again, and left out."""
+    try:
+        entries = root.join(LEDGER).entries()
+    except NotFoundError:
+        return
+    for entry in entries:
+        data = root.join(LEDGER, entry.name).read()
+        text = (gzip.decompress(data) if entry.name.endswith(".gz") else data).decode("utf-8", "replace")
+        if subject in text or any(name in text for name in series):
+            root.join(LEDGER, entry.name).remove()

@@ -1,0 +1,153 @@
+"""A patient is taken out: of every version, of labels and records, and of what comes later."""
+
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medray.annotation.erase import erase_subject
+from medray.annotation.store import Label, LabelStore, Version
+from medray.audit import open_trail
+from medray.cohort.cohort import open_cohort
+from medray.cohort.commit import Base, Contents, base_of, commit_cohort
+from medray.cohort.suppression import read_suppressed
+from medray.errors import InputError, NotFoundError
+from medray.ingestion.verify import verify
+from medray.monitoring.record import PredictionRecord
+from medray.monitoring.records import read_records, records_root, write_records
+from medray.preprocessing.planning import plan
+from medray.registry.card import ModelCard
+from medray.registry.registry import Registry
+from medray.storage.location import locate
+from tests.inference.test_predictor import untrained
+from tests.phantoms import SMALL_PLAN
+
+
+@pytest.fixture
+def root(phantom_cohort, tmp_path):
+    """A cohort of two versions: the first one lacks its last patient."""
+    place = locate(Path(shutil.copytree(phantom_cohort.root.path, tmp_path / "cohort")))
+    for path in (tmp_path / "cohort" / "versions").iterdir():
+        path.unlink()
+    whole = open_cohort(place)
+    last = whole.rows[-1].subject
+    fewer = Contents(tuple(row for row in whole.rows if row.subject != last), whole.quarantine, whole.index.labels)
+    (tmp_path / "cohort" / "cohort.json").unlink()
+    commit_cohort(place, fewer, {})
+    commit_cohort(place, Contents(whole.rows, whole.quarantine, whole.index.labels), {}, base=base_of(place))
+    return place
+
+
+def erased(root, subject, **more):
+    return erase_subject(subject, [root], records_root(), **more)
+
+
+def files_with(root, *words):
+    return [path for path in Path(root.path).rglob("*") if path.is_file() and any(word in path.name for word in words)]
+
+
+def test_no_file_of_the_patient_is_left(root):
+    before = open_cohort(root)
+    row = before.rows[0]
+    done = erased(root, row.subject)
+    now = open_cohort(root)
+    assert row.subject not in now.subjects
+    assert len(now.rows) == len(before.rows) - 1
+    [erasure] = done.cohorts.values()
+    assert erasure.cohort == now.index.id
+    assert erasure.series == [row.series]
+    assert before.index.id in erasure.replaced
+    assert not files_with(root, row.volume, row.label)
+    assert not files_with(root, *erasure.replaced)
+    assert verify(root.path) == []
+    for left in now.rows:
+        now.volume(left)
+    texts = [path.read_bytes() for path in Path(root.path).rglob("*.json") if path.name != "erased.json"]
+    assert not any(row.series.encode() in text for text in texts)
+
+
+def test_a_version_without_the_patient_stays(root):
+    whole = open_cohort(root)
+    names = [entry.name.removesuffix(".json") for entry in root.join("versions").entries()]
+    [first] = [name for name in names if name != whole.index.id]
+    erased(root, whole.rows[-1].subject)
+    assert len(open_cohort(root, version=first).rows) == len(whole.rows) - 1
+    assert len(open_cohort(root).rows) == len(whole.rows) - 1
+
+
+def test_nobody_comes_back_by_a_rerun_or_by_who_was_under_way(root):
+    whole = open_cohort(root)
+    row, under_way = whole.rows[0], base_of(root)
+    contents = Contents(whole.rows, whole.quarantine, whole.index.labels)
+    shard = Path(root.path) / "volumes" / f"part-{row.volume}.parquet"
+    data = shard.read_bytes()
+    erased(root, row.subject)
+    shard.write_bytes(data)  # what a rerun reads again
+    for base in (under_way, base_of(root), Base(None, 0)):
+        commit_cohort(root, contents, {}, base=base)
+        assert row.subject not in open_cohort(root).subjects
+        assert not shard.exists()
+    assert read_suppressed(root).subjects == (row.subject,)
+
+
+def test_labels_and_records_go_too_and_models_are_named(root, tmp_path):
+    cohort = open_cohort(root)
+    hers, other = cohort.rows[0], cohort.rows[1]
+    store = LabelStore(root)
+    for row in (hers, other):
+        image = cohort.volume(row)
+        mask = image.with_voxels(np.ones((1, *image.shape), np.uint8))
+        label = Version(Label(row.series, "ann"), "submitted", "ann", names={"ball": 1})
+        store.draw(label, mask)
+    drawn = store.latest(hers.series, "final").content
+    now = datetime.now(UTC)
+    some = [
+        PredictionRecord(id=row.series, at=now, model="ball", version=1, task="segmentation", subject=row.subject)
+        for row in (hers, other)
+    ]
+    write_records(records_root(), some, name="a")
+    recipe = plan(cohort, changes=SMALL_PLAN)
+    folder = locate(untrained(tmp_path / "model", recipe))
+    registry = Registry()
+    for people in ({"train": (hers.subject,)}, {"train": (other.subject,), "test": (hers.subject,)}, {"train": ("x",)}):
+        registry.register(ModelCard(name="ball", created="2026", plan=recipe, scores={}, subjects=people), folder)
+    done = erased(root, hers.subject, why="asked on 2026-11-27")
+    assert (done.labels, done.records) == (1, 1)
+    assert done.models == {"ball/1": "train", "ball/2": "test"}
+    assert not files_with(root, drawn)
+    assert [one.label.series for one in store.history()] == [other.series]
+    assert [record.subject for record in read_records(records_root(), "ball")] == [other.subject]
+    told = list(open_trail().events(action="subject.erase"))
+    assert [event.outcome for event in told] == ["begun", "ok"]
+    assert told[0].detail == "asked on 2026-11-27"
+    assert open_trail().verify().problems == ()
+
+
+def test_what_two_patients_have_in_common_stays(root):
+    cohort = open_cohort(root)
+    one, other = cohort.rows[0], cohort.rows[1]
+    twin = replace(other, volume=one.volume, label=one.label)
+    rows = tuple(twin if row is other else row for row in cohort.rows)
+    commit_cohort(root, Contents(rows, cohort.quarantine, cohort.index.labels), {}, base=base_of(root))
+    erased(root, one.subject)
+    open_cohort(root).volume(twin)
+
+
+def test_strangers_and_the_last_one_are_refused(root):
+    with pytest.raises(NotFoundError, match="no version of the cohort"):
+        erased(root, "nobody")
+    cohort = open_cohort(root)
+    for row in cohort.rows[:-1]:
+        erased(root, row.subject)
+    with pytest.raises(InputError, match="only one"):
+        erased(root, cohort.rows[-1].subject)
+
+
+def test_a_damaged_list_lets_nothing_be_committed(root):
+    cohort = open_cohort(root)
+    root.join("erased.json").write(b"{")
+    with pytest.raises(InputError, match="who must not come back"):
+        commit_cohort(root, Contents(cohort.rows, (), cohort.index.labels), {})
