@@ -47,6 +47,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/active_learning.py
 	$(BIN)/python benchmarks/track.py
 	$(BIN)/python benchmarks/progression.py
+	$(BIN)/python benchmarks/drift.py
+	$(BIN)/python benchmarks/record_overhead.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +61,11 @@ $(VENV)/.samples: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[samples,faces,ocr,postgres,openvino,dev]"
 	touch $@ $(VENV)/.samples
+
+# MLflow's server, of the client's version, for tests.
+$(VENV)/mlflow: constraints.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet "$$(sed -n 's/^mlflow-skinny==/mlflow==/p' constraints.txt)" psycopg2-binary boto3
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

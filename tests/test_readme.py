@@ -73,10 +73,18 @@ def test_command_line(folder):
     (folder / "mask.nii.gz").rename(folder / "python.nii.gz")
 
 
+def test_in_use(folder):
+    """Needs the cohort and the model of `test_command_line`."""
+    [commands] = blocks("In use", "sh")
+    shell("export MEDRAY_KEY_FILE=medray.key\n" + commands, folder, timeout=240)
+    assert "Intended use" in (folder / "card.html").read_text()
+    shown = shell("medray models list --json", folder)
+    assert '"brain-copy/1", "aliases": ["champion"]' in shown
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-@pytest.mark.slow
 def test_synthetic_images(folder):
     """Needs the cohort of `test_command_line`. The gate asks for little: what four steps draw is noise."""
     [commands] = blocks("Synthetic images", "sh")

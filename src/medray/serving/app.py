@@ -79,7 +79,8 @@ class ServeConfig:
         jobs: Folder, a path or a URI, for inputs and answers of what is answered later; below ``MEDRAY_HOME`` when empty.
         keep_answers_s: Seconds after which such an answer is deleted.
         rules: Which models series are for that come in by STOW-RS; what they say goes to ``pacs``. See `Rule`.
-        records: Folder, a path or a URI, where predictions are recorded; below ``MEDRAY_HOME`` when empty.
+        record: Whether predictions are recorded, and counted for Prometheus.
+        records: Folder, a path or a URI, where they are; below ``MEDRAY_HOME`` when empty.
         records_s: Seconds after which records go there from the disk of the node that made them.
         watch_s: Seconds after which drift of what is served is looked at again.
         spool: Local folder where these come in, one for each endpoint; below ``MEDRAY_HOME`` when empty.
@@ -118,6 +119,7 @@ class ServeConfig:
     jobs: str = ""
     keep_answers_s: float = Field(default=86_400, gt=0)
     rules: tuple[Rule, ...] = ()
+    record: bool = True
     records: str = ""
     records_s: float = Field(default=30, gt=0)
     watch_s: float = Field(default=300, gt=0)
@@ -172,7 +174,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     memory = (chosen.models_mb, chosen.work_mb, chosen.batch_voxels)
     runtime = Runtime(chosen.runtime, chosen.mixed, cpus)
     where = (chosen.sources, chosen.pacs, chosen.cohort)
-    settings = PoolConfig(registry, cpus, *memory, *where, runtime, records, chosen.records_s)
+    settings = PoolConfig(registry, cpus, *memory, *where, runtime, chosen.record, records, chosen.records_s)
     bound = pool.bind(settings)
     doors = Doors(
         **{name: getattr(chosen, name) for name in Doors.__dataclass_fields__ if name != "tls"}, tls=bool(chosen.certificate)

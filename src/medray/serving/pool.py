@@ -69,7 +69,8 @@ class PoolConfig:
         pacs: A DICOMweb service for references.
         cohort: The cohort that is shown.
         runtime: What runs networks.
-        records: URI of where predictions are recorded; below ``MEDRAY_HOME`` where it is empty.
+        record: Whether predictions are recorded and counted.
+        records: URI of where; below ``MEDRAY_HOME`` where it is empty.
         records_s: Seconds after which records go there from this node's disk.
         most_waiting: Requests that may wait for memory.
     """
@@ -83,6 +84,7 @@ class PoolConfig:
     pacs: str = ""
     cohort: str = ""
     runtime: Runtime = EXACT
+    record: bool = True
     records: str = ""
     records_s: float = 30
     most_waiting: int = 64
@@ -119,6 +121,7 @@ class Pool:
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
         self._maps = Room(settings.work_mb << 20, settings.most_waiting)
         self._witness = Witness(Journal(records_root(settings.records)), settings.runtime, Meters(), settings.records_s)
+        self._records = settings.record
         self._moving: asyncio.Task[None] | None = None
         self._together = Together(self._shelf, self._batcher, self._hands, self._room, self._maps, self._tell)
         self._work_bytes = settings.work_mb << 20
@@ -136,7 +139,8 @@ class Pool:
         Raises:
             ResourceError: If a network is stuck, or says what is no number.
         """
-        self._move()
+        if self._records:
+            self._move()
         if self._batcher.busy_seconds > STUCK_S:
             raise ResourceError(f"a network has been running for {STUCK_S:.0f} s")
         if self._last is None or self._batcher.busy_seconds or time.monotonic() - self._answered < 10:
@@ -243,6 +247,8 @@ class Pool:
 
     async def _tell(self, told: Told) -> None:
         """Record a prediction."""
+        if not self._records:
+            return
         self._move()
         await self._witness.tell(told)
 
