@@ -15,12 +15,12 @@ from ray.exceptions import RayActorError
 from safetensors.torch import load_file
 
 import medray
-from medray.errors import ConfigError, InputError, ResourceError
+from medray.errors import ConfigError, InputError, NotFoundError, ResourceError
 from medray.preprocessing.bricks import read_case, write_case
 from medray.preprocessing.prepared import commit_prepared
 from medray.storage.location import locate
 from medray.training.data import Batches
-from medray.training.learner import Learner
+from medray.training.learner import Learner, begin_with
 from medray.training.loop import run_epochs
 from medray.training.trainer import _persistent, _watched
 from tests.phantoms import SMALL_PLAN
@@ -56,6 +56,26 @@ def test_fit_with_two_workers_leaves_the_best_epoch(prepared, tmp_path, monkeypa
     assert again.record == run.record
     with pytest.raises(ConfigError, match="workers=0: a fit needs"):
         medray.fit(prepared, name="ball", workers=0, runs=tmp_path)
+
+
+def test_a_fit_begins_with_the_weights_that_it_is_given(prepared, tmp_path):
+    first = medray.fit(prepared, medray.FitConfig(**SHORT), name="ball", runs=tmp_path)
+    still = medray.FitConfig(epochs=1, steps=1, learning_rate=1e-12, weight_decay=0, mixed=False)
+    second = medray.fit(prepared, still, name="ball", runs=tmp_path, start=first.model)
+    other = medray.fit(prepared, still, name="ball", runs=tmp_path)
+    assert second.record["start"].startswith("weights ")
+    assert "start" not in other.record
+    assert second.folder != other.folder, "with other weights to begin with it is another fit"
+    before, after, fresh = (load_file(f"{run.model.path}/weights.safetensors") for run in (first, second, other))
+    learned = [name for name in before if name.endswith("weight")]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learned)
+    assert not all(torch.allclose(before[name], fresh[name], atol=1e-6) for name in learned)
+    again = medray.fit(prepared, still, name="ball", runs=tmp_path, start=first.model)
+    assert again.folder != second.folder, "another fit was the last one"
+    with pytest.raises(InputError, match="another network"):
+        begin_with(torch.nn.Linear(2, 2), before)
+    with pytest.raises(NotFoundError):
+        medray.fit(prepared, still, name="ball", runs=tmp_path, start=tmp_path)
 
 
 def test_an_error_of_the_caller_s_own_function_costs_no_training(tmp_path):

@@ -30,6 +30,7 @@ def fit(
     config_file: Annotated[Path | None, typer.Option("--config", help="A .toml of FitConfig fields.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the file.")] = None,
     workers: Annotated[str, typer.Option(help="Processes that share each step; 1-4: as many as there are.")] = "1",
+    start: Annotated[str, typer.Option(help="A registered version whose weights to begin with.")] = "",
     card_file: CardFile = None,
     as_json: Json = False,
 ) -> None:
@@ -41,15 +42,17 @@ def fit(
 
     chosen = fit_config(config_file, changes)
     opened, store = open_prepared(prepared), Registry()
+    before = store.resolve(start) if start else None
     with progress() as on_progress, store.tracking(name) as tracking:
 
         def on_epoch(record: Any) -> None:
             tracking.epoch(record)
             on_progress("epochs", record["epoch"] + 1, chosen.epochs, _pace(record))
 
-        done = run(opened, chosen, name=name, workers=_workers(workers), on_epoch=on_epoch)
+        begin = store.fetch(before) if before else None
+        done = run(opened, chosen, name=name, workers=_workers(workers), start=begin, on_epoch=on_epoch)
         tracking.pictures(done.folder.join("pictures"))
-        card = card_from_run(done, about=_about(card_file), plan=opened.plan)
+        card = card_from_run(done, about=_about(card_file), plan=opened.plan, start=str(before or ""))
         version = store.register(card, done.model, tracking=tracking)
     facts = {"model": str(version), "run": done.folder.path, "best_epoch": done.record["best_epoch"]}
     show({**facts, "scores": done.record["scores"], "seconds": done.record["seconds"]}, as_json=as_json)

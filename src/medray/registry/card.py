@@ -101,6 +101,7 @@ def card_from_run(
     about: About | None = None,
     test: Mapping[str, float] | None = None,
     elsewhere: Mapping[str, Mapping[str, float]] | None = None,
+    start: str = "",
     plan: Plan,
 ) -> ModelCard:
     """Write a card for a finished run.
@@ -110,11 +111,12 @@ def card_from_run(
         about: What a person says of the model.
         test: Scores on the test split, where they were measured.
         elsewhere: Name of a set from beyond the cohort to scores on it.
+        start: The version whose weights it began with.
         plan: What the run trained by.
     """
     record = run.record
     scores = {"val": record["scores"]} | ({"test": dict(test)} if test else {}) | dict(elsewhere or {})
-    start = {"start": record["start"]} if record.get("start") else {}
+    begun = {"start": start or record["start"]} if record.get("start") else {}
     return ModelCard(
         name=run.name,
         **config.dump(about or About()),
@@ -122,7 +124,7 @@ def card_from_run(
         plan=plan,
         scores=scores,
         subjects={split: tuple(names) for split, names in record["subjects"].items()},
-        lineage={"cohort": record["cohort"], "run": run.folder.path, **start},
+        lineage={"cohort": record["cohort"], "run": run.folder.path, **begun},
         revision=code_revision(),
         environment=environment(),
     )

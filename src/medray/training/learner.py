@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from medray.errors import InputError
 from medray.models.networks import build_model
 from medray.preprocessing.plan import Plan
 from medray.tasks.task import task_of
@@ -21,7 +22,20 @@ from medray.training.config import FitConfig
 if TYPE_CHECKING:
     from medray.training.shards import Whole
 
-__all__ = ["Learner"]
+__all__ = ["Learner", "begin_with"]
+
+
+def begin_with(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give a network weights.
+
+    Raises:
+        InputError: If they are of another one.
+    """
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"the weights to begin with are of another network ({first}): train by the same plan") from None
 
 
 @dataclass(slots=True, eq=False)
@@ -49,11 +63,29 @@ class Learner:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def fresh(cls, plan: Plan, config: FitConfig, wrap: Callable[[nn.Module], nn.Module] = lambda model: model) -> Learner:
-        """Build a network with seeded weights; ``wrap`` may move it to the device, and put DDP around it or spread it."""
+    def fresh(
+        cls,
+        plan: Plan,
+        config: FitConfig,
+        wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+        weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> Learner:
+        """Build a network.
+
+        Args:
+            plan: Of what.
+            config: How it is trained.
+            wrap: May move it to the device, and put DDP around it or spread it.
+            weights: To begin with; by default seeded ones.
+
+        Raises:
+            InputError: If the weights are of another network.
+        """
         torch.manual_seed(config.seed)
         task = task_of(plan)
         model = build_model(plan.network, task.inputs, task.channels, plan.patch)
+        if weights is not None:
+            begin_with(model, weights)
         if config.channels_last:
             flat = plan.patch[2] == 1
             model = model.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)  # type: ignore[call-overload]

@@ -3,6 +3,7 @@
 ::
 
     RUNS/NAME/N/fit.json         plan, config and prepared cohort; written first
+    RUNS/NAME/N/start.safetensors    weights to begin with, if any
     RUNS/NAME/N/history.json     a record an epoch, so that anyone may watch
     RUNS/NAME/N/pictures/        a validation case after each epoch
     RUNS/NAME/N/train/           Ray Train's checkpoints
@@ -34,9 +35,10 @@ from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location
 from medray.training.config import FitConfig
 
-__all__ = ["WEIGHTS", "Made", "Run", "best_of", "claim_folder", "fetched", "finish_run", "finished", "read_history"]
+__all__ = ["START", "WEIGHTS", "Made", "Run", "best_of", "claim_folder", "fetched", "finish_run", "finished", "read_history"]
 
 WEIGHTS = "weights.safetensors"
+START = "start.safetensors"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 Saved = TypeVar("Saved")
 

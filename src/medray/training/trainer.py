@@ -7,6 +7,7 @@ its name and storage path; CPUs that aren't free make Ray wait in silence, so th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -28,7 +29,7 @@ from medray.errors import ConfigError, InputError, MedrayError
 from medray.preprocessing.prepared import Prepared
 from medray.storage.location import Location, locate
 from medray.training.config import FitConfig
-from medray.training.run import Made, Run, best_of, claim_folder, finish_run, finished, read_history
+from medray.training.run import START, WEIGHTS, Made, Run, best_of, claim_folder, finish_run, finished, read_history
 from medray.training.work import Work
 
 __all__ = ["fit"]
@@ -40,7 +41,7 @@ KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "M
 """Have glibc keep freed activations: Ray Train runs the loop in a thread, whose arena would map and zero them each step."""
 
 
-def fit(
+def fit(  # noqa: PLR0913 - each is a word of a person who trains
     prepared: Prepared,
     fit_config: FitConfig | None = None,
     *,
@@ -49,6 +50,7 @@ def fit(
     cpus: int | None = None,
     gpu: bool | None = None,
     runs: str | Path | None = None,
+    start: str | Path | Location | None = None,
     on_epoch: OnEpoch = lambda record: None,
 ) -> Run:
     """Train a network on a prepared cohort.
@@ -66,6 +68,8 @@ def fit(
             that scales up: then nothing is counted beforehand, and Ray waits for the nodes.
         gpu: Whether each worker gets a GPU; by default when enough are free now.
         runs: Where runs lie, a path or a URI; ``MEDRAY_HOME/runs`` by default.
+        start: A model folder whose weights to begin with, of the same network, such as `Registry.fetch` gives; random ones
+            without.
         on_epoch: Called with each epoch's record (see `EpochRecord`) when it is done.
 
     Returns:
@@ -73,7 +77,9 @@ def fit(
 
     Raises:
         ConfigError: If ``workers`` isn't positive.
-        InputError: If there is nothing to train or validate on, or training failed for what is in the data.
+        NotFoundError: If there are no weights to begin with where ``start`` says.
+        InputError: If there is nothing to train or validate on, the weights are of another network, or training failed for
+            what is in the data.
         ResourceError: If the workers' CPUs aren't free.
     """
     chosen = fit_config or FitConfig()
@@ -86,21 +92,28 @@ def fit(
     join_ray()
     gpu = free_gpus() >= fewest if gpu is None else gpu
     threads = cpus or cpus_each(require_cpus(fewest, what=f"a fit with {fewest} workers", gpu=gpu), most)
-    setup = {
+    setup: dict[str, Any] = {
         "prepared": prepared.root.path,
         "cases": [row.file for row in prepared.cases],
         "plan": config.dump(prepared.plan),
         "config": config.dump(chosen),
         "workers": workers,
     }
+    weights = locate(start).join(WEIGHTS).read() if start is not None else b""
+    if weights:
+        setup["start"] = hashlib.sha256(weights).hexdigest()
     folder = claim_folder(locate(runs or config.home() / "runs"), name, setup)
     if (known := finished(name, folder)) is not None:
         return known
     started = time.time()
-    work = Work(prepared.root, chosen.settled(gpu=gpu), folder, threads)
+    begin = folder.join(START) if weights else None
+    if begin is not None:
+        begin.write(weights)  # where every worker can read it
+    work = Work(prepared.root, chosen.settled(gpu=gpu), folder, threads, begin)
     with _watched(folder, on_epoch), _unless_set(_settings()):
         result = _train(work, workers, gpu=gpu)
-    facts = {"workers": workers, "seconds": time.time() - started, "started": started}
+    facts: dict[str, Any] = {"workers": workers, "seconds": time.time() - started, "started": started}
+    facts |= {"start": f"weights {setup['start'][:16]}"} if weights else {}
     return _finish(name, work, prepared, result, facts)
 
 

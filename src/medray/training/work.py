@@ -19,9 +19,11 @@ class Work:
         config: How to train.
         folder: The run's folder.
         threads: Cores of a worker.
+        start: Weights to begin with; random ones where there are none.
     """
 
     prepared: Location
     config: FitConfig
     folder: Location
     threads: int
+    start: Location | None = None

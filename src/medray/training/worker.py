@@ -9,6 +9,7 @@ from pathlib import Path
 import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
+from safetensors.torch import load
 from torch import nn
 
 from medray.preprocessing.bricks import Case
@@ -30,7 +31,8 @@ def run_worker(work: Work) -> None:
     context = ray.train.get_context()
     team = Team(context.get_world_rank(), context.get_world_size())
     prepared = open_prepared(work.prepared)
-    learner = Learner.fresh(prepared.plan, work.config, _spread if work.config.shard else prepare_model)
+    weights = load(work.start.read()) if work.start else None
+    learner = Learner.fresh(prepared.plan, work.config, _spread if work.config.shard else prepare_model, weights)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as place:
