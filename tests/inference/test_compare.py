@@ -1,13 +1,16 @@
+import hashlib
+import json
 from dataclasses import replace
 
 import pytest
 
 from medray.audit import open_trail
 from medray.cohort.cohort import Cohort
-from medray.errors import ConflictError, InputError
+from medray.errors import ConflictError, InputError, NotFoundError
 from medray.imaging.labels import LabelSchema
 from medray.inference.card_page import card_page
 from medray.inference.compare import MEAN, Comparison, Difference, Rule, compare, judged, promote_if_better
+from medray.inference.dossier import write_dossier
 from medray.inference.evaluate import evaluate
 from medray.preprocessing.planning import plan
 from medray.registry.card import ModelCard
@@ -107,6 +110,25 @@ def test_an_evaluation_is_kept_beside_the_model_and_on_its_card(two, phantom_coh
         assert text in page
     assert "src='http" not in page
     assert "not evaluated" in card_page(version, card, [])
+
+
+def test_a_dossier_has_all_that_is_known_of_a_model(two, phantom_cohort, tmp_path):
+    evaluate("ball/1", phantom_cohort, registry=two)
+    two.promote("ball/2", why="because", actor="Ada")
+    assert write_dossier("ball", locate(tmp_path / "dossier"), registry=two) == 2
+    folder = tmp_path / "dossier"
+    sums = json.loads((folder / "checksums.json").read_text())
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(sums) == files - {"checksums.json"}
+    assert all(hashlib.sha256((folder / path).read_bytes()).hexdigest() == digest for path, digest in sums.items())
+    audit = json.loads((folder / "audit.json").read_text())
+    assert audit["trail"]["problems"] == []
+    assert {"actor": "Ada", "detail": "champion after 1: because"}.items() <= audit["events"][-1].items()
+    assert all(event["target"].split("/")[0] == "ball" for event in audit["events"])
+    assert json.loads((folder / "versions/1/evaluations.json").read_text())[0]["cohort"] == phantom_cohort.index.id
+    assert [one["version"] for one in json.loads((folder / "lineage.json").read_text())] == ["ball/1", "ball/2"]
+    with pytest.raises(NotFoundError):
+        write_dossier("nothing", locate(tmp_path), registry=two)
 
 
 def test_labels_that_mean_something_else_are_refused(two, phantom_cohort):

@@ -31,6 +31,19 @@ def verify(
         raise InputError(f"the audit trail is not whole: {verdict.problems[0]} ({len(verdict.problems)} problems)")
 
 
+@audit_app.command("export")
+def export(
+    name: Annotated[str, typer.Argument(help="A model's name.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="The folder to write: a path or a URI.")],
+    as_json: Json = False,
+) -> None:
+    """Write all that a regulator asks of a model: cards, lineage, evaluations, and what was done to it by whom and why."""
+    from medray.inference.dossier import write_dossier
+    from medray.storage.location import locate
+
+    show({"model": name, "versions": write_dossier(name, locate(out)), "folder": out}, as_json=as_json)
+
+
 @audit_app.command("show")
 def show_events(
     action: Annotated[str, typer.Option(help="Only this action, such as ingest.read.")] = "",

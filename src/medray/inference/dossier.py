@@ -1,0 +1,75 @@
+"""`write_dossier`: all that a regulator asks of a model, in one folder.
+
+::
+
+    FOLDER/versions/N/card.json, card.html, evaluations.json
+    FOLDER/lineage.json     each version, what it learned from, what it began with, which aliases it has
+    FOLDER/audit.json       what was done to the model, by whom, when and why, and whether the trail is whole
+    FOLDER/checksums.json   SHA-256 of each of these files
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from medray import config
+from medray.audit import Event, open_trail
+from medray.errors import NotFoundError
+from medray.inference.card_page import card_page
+from medray.registry.registry import Registry
+from medray.storage.location import Location
+
+__all__ = ["write_dossier"]
+
+
+def write_dossier(name: str, folder: Location, *, registry: Registry | None = None) -> int:
+    """Write a model's dossier, and return how many versions it has.
+
+    Args:
+        name: The model's.
+        folder: Where to.
+        registry: The default one when None.
+
+    Raises:
+        NotFoundError: If there is no such model.
+    """
+    store = registry or Registry()
+    versions = store.versions(name)
+    if not versions:
+        raise NotFoundError(f"no model {name}: medray models list shows what there is")
+    files: dict[str, bytes] = {}
+    lineage = []
+    for version in versions:
+        card, evaluations = store.card(version), store.evaluations(version)
+        place = f"versions/{version.version}"
+        files[f"{place}/card.json"] = _json(config.dump(card))
+        files[f"{place}/card.html"] = card_page(version, card, evaluations).encode()
+        files[f"{place}/evaluations.json"] = _json(evaluations)
+        made = {"created": card.created, "revision": card.revision}
+        lineage.append({"version": str(version), "aliases": list(version.aliases), **made, **card.lineage})
+    files["lineage.json"] = _json(lineage)
+    files["audit.json"] = _json(_told_of(name))
+    open_trail().record([Event("model.dossier", name, detail=f"{len(versions)} versions")])
+    files["checksums.json"] = _json({path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())})
+    for path, data in files.items():
+        folder.join(path).write(data)
+    return len(versions)
+
+
+def _told_of(name: str) -> dict[str, Any]:
+    """Return the trail's events about a model, and what its verification says."""
+    trail = open_trail()
+    verdict = trail.verify()
+    events = [asdict(event) for event in trail.events() if _about(event.target, name)]
+    return {"events": events, "trail": {"head": verdict.head, "keyed": verdict.keyed, "problems": list(verdict.problems)}}
+
+
+def _about(target: str, name: str) -> bool:
+    return target == name or target.startswith((f"{name}/", f"{name}@"))
+
+
+def _json(said: Any) -> bytes:
+    return json.dumps(said, indent=1).encode()
