@@ -67,6 +67,51 @@ def check(
         raise typer.Exit(ALARM)
 
 
+@monitor_app.command("report")
+def report(
+    name: Annotated[str, typer.Argument(help="A model's name.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="The page to write: a path or a URI.")],
+    days: Annotated[int, typer.Option(min=1, help="How many days back.")] = 30,
+    records: Records = "",
+    as_json: Json = False,
+) -> None:
+    """Write how a model is used as one HTML page: traffic, time, drift, versions side by side, groups, quality."""
+    from medray.errors import NotFoundError
+    from medray.inference.check import check as run
+    from medray.inference.use_page import use_page
+    from medray.monitoring.alarm import Watch
+    from medray.monitoring.records import read_records, records_root
+    from medray.registry.registry import Registry
+    from medray.storage.location import locate
+
+    store, root = Registry(), records_root(records)
+    found = read_records(root, name, since=datetime.now(UTC) - timedelta(days=days))
+    try:
+        checked = run(name, root, Watch(), registry=store)
+    except NotFoundError:
+        checked = None
+    evaluations = {str(version): store.evaluations(version) for version in store.versions(name)}
+    locate(out).write(use_page(name, found, checked, evaluations).encode())
+    show({"model": name, "predictions": len(found), "page": out}, as_json=as_json)
+
+
+@monitor_app.command("compare")
+def compare(
+    name: Annotated[str, typer.Argument(help="A model's name.")],
+    days: Annotated[int, typer.Option(min=1, help="How many days back.")] = 30,
+    records: Records = "",
+    as_json: Json = False,
+) -> None:
+    """Show versions side by side, by what their predictions left: failures, time, agreement, medians."""
+    from dataclasses import asdict
+
+    from medray.monitoring.arms import arms_of
+    from medray.monitoring.records import read_records, records_root
+
+    found = read_records(records_root(records), name, since=datetime.now(UTC) - timedelta(days=days))
+    show({"model": name, "arms": [asdict(arm) for arm in arms_of(found)]}, as_json=as_json)
+
+
 @monitor_app.command("list")
 def list_records(
     name: Annotated[str, typer.Argument(help="A model's name.")],
