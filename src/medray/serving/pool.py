@@ -26,11 +26,10 @@ from medray.models.runtime import EXACT, Runtime
 from medray.monitoring.journal import Journal
 from medray.monitoring.metrics import Meters
 from medray.monitoring.records import records_root
-from medray.progression.track import watchful
-from medray.progression.visit import require_one_patient
 from medray.registry.registry import Registry
 from medray.serving.batcher import Batcher
 from medray.serving.copies import compared
+from medray.serving.followup import FollowUp
 from medray.serving.parcels import Wanted
 from medray.serving.patient import Patient
 from medray.serving.progress import Progress
@@ -42,7 +41,6 @@ from medray.serving.sources import Reference, Sources
 from medray.serving.stages import Stages
 from medray.serving.ticket import Ticket
 from medray.serving.together import COPIES, Together
-from medray.serving.tracking import TRACKERS, Means, visited
 from medray.serving.witness import Told, Witness, refused
 
 __all__ = ["Pool", "PoolConfig"]
@@ -124,6 +122,7 @@ class Pool:
         self._records = settings.record
         self._moving: asyncio.Task[None] | None = None
         self._together = Together(self._shelf, self._batcher, self._hands, self._room, self._maps, self._tell)
+        self._follow_up = FollowUp(self._shelf, self._scans, self._predicted, self._by_hand)
         self._work_bytes = settings.work_mb << 20
         self._sources = Sources(settings.sources, settings.pacs, settings.cohort)
         self._answered = 0.0
@@ -295,29 +294,9 @@ class Pool:
         return await _told(self._track(version, patient, media_type, progress or Progress()))
 
     async def _track(self, version: str, patient: Patient, media_type: str, progress: Progress) -> Reply:
-        stages = Stages()
-        async with AsyncExitStack() as stack:
-            scans = await self._scans(patient.scans, stages, stack)
-            predictor = await stack.enter_async_context(self._shelf.lend(version))
-            stages.end("load")
-            if predictor.task not in TRACKERS:
-                return other_task(version, predictor.task, "segmentation or progression")
-            visits = await visited(scans, patient.days)
-            if not patient.how.one_patient:
-                require_one_patient(visits)
-            stages.end("decode")
-            predict = partial(self._alone, watchful(predictor, patient.how), stages, progress)
-            means = Means(predict, self._by_hand, stages)
-            reply = await TRACKERS[predictor.task](means, visits, patient, version, media_type)
-            stages.end("track")
-            self._last, self._answered = version, time.monotonic()
-            return replace(reply, timing=stages.milliseconds())
-
-    async def _alone(self, predictor: Any, stages: Stages, progress: Progress, volume: Volume) -> Prediction:
-        """Run a network on an image, and hold nothing after that."""
-        async with AsyncExitStack() as stack:
-            prediction, _ = await self._predicted(predictor, volume, stages, stack, progress)
-            return prediction
+        reply = await self._follow_up.answer(version, patient, media_type, progress)
+        self._last, self._answered = version, time.monotonic()
+        return reply
 
     async def _scans(self, scans: Sequence[bytes | Reference], stages: Stages, stack: AsyncExitStack) -> list[list[bytes]]:
         """Return several images' files, once there is room for all: who holds some and waits for more might wait forever."""
