@@ -25,6 +25,7 @@ _HOMES = {
     "Scan": "medray.progression.track",
     "Volume": "medray.imaging.volume",
     "card_from_run": "medray.registry.card",
+    "compare": "medray.inference.compare",
     "deploy": "medray.serving.app",
     "evaluate": "medray.inference.evaluate",
     "fit": "medray.training.trainer",
@@ -35,6 +36,8 @@ _HOMES = {
     "predict": "medray.inference.predict",
     "prepare": "medray.preprocessing.prepare",
     "read_space": "medray.training.space",
+    "renew": "medray.renewal.renew",
+    "replay": "medray.inference.replay",
     "synthesise": "medray.synthesis.synthesise",
     "track": "medray.progression.track",
     "tune": "medray.training.tune",
@@ -55,6 +58,7 @@ __all__ = [
     "Scan",
     "Volume",
     "card_from_run",
+    "compare",
     "deploy",
     "evaluate",
     "fit",
@@ -65,6 +69,8 @@ __all__ = [
     "predict",
     "prepare",
     "read_space",
+    "renew",
+    "replay",
     "synthesise",
     "track",
     "tune",
@@ -75,9 +81,11 @@ if TYPE_CHECKING:
     from medray.errors import MedrayError
     from medray.imaging.labels import LabelSchema
     from medray.imaging.volume import Volume
+    from medray.inference.compare import compare
     from medray.inference.evaluate import evaluate
     from medray.inference.predict import predict
     from medray.inference.predictor import Predictor
+    from medray.inference.replay import replay
     from medray.ingestion.pipeline import ingest
     from medray.models.runtime import Runtime
     from medray.preprocessing.budget import Memory
@@ -87,6 +95,7 @@ if TYPE_CHECKING:
     from medray.progression.track import Scan, track
     from medray.registry.card import ModelCard, card_from_run
     from medray.registry.registry import Registry
+    from medray.renewal.renew import renew
     from medray.serving.app import deploy
     from medray.synthesis.gain import measure_gain
     from medray.synthesis.gate import Gate
