@@ -59,6 +59,14 @@ def test_a_label_that_comes_more_often_is_seen(rng):
     assert {change.name for change in found.changes} & {"site: west", "site: south", "site: north"}
 
 
+def test_labels_that_are_not_known_say_nothing(rng):
+    before, after = sample(rng, 200), sample(rng, 50)
+    after.labels["site"] = ["" if number % 3 else one for number, one in enumerate(after.labels["site"])]
+    assert compared(before, after).p > 0.001
+    after.labels["site"] = [""] * 50
+    assert "mix" not in compared(before, after).families
+
+
 def test_numbers_that_are_missing_now_are_seen(rng):
     before, after = sample(rng, 100), sample(rng, 50)
     after.numbers["noise"][:40] = np.nan

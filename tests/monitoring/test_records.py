@@ -19,6 +19,7 @@ from medray.monitoring.records import (
     days_of,
     find_record,
     join_days,
+    last_records,
     models_of,
     read_records,
     records_root,
@@ -94,6 +95,15 @@ def test_a_time_is_read_and_nothing_beside_it(tmp_path):
         find_record(root, "r601")
     assert read_records(root, "nothing") == []
     assert models_of(root.join("nowhere")) == []
+
+
+def test_the_last_ones_are_found_without_reading_all(tmp_path):
+    root = locate(tmp_path)
+    for number in range(200):
+        write_records(root, [record(60 * number, version=1 + number % 2)], name=str(number))
+    found = last_records(root, "ball", 10, lambda one: one.version == 2)
+    assert [one.id for one in found] == [f"r{60 * number}" for number in range(181, 200, 2)]
+    assert len(last_records(root, "ball", 1000)) == 200
 
 
 def test_what_comes_later_completes_a_record(tmp_path):

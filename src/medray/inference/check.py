@@ -11,7 +11,7 @@ from medray.errors import NotFoundError
 from medray.monitoring.alarm import Outlook, Watch, lately, looked
 from medray.monitoring.drift import Change, Finding
 from medray.monitoring.record import PredictionRecord, records_of, sample_of
-from medray.monitoring.records import days_of, read_records
+from medray.monitoring.records import last_records
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
@@ -70,24 +70,15 @@ def check(model: str, records: Location, watch: Watch, *, registry: Registry | N
     if data is None:
         raise NotFoundError(f"{version} has no reference to tell drift by: medray monitor baseline {version} --cohort ROOT")
     reference = records_of(parquet_table(data))
-    window = lately(sample_of(_last(records, version, watch.window, {one.id for one in reference})), watch.window)
+    known = {one.id for one in reference}
+    last = last_records(records, version.name, watch.window, lambda one: counts(one, version) and one.id not in known)
+    window = lately(sample_of(last), watch.window)
     return Check(str(version), window.size, len(reference), looked(sample_of(reference), window, watch))
 
 
 def counts(record: PredictionRecord, version: ModelVersion) -> bool:
     """Tell whether a record is one of a version that tells of drift."""
     return record.version == version.version and record.role != "shadow" and bool(record.numbers) and record.status == 200
-
-
-def _last(records: Location, version: ModelVersion, count: int, known: set[str]) -> list[PredictionRecord]:
-    """Return a version's last predictions, the oldest first, as many days back as it takes."""
-    found: list[PredictionRecord] = []
-    for day in reversed(days_of(records, version.name)):
-        of_day = read_records(records, version.name, day=day)
-        found = [one for one in of_day if counts(one, version) and one.id not in known] + found
-        if len(found) >= count:
-            break
-    return found
 
 
 def _plain(found: Finding) -> dict[str, Any]:

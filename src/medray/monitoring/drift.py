@@ -156,13 +156,22 @@ def _columns(reference: Sample, window: Sample) -> list[_Column]:
         if scores is not None:
             found.append(_Column(name, family_of(name), scores, _median(before), _median(after)))
     for kind in sorted(reference.labels.keys() & window.labels.keys()):
-        both = [*reference.labels[kind], *window.labels[kind]]
-        for label in sorted(set(both)):
-            yes = np.array([one == label for one in both], np.float64)
-            if 0 < yes.sum() < len(both):
-                cut = reference.size
-                name = f"{kind}: {label or 'not said'}"
-                found.append(_Column(name, "mix", _standard(yes[:, None]), float(yes[:cut].mean()), float(yes[cut:].mean())))
+        found += _labels(kind, list(reference.labels[kind]), list(window.labels[kind]))
+    return found
+
+
+def _labels(kind: str, before: list[str], after: list[str]) -> list[_Column]:
+    """Return a column for each label. Studies whose label isn't known say nothing: files of another format may leave it out."""
+    if min(sum(map(bool, before)), sum(map(bool, after))) < FEWEST:
+        return []
+    both, found = [*before, *after], []
+    known = np.array([bool(one) for one in both])
+    for label in sorted(set(both) - {""}):
+        yes = np.array([one == label for one in both], np.float64)
+        if 0 < yes.sum() < known.sum():
+            scores = np.where(known, yes - yes[known].mean(), 0.0)
+            shares = (yes[rows].sum() / known[rows].sum() for rows in (slice(len(before)), slice(len(before), None)))
+            found.append(_Column(f"{kind}: {label}", "mix", _standard(scores[:, None]), *map(float, shares)))
     return found
 
 

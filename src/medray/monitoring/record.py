@@ -16,6 +16,8 @@ from medray.monitoring.drift import Sample
 __all__ = ["SCHEMA", "PredictionRecord", "Role", "records_of", "sample_of", "table_of"]
 
 Role = Literal["champion", "challenger", "shadow"]
+UNKNOWN = {"OT": ""}
+"""DICOM's "other" is what a file says that says nothing of its modality."""
 NUMBERS, WORDS = pa.map_(pa.string(), pa.float64()), pa.map_(pa.string(), pa.string())
 
 
@@ -129,7 +131,7 @@ def sample_of(records: Iterable[PredictionRecord]) -> Sample:
     names = sorted({name for row in rows for name in row.numbers})
     kinds = sorted({kind for row in rows for kind in row.groups})
     numbers = {name: np.array([row.numbers.get(name, np.nan) for row in rows], np.float64) for name in names}
-    labels = {kind: [row.groups.get(kind, "") for row in rows] for kind in kinds}
+    labels = {kind: [UNKNOWN.get(row.groups.get(kind, ""), row.groups.get(kind, "")) for row in rows] for kind in kinds}
     return Sample(len(rows), numbers, labels, _embeddings(rows))
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "erase_subject",
     "find_record",
     "join_days",
+    "last_records",
     "models_of",
     "purge_records",
     "read_records",
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 DAY = "day="
+ENOUGH = 2
+"""Times as many records are read as are wanted: files of several replicas are not in order."""
 MOST_FILES = 64
 """Of a day; more are joined to one when the day is over."""
 
@@ -65,7 +68,7 @@ def write_records(root: Location, records: Sequence[PredictionRecord], *, name: 
 
 
 def read_records(
-    root: Location, model: str, *, since: datetime | None = None, until: datetime | None = None, day: date | None = None
+    root: Location, model: str, *, since: datetime | None = None, until: datetime | None = None
 ) -> list[PredictionRecord]:
     """Return a model's records of a time, the oldest first; each once.
 
@@ -74,12 +77,34 @@ def read_records(
         model: Its name.
         since: Not before this; from the first by default.
         until: Before this; to the last by default.
-        day: Of one day alone.
     """
     begin, end = since or datetime.min.replace(tzinfo=UTC), until or datetime.max.replace(tzinfo=UTC)
-    days = [day] if day else [one for one in days_of(root, model) if begin.date() <= one <= end.date()]
+    days = [one for one in days_of(root, model) if begin.date() <= one <= end.date()]
     found = {record.id: record for one in days for record in _read_day(_folder(root, model, one))}
     return sorted((one for one in found.values() if begin <= one.at < end), key=lambda record: record.at)
+
+
+def last_records(
+    root: Location, model: str, count: int, wanted: Callable[[PredictionRecord], bool] = lambda record: True
+) -> list[PredictionRecord]:
+    """Return a model's last records of some kind, the oldest first, and read no more files than that takes.
+
+    Args:
+        root: Of all records.
+        model: Its name.
+        count: How many, or all where there are fewer.
+        wanted: Tells which count.
+    """
+    found: dict[str, PredictionRecord] = {}
+    for day in reversed(days_of(root, model)):
+        folder = _folder(root, model, day)
+        for entry in sorted(_entries(folder), key=lambda entry: -entry.modified_ns):
+            found |= {record.id: record for record in _read_file(folder.join(entry.name)) if wanted(record)}
+            if len(found) >= ENOUGH * count:
+                break
+        if len(found) >= count:
+            break
+    return sorted(found.values(), key=lambda record: record.at)[-count:]
 
 
 def find_record(root: Location, id_: str) -> PredictionRecord:

@@ -94,7 +94,7 @@ class Desk:
         registry: Where models are.
         limits: What may be asked for.
         sources: What may be referred to.
-        served: Versions that have been asked.
+        served: Versions that are kept loaded, or have been asked.
 
     Args:
         pool: Who answers.
@@ -146,7 +146,9 @@ class Desk:
     async def ready(self) -> None:
         """Wait until the models that are kept loaded are."""
         for reference in self.limits.models:
-            await self.warm(await self.resolve(reference))
+            version = await self.resolve(reference)
+            await self.warm(version)
+            self.served.add(str(version))
 
     async def ask(
         self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str, ticket: Ticket | None = None

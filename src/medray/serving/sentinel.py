@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+from collections.abc import Callable
+from functools import partial
 
 from medray.errors import MedrayError, NotFoundError
 from medray.inference.check import check
@@ -15,6 +18,9 @@ from medray.registry.served import note_served
 from medray.serving.desk import Desk
 
 __all__ = ["Sentinel"]
+
+NOTE_S = 60.0
+"""How often it is said what is served: see `medray.registry.served`."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -37,19 +43,28 @@ class Sentinel:
         self._meters = meters
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look until cancelled; that a version is served is said more often, so that nobody deletes it."""
+        looked = time.monotonic()
         while True:
-            await asyncio.sleep(self._every_s)
-            for version in sorted(self._desk.served):
-                try:
-                    await asyncio.to_thread(self._look, version)
-                except MedrayError as error:
-                    logger.warning("drift of %s isn't known: %s", version, error)
-                except Exception as error:  # noqa: BLE001 - an outage of the registry or the store; tried again in a moment
-                    logger.warning("drift of %s isn't known (%s)", version, type(error).__name__)
+            await asyncio.sleep(min(NOTE_S, self._every_s))
+            await self._try(self._note, "what is served")
+            if time.monotonic() - looked >= self._every_s:
+                looked = time.monotonic()
+                for version in sorted(self._desk.served):
+                    await self._try(partial(self._look, version), f"drift of {version}")
+
+    async def _try(self, work: Callable[[], None], what: str) -> None:
+        try:
+            await asyncio.to_thread(work)
+        except MedrayError as error:
+            logger.warning("%s isn't known: %s", what, error)
+        except Exception as error:  # noqa: BLE001 - an outage of the registry or the store; tried again in a moment
+            logger.warning("%s isn't known (%s)", what, type(error).__name__)
+
+    def _note(self) -> None:
+        note_served(self._registry.uri, self._desk.served.copy())
 
     def _look(self, version: str) -> None:
-        note_served(self._registry.uri, [version])
         with contextlib.suppress(NotFoundError):  # without a reference there is nothing to tell
             found = check(version, self._records, Watch(), registry=self._registry)
             name, _, number = version.rpartition("/")
