@@ -54,7 +54,7 @@ def test_json_has_volumes_version_and_latencies(endpoint, scan):
     mask = read_nifti(post(endpoint, write_nifti(scan), accept="application/x-nifti").content)
     assert body["model"] == "ball/1"
     assert body["volumes_ml"]["ball"] == pytest.approx((mask.voxels == 1).sum() * 0.01, abs=1e-3)
-    assert list(body["latencies"]) == ["wait", "load", "decode", "preprocess", "network", "postprocess", "queue"]
+    assert list(body["latencies"]) == ["wait", "load", "decode", "preprocess", "network", "queue", "postprocess"]
     assert reply.headers["x-request-id"] == "abc-1"
 
 

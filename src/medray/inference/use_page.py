@@ -10,7 +10,6 @@ from datetime import date
 from typing import Any
 
 import numpy as np
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from medray.inference.check import Check
@@ -146,9 +145,8 @@ def _numbers(records: Sequence[PredictionRecord]) -> str:
         found = [(record.at, record.numbers[name]) for record in looked if name in record.numbers]
         cell.plot([at for at, _ in found], [value for _, value in found], ".", ms=2, color=COLOURS[0])
         cell.set_title(name, fontsize=8)
-        ticks = AutoDateLocator(maxticks=5)
-        cell.xaxis.set_major_locator(ticks)
-        cell.xaxis.set_major_formatter(ConciseDateFormatter(ticks))
+        ends = [found[0][0], found[-1][0]]
+        cell.set_xticks(ends, [f"{at:%Y-%m-%d}" for at in ends])
         cell.tick_params(labelsize=6)
         bare(cell)
     for cell in cells[len(names) :]:
