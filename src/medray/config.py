@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import os
 import stat
 import tomllib
@@ -23,7 +24,19 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from medray.errors import ConfigError, NotFoundError
 
-__all__ = ["STRICT", "derived_key", "dump", "home", "load", "merged", "overrides", "read_file", "read_key"]
+__all__ = [
+    "STRICT",
+    "derived_key",
+    "dump",
+    "home",
+    "load",
+    "load_file",
+    "merged",
+    "overrides",
+    "read_file",
+    "read_key",
+    "without_nan",
+]
 
 KEY_BYTES = 32
 HOW_TO_MAKE = "make one: (umask 077; openssl rand -hex 32 > medray.key) and export MEDRAY_KEY_FILE=medray.key"
@@ -62,6 +75,15 @@ def dump(config: Any) -> dict[str, Any]:
     return plain
 
 
+def without_nan(value: Any) -> Any:
+    """Return JSON-ready data in which NaN and infinity are None, for JSON has neither."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """Read a TOML or JSON file of settings.
 
@@ -79,6 +101,17 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} holds a {type(settings).__name__}; a table of key = value is needed")
     return settings
+
+
+def load_file(kind: type[T], file: Path | None, *, option: str) -> T:
+    """Read a file of settings into a configuration; defaults where there is none.
+
+    Args:
+        kind: A strict dataclass.
+        file: TOML or JSON.
+        option: By which a person names the file, for messages.
+    """
+    return load(kind, read_file(file) if file else {}, what=str(file or option))
 
 
 def overrides(words: Iterable[str]) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def test_strangers_and_the_last_one_are_refused(root):
         erased(root, row.subject)
     with pytest.raises(InputError, match="only one"):
         erased(root, cohort.rows[-1].subject)
+    assert cohort.rows[-1].subject not in read_suppressed(root).subjects, "nothing was begun"
 
 
 def test_a_damaged_list_lets_nothing_be_committed(root):

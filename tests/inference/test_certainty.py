@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medray.imaging.boxes import Box
-from medray.inference.certainty import Watch, certainty_of
+from medray.inference.certainty import Onlooker, certainty_of
 from medray.preprocessing.blocks import Blocks
 from medray.tasks.answer import Answer
 
 
 def seen(values, *, regions=False, pieces=1):
-    watch = Watch(regions=regions)
+    watch = Onlooker(regions=regions)
     cuts = np.array_split(np.arange(values.shape[1]), pieces)
     parts = [((int(cut[0]), 0, 0), values[:, cut]) for cut in cuts]
     watch.watched(Blocks(values.shape[1:], parts)).whole()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from medray.annotation.store import LabelStore
 from medray.audit import Event, open_trail
-from medray.cohort.cohort import open_cohort
 from medray.cohort.erase import Erasure, erase_from_cohort
 from medray.errors import NotFoundError
 from medray.monitoring.records import erase_subject as erase_records
@@ -54,12 +53,17 @@ def erase_subject(
     """
     open_trail().record([Event("subject.erase", subject, "begun", why)])
     done: dict[str, Erasure] = {}
-    labels = 0
+    drawn: list[str] = []
     for root in cohorts:
-        drawn = LabelStore(root).erase(_series_of(root, subject))
-        labels += len(drawn)
+        store = LabelStore(root)
+
+        def labels_of(series: Sequence[str], store: LabelStore = store) -> Sequence[str]:
+            found = store.erase(series)
+            drawn.extend(found)
+            return found
+
         try:
-            done[root.path] = erase_from_cohort(root, subject, drawn)
+            done[root.path] = erase_from_cohort(root, subject, labels_of)
         except NotFoundError:
             if len(cohorts) == 1:
                 raise
@@ -68,18 +72,9 @@ def erase_subject(
     if not done and not gone and not models:
         raise NotFoundError(f"nothing is known of a subject {subject}: give the pseudonym as medray cohort split lists it")
     shards = sum(erasure.shards for erasure in done.values())
-    told = f"{len(done)} cohorts, {shards} shards, {labels} labels, {gone} records; in {', '.join(models) or 'no model'}"
+    told = f"{len(done)} cohorts, {shards} shards, {len(drawn)} labels, {gone} records; in {', '.join(models) or 'no model'}"
     open_trail().record([Event("subject.erase", subject, detail=told)])
-    return Erased(done, labels, gone, models)
-
-
-def _series_of(root: Location, subject: str) -> list[str]:
-    """Return a patient's images in any version of a cohort."""
-    found: set[str] = set()
-    for entry in root.join("versions").entries():
-        cohort = open_cohort(root, version=entry.name.removesuffix(".json"))
-        found |= {row.series for row in cohort.rows if row.subject == subject}
-    return sorted(found)
+    return Erased(done, len(drawn), gone, models)
 
 
 def _models_of(subject: str, registry: Registry) -> dict[str, str]:

@@ -70,7 +70,7 @@ def _about(file: Path | None) -> About:
     """Read what a person says of a model."""
     from medray.registry.about import About
 
-    return config.load(About, config.read_file(file) if file else {}, what=str(file or "--card"))
+    return config.load_file(About, file, option="--card")
 
 
 def _pace(record: Any) -> str:

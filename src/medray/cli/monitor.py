@@ -60,7 +60,7 @@ def check(
     from medray.monitoring.alarm import Watch
     from medray.monitoring.records import records_root
 
-    watch = config.load(Watch, config.read_file(watch_file) if watch_file else {}, what=str(watch_file or "--watch"))
+    watch = config.load_file(Watch, watch_file, option="--watch")
     found = run(model, records_root(records), watch)
     show(found.plain(), as_json=as_json)
     if fail and found.outlook.alarm:

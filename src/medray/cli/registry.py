@@ -206,7 +206,7 @@ def _canary(share: str, file: Path | None) -> Canary:
     """Read what a challenger may do; a share on the command line stands over the file's."""
     from medray.registry.rollout import Canary
 
-    chosen = config.load(Canary, config.read_file(file) if file else {}, what=str(file or "--canary"))
+    chosen = config.load_file(Canary, file, option="--canary")
     if not share:
         return chosen
     try:
@@ -221,7 +221,7 @@ def _canary(share: str, file: Path | None) -> Canary:
 def _rule(file: Path | None) -> Rule:
     from medray.inference.compare import Rule
 
-    return config.load(Rule, config.read_file(file) if file else {}, what=str(file or "--rule"))
+    return config.load_file(Rule, file, option="--rule")
 
 
 def _compared(challenger: str, champion: str, root: str) -> Any:

@@ -7,7 +7,7 @@ way, doesn't bring them back; and which versions were replaced by which, for the
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medray.cohort.cohort import Cohort, open_cohort
@@ -40,7 +40,7 @@ class Erasure:
     shards: int
 
 
-def erase_from_cohort(root: Location, subject: str, labels: Sequence[str] = ()) -> Erasure:
+def erase_from_cohort(root: Location, subject: str, labels: Callable[[Sequence[str]], Sequence[str]]) -> Erasure:
     """Take a patient out.
 
     A version that had them is deleted, its manifest and every shard that no remaining version needs as well; versions that
@@ -49,10 +49,12 @@ def erase_from_cohort(root: Location, subject: str, labels: Sequence[str] = ()) 
     Args:
         root: The cohort.
         subject: The patient's pseudonym.
-        labels: Content hashes of further label maps of theirs, such as annotators'.
+        labels: Erases what annotators drew on the patient's images, when nothing stands in the way any more, and returns the
+            content hashes of those label maps.
 
     Raises:
         NotFoundError: If there is no cohort, or no version has that patient.
+        InputError: If the cohort has nobody else.
     """
     base = base_of(root)
     if base.cohort is None:
@@ -62,13 +64,15 @@ def erase_from_cohort(root: Location, subject: str, labels: Sequence[str] = ()) 
     known = read_suppressed(root)
     if not theirs and subject not in known.subjects:
         raise NotFoundError(f"no version of the cohort has a subject {subject}: medray cohort split lists them")
+    if {row.subject for row in base.cohort.rows} == {subject}:
+        raise InputError("the patient is the only one of this cohort: delete its folder")
     # First: from here on nobody brings them back.
     write_suppressed(root, replace(known, subjects=tuple(sorted({*known.subjects, subject}))))
     rows = {row.series: row for cohort in theirs.values() for row in cohort.rows if row.subject == subject}
     current = _without(root, base.cohort, subject)
     replaced = dict.fromkeys(theirs, current.index.id)
     write_suppressed(root, replace(read_suppressed(root), replaced={**known.replaced, **replaced}))
-    gone = _delete(root, theirs, list(rows.values()), labels)
+    gone = _delete(root, theirs, list(rows.values()), labels(sorted(rows)))
     _forget(root, subject, set(rows))
     return Erasure(current.index.id, replaced, sorted(rows), gone)
 
@@ -78,8 +82,6 @@ def _without(root: Location, cohort: Cohort, subject: str) -> Cohort:
     left = tuple(row for row in cohort.rows if row.subject != subject)
     if len(left) == len(cohort.rows):
         return cohort
-    if not left:
-        raise InputError("the patient is the only one of this cohort: delete its folder")
     contents = Contents(left, cohort.quarantine, cohort.index.labels)
     return commit_cohort(root, contents, {**cohort.index.lineage, "erased": "1"}, base=base_of(root))
 

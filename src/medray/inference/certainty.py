@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medray.preprocessing.blocks import Block, Blocks
 from medray.tasks.answer import Answer
 
-__all__ = ["Certainty", "Watch", "certainty_of"]
+__all__ = ["Certainty", "Onlooker", "certainty_of"]
 
 EVERY = 4
 """Along each axis one voxel in so many is looked at, of a block longer than `LOOKED_AT`."""
@@ -38,7 +38,7 @@ class Certainty:
     entropy: float
 
 
-class Watch:
+class Onlooker:
     """Sees a segmentation's map go by.
 
     Args:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from medray import config
 from medray.cohort.parquet import parquet_table
 from medray.errors import NotFoundError
 from medray.monitoring.alarm import Outlook, Watch, lately, looked
-from medray.monitoring.drift import Change, Finding
+from medray.monitoring.drift import Finding
 from medray.monitoring.record import PredictionRecord, records_of, sample_of
 from medray.monitoring.records import last_records
 from medray.registry.registry import Registry
@@ -82,10 +82,5 @@ def counts(record: PredictionRecord, version: ModelVersion) -> bool:
 
 
 def _plain(found: Finding) -> dict[str, Any]:
-    changes = [_change(one) for one in found.changes]
+    changes = [config.without_nan(one._asdict()) for one in found.changes]
     return {"p": found.p, "studies": found.window, "families": dict(found.families), "changes": changes}
-
-
-def _change(one: Change) -> dict[str, Any]:
-    unknown = {name for name, value in one._asdict().items() if isinstance(value, float) and not math.isfinite(value)}
-    return {name: None if name in unknown else value for name, value in one._asdict().items()}

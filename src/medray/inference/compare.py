@@ -69,9 +69,14 @@ class Comparison:
 
     def plain(self) -> dict[str, Any]:
         """Return JSON-ready data, NaN as None."""
-        groups = {kind: {group: _plain(one) for group, one in found.items()} for kind, found in self.groups.items()}
         facts = {"challenger": self.challenger, "champion": self.champion, "cohort": self.cohort, "measure": self.measure}
-        return {**facts, "overall": {name: _plain(one) for name, one in self.overall.items()}, "groups": groups}
+        groups = {kind: _told(found) for kind, found in self.groups.items()}
+        plain: dict[str, Any] = config.without_nan({**facts, "overall": _told(self.overall), "groups": groups})
+        return plain
+
+
+def _told(found: Mapping[str, Difference]) -> dict[str, dict[str, float]]:
+    return {name: one._asdict() for name, one in found.items()}
 
 
 @strict_dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -202,7 +207,3 @@ def _difference(task: Task, pairs: Sequence[tuple[CaseScore, CaseScore]]) -> dic
     values = statistic([pair for found in patients.values() for pair in found])
     ends = bootstrap_intervals(patients, statistic)
     return {name: Difference(value, *ends[name], len(patients)) for name, value in values.items()}
-
-
-def _plain(one: Difference) -> dict[str, Any]:
-    return {name: value if math.isfinite(value) else None for name, value in one._asdict().items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from medray import config
 from medray.audit import Event, open_trail
 from medray.cohort.cohort import Cohort
 from medray.cohort.manifest import SeriesRow
@@ -98,7 +98,7 @@ class Evaluation:
 
     def plain(self) -> dict[str, Any]:
         """Return JSON-ready data, NaN and infinity as None."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = config.without_nan(asdict(self))
         return plain
 
 
@@ -222,11 +222,3 @@ def _scores(task: Task, cases: Sequence[CaseScore]) -> Scores:
 
 def _flat(summary: Summary) -> dict[str, float]:
     return {f"{name} {measure}": value for name, measures in summary.items() for measure, value in measures.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

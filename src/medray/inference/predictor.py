@@ -18,7 +18,7 @@ from medray.errors import InputError, NotFoundError, ResourceError
 from medray.evaluation.calibration import CALIBRATION, Calibration, Calibrations
 from medray.imaging.geometry import closest_lps
 from medray.imaging.volume import Volume
-from medray.inference.certainty import Watch, certainty_of
+from medray.inference.certainty import Onlooker, certainty_of
 from medray.inference.likely import Likely
 from medray.inference.prediction import Prediction, Unwanted, dated, predicted, volumes_of
 from medray.inference.sliding_window import slide_all, window_of
@@ -183,7 +183,7 @@ class Predictor:
         started = time.perf_counter()
         watched = _Watched(blocks.parts)
         likely = Likely(blocks.grid, [self._channel_of(name) for name in self._kept])
-        watch = Watch(regions=bool(self.plan.regions))
+        watch = Onlooker(regions=bool(self.plan.regions))
         seen = likely.watched(blocks.through(watched))
         seen = watch.watched(seen) if self._maps else seen
         answer = dated(self._onto_source(seen, volume), volume)

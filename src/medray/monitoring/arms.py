@@ -10,10 +10,10 @@ import numpy as np
 
 from medray.monitoring.record import PredictionRecord, Role
 
-__all__ = ["Arm", "arms_of"]
+__all__ = ["OWN", "Arm", "arms_of"]
 
 OWN = ("decode", "preprocess", "network", "postprocess")
-"""Stages whose time is a version's own."""
+"""Stages whose time is a version's own: not waiting, and not how the answer is written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,9 +94,8 @@ class Registry:
         Raises:
             NotFoundError: If a file of the folder is missing.
         """
-        for found in self._client.search_model_versions(
-            f"name='{card.name}'"
-        ):  # the same run again: a job that was retried after it had registered
+        for found in self._client.search_model_versions(f"name='{card.name}'"):
+            # The same run again: a job that was retried after it had registered.
             if card.lineage.get("run") and found.tags.get("run") == card.lineage["run"]:
                 if tracking is not None:
                     tracking.end()

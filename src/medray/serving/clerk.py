@@ -105,11 +105,10 @@ class Clerk:
         await asyncio.to_thread(self._docket.finish, job.id, reply.status, reply.media_type, reply.body)
 
     async def _answer(self, job: Job, tell: Callable[[float], None]) -> Reply:
-        name, _, version = job.model.partition("/")
         try:
             body = await asyncio.to_thread(self._docket.input, job.id)
             wanted = await asyncio.to_thread(_wanted, job, body)
-            return await self._desk.follow(ModelVersion(name, int(version), (), ""), job.task, wanted, job.accept, tell)
+            return await self._desk.follow(ModelVersion.parse(job.model), job.task, wanted, job.accept, tell)
         except (MedrayError, Refusal) as error:
             return refusal(error)
 

@@ -170,13 +170,12 @@ class Courier:
         return ""
 
     async def _answer(self, order: Order) -> Reply:
-        name, _, version = order.model.partition("/")
         task = (await self._desk.describe(order.model))["task"]
         folder = self._spool.settled / order.study / order.series
         packed = await asyncio.to_thread(lambda: zip_of([path.read_bytes() for path in sorted(folder.glob("*.dcm"))]))
         if not any(folder.glob("*.dcm")):
             raise StorageError("the series isn't in the spool: send it again")
-        words = (ModelVersion(name, int(version), (), ""), task, packed, OBJECTS, lambda share: None)
+        words = (ModelVersion.parse(order.model), task, packed, OBJECTS, lambda share: None)
         return await self._desk.follow(*words, patience_s=PATIENCE_S)
 
     async def _tidy(self) -> None:

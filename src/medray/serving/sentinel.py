@@ -15,6 +15,7 @@ from medray.monitoring.alarm import Watch
 from medray.monitoring.metrics import Meters
 from medray.monitoring.records import records_root
 from medray.registry.served import note_served
+from medray.registry.version import ModelVersion
 from medray.serving.desk import Desk
 
 __all__ = ["Sentinel"]
@@ -67,7 +68,7 @@ class Sentinel:
     def _look(self, version: str) -> None:
         with contextlib.suppress(NotFoundError):  # without a reference there is nothing to tell
             found = check(version, self._records, Watch(), registry=self._registry)
-            name, _, number = version.rpartition("/")
+            known = ModelVersion.parse(version)
             worst = found.outlook.whole.get(max(found.outlook.whole, default=0))
             families = dict(worst.families) if worst else {}
-            self._meters.drift(name, int(number), families, alarm=found.outlook.alarm, studies=found.studies)
+            self._meters.drift(known.name, known.version, families, alarm=found.outlook.alarm, studies=found.studies)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from medray.errors import MedrayError
+from medray.monitoring.arms import OWN
 from medray.registry.registry import REFERENCE, Registry
 from medray.registry.rollout import CHALLENGER, CHAMPION, Rollout
 from medray.registry.version import ModelVersion
@@ -28,8 +29,6 @@ __all__ = ["Traffic"]
 
 AT_ONCE = 4
 """Copies that are under way; while there are so many, others are left out: nobody's answer waits for a copy."""
-COMPARED = ("decode", "preprocess", "network", "postprocess")
-"""Stages whose time is a version's own: not waiting, and not how the answer is written."""
 ACTOR = "medray canary"
 
 logger = logging.getLogger("ray.serve")
@@ -224,4 +223,4 @@ class Traffic:
 
 
 def _own_ms(reply: Reply) -> float:
-    return sum(reply.timing.get(stage, 0.0) for stage in COMPARED)
+    return sum(reply.timing.get(stage, 0.0) for stage in OWN)
