@@ -16,12 +16,13 @@ import os
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MEDRAY_KEY", "6d" * 32)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core
 
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
@@ -46,9 +47,13 @@ NULL, SHIFTED, REFERENCE = (
 )
 COARSE, PEOPLE, HEALTHY = 2.8, 24, 0.6
 BLOCK, SIZES = 50, (10, 20, 30, 50)
+CORES, CHUNK = 2, 200
 MODEL = "lesions"
 PLAIN = Protocol(spacing=COARSE)
 WATCH = Watch()
+
+
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -89,23 +94,23 @@ def main() -> None:
 def measure(folder: Path) -> None:
     """Do all of it in a folder; what is there already is kept."""
     os.environ["MEDRAY_HOME"] = str(folder / "home")
-    model = trained(folder)
-    reference = studies(folder, model, "reference", Shift(), REFERENCE, seed=1)
-    null = studies(folder, model, "null", Shift(), NULL, seed=2)
-    started = time.perf_counter()
-    result: dict[str, Any] = {
-        "reference": REFERENCE,
-        "null": NULL,
-        "prevalence": 1 - HEALTHY,
-        "watch": {name: getattr(WATCH, name) for name in ("window", "short", "every", "rate")},
-        "false_alarms": {side: false_alarms(test, reference, null) for side, test in SIDES.items()},
-        "shifts": {},
-    }
-    result["seconds_a_look"] = round((time.perf_counter() - started) / (NULL / WATCH.every), 3)
-    for number, (name, shift) in enumerate(SHIFTS.items()):
-        found = studies(folder, model, f"shift{number}", shift, SHIFTED, seed=10 + number)
-        result["shifts"][name] = {side: power(test, reference, null, found) for side, test in SIDES.items()}
-        print(name, json.dumps(result["shifts"][name]), file=sys.stderr)
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as processes:
+        model = trained(folder)
+        made = partial(studies, processes, folder, model)
+        before = made("reference", Shift(), REFERENCE, seed=1)
+        null = made("null", Shift(), NULL, seed=2)
+        shifted = {name: made(f"shift{n}", shift, SHIFTED, seed=10 + n) for n, (name, shift) in enumerate(SHIFTS.items())}
+        reference = sample(before)
+        started = time.perf_counter()
+        wrong = {side: false_alarms(processes, test, reference, null) for side, test in SIDES.items()}
+        print(json.dumps(wrong), f"{time.perf_counter() - started:.0f} s", file=sys.stderr)
+        found = {
+            name: {side: power(processes, test, reference, null, rows) for side, test in SIDES.items()}
+            for name, rows in shifted.items()
+        }
+    watch = {name: getattr(WATCH, name) for name in ("window", "short", "every", "rate", "level")}
+    result = {"reference": REFERENCE, "null": NULL, "prevalence": 1 - HEALTHY, "watch": watch}
+    result |= {"false_alarms": wrong, "shifts": found}
     save("drift", result)
     draw(result)
 
@@ -139,17 +144,20 @@ def trained(folder: Path) -> Path:
     return place
 
 
-def studies(folder: Path, model: Path, name: str, shift: Shift, count: int, *, seed: int) -> list[dict[str, Any]]:
-    """Make studies, or read those that are there."""
-    file = folder / f"{name}.json"
-    if not file.exists():
-        started = time.perf_counter()
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-            rows = list(processes.map(partial(study, model, shift, seed), range(count), chunksize=20))
-        print(f"{count} studies {name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-        file.write_text(json.dumps(rows))
-    found: list[dict[str, Any]] = json.loads(file.read_text())
-    return found
+def studies(processes: Executor, folder: Path, model: Path, name: str, shift: Shift, count: int, *, seed: int) -> Rows:
+    """Make studies, a chunk at a time, or read those that are there."""
+    rows: Rows = []
+    (folder / name).mkdir(exist_ok=True)
+    for start in range(0, count, CHUNK):
+        numbers = range(start, min(start + CHUNK, count))
+        file = folder / name / f"{numbers.start}-{numbers.stop}.json"
+        if not file.exists():
+            made = list(processes.map(partial(study, model, shift, seed), numbers, chunksize=10))
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(made))
+            part.replace(file)
+        rows += json.loads(file.read_text())
+    return rows
 
 
 def study(model: Path, shift: Shift, seed: int, number: int) -> dict[str, Any]:
@@ -193,31 +201,17 @@ def sample(rows: Sequence[Mapping[str, Any]]) -> Sample:
     return Sample(len(rows), numbers, {}, np.array([row["embedding"] for row in rows], np.float32))
 
 
-Test = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], bool]
-Rows = list[dict[str, Any]]
-
-
-def medray_alarms(reference: Rows, lately: Rows) -> bool:
+def medray_alarms(reference: Sample, lately: Rows) -> bool:
     """Look as the monitor does."""
-    return looked(kept(id(reference), reference), sample(lately), WATCH).alarm
+    return looked(reference, sample(lately), WATCH).alarm
 
 
-_kept: dict[int, Sample] = {}
-
-
-def kept(key: int, rows: Rows) -> Sample:
-    """Return a reference once made."""
-    if key not in _kept:
-        _kept[key] = sample(rows)
-    return _kept[key]
-
-
-def plain_alarms(reference: Rows, lately: Rows) -> bool:
+def plain_alarms(reference: Sample, lately: Rows) -> bool:
     """Test each number by itself, at both windows that the monitor looks at, with the same rate of false alarms."""
-    before, now = kept(id(reference), reference), sample(lately)
-    level = WATCH.rate * WATCH.every / WATCH.window / len(before.numbers)
+    now = sample(lately)
+    level = WATCH.rate * WATCH.every / WATCH.window / len(reference.numbers)
     windows = [size for size in (WATCH.short, WATCH.window) if now.size >= size]
-    return any(smallest_p(before, now, size) <= level / len((WATCH.short, WATCH.window)) for size in windows)
+    return any(smallest_p(reference, now, size) <= level / len((WATCH.short, WATCH.window)) for size in windows)
 
 
 def smallest_p(before: Sample, now: Sample, size: int) -> float:
@@ -234,36 +228,42 @@ def finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[np.isfinite(values)]
 
 
-SIDES: dict[str, Callable[[Rows, Rows], bool]] = {"medray": medray_alarms, "plain KS": plain_alarms}
+Alarms = Callable[[Sample, Rows], bool]
+SIDES: dict[str, Alarms] = {"medray": medray_alarms, "plain KS": plain_alarms}
 
 
-def false_alarms(alarms: Callable[[Rows, Rows], bool], reference: Rows, null: Rows) -> dict[str, Any]:
+def false_alarms(processes: Executor, alarms: Alarms, reference: Sample, null: Rows) -> dict[str, Any]:
     """Go through the null studies, and count blocks with an alarm."""
-    blocks, looks = set(), 0
-    for end in range(BLOCK, len(null) + 1, WATCH.every):
-        if alarms(reference, null[end - WATCH.window : end]):
-            blocks.add((end - 1) // BLOCK)
-            looks += 1
+    ends = range(BLOCK, len(null) + 1, WATCH.every)
+    windows = [null[end - WATCH.window : end] for end in ends]
+    found = list(processes.map(partial(alarms, reference), windows, chunksize=5))
+    blocks = {(end - 1) // BLOCK for end, alarm in zip(ends, found, strict=True) if alarm}
     return {
         "blocks": len(null) // BLOCK,
         "with_alarm": len(blocks),
         "share": len(blocks) / (len(null) // BLOCK),
-        "looks": looks,
+        "looks": sum(found),
     }
 
 
-def power(alarms: Callable[[Rows, Rows], bool], reference: Rows, null: Rows, shifted: Rows) -> dict[str, Any]:
+def power(processes: Executor, alarms: Alarms, reference: Sample, null: Rows, shifted: Rows) -> dict[str, Any]:
     """Change everything from one study on, many times, and see after how many an alarm comes."""
-    rng, waits = np.random.default_rng(3), []
+    rng, runs = np.random.default_rng(3), []
     for start in range(0, len(shifted) - BLOCK + 1, BLOCK // 2):
         before = int(rng.integers(WATCH.window, len(null)))
         stream = null[before - WATCH.window : before] + shifted[start : start + BLOCK]
-        offset = int(rng.integers(1, WATCH.every + 1))
-        ends = range(WATCH.window + offset, len(stream) + 1, WATCH.every)
-        waits.append(next((end - WATCH.window for end in ends if alarms(reference, stream[end - WATCH.window : end])), None))
+        runs.append((stream, int(rng.integers(1, WATCH.every + 1))))
+    waits = list(processes.map(partial(waited, alarms, reference), runs))
     within = {str(size): sum(wait is not None and wait <= size for wait in waits) / len(waits) for size in SIZES}
     known = [wait for wait in waits if wait is not None]
     return {"within": within, "median_studies": float(np.median(known)) if known else None, "runs": len(waits)}
+
+
+def waited(alarms: Alarms, reference: Sample, run: tuple[Rows, int]) -> int | None:
+    """Return how many studies a change had come with at the first alarm; it is first looked after ``offset`` of them."""
+    stream, offset = run
+    ends = range(WATCH.window + offset, len(stream) + 1, WATCH.every)
+    return next((end - WATCH.window for end in ends if alarms(reference, stream[end - WATCH.window : end])), None)
 
 
 def draw(result: Mapping[str, Any]) -> None:

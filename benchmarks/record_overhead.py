@@ -2,7 +2,9 @@
 
 Two endpoints in one Ray, the same model and images: one as it is, one whose replica keeps no record and counts nothing. They
 are asked in turn, in rounds whose order alternates, so that whatever else the machine does falls on both. Latency is one
-caller's, one request after another; throughput is that of several callers at once.
+caller's, one request after another, the first of each round left out: what the other side does after its last answer falls on
+it. Throughput is that of several callers at once. Beside it stands the CPU time that a replica takes for a request, which
+other programs of the machine disturb less. Of each, the rounds' differences give an interval.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import ray
+from numpy.typing import NDArray
 from ray import serve
 from report import bars, in_folder, save
 
@@ -37,10 +41,13 @@ from medray.samples.subject import make_subject
 from medray.serving.app import build
 from medray.storage.location import locate
 
-ROUNDS, CALLERS, IMAGES = int(os.environ.get("BENCH_ROUNDS", "12")), 4, 8
-SIZES = {"head at 1 mm": (Protocol(), 6, 12), "head at 2.8 mm": (Protocol(spacing=2.8), 24, 60)}
-"""Name to protocol, requests a round one after another, and requests a round at once."""
+CALLERS, IMAGES = 4, 8
+TIMES = float(os.environ.get("BENCH_TIMES", "1"))
+SIZES = {"head at 2.8 mm": (Protocol(spacing=2.8), 40, 12, 24), "head at 1 mm": (Protocol(), 16, 5, 8)}
+"""Name to protocol, rounds, requests a round one after another, and requests a round at once."""
 SIDES = ("with", "without")
+REST_S = 0.3
+"""After which what a replica does after an answer is done."""
 
 
 def main() -> None:
@@ -55,12 +62,12 @@ def measure(folder: Path) -> None:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     result: dict[str, Any] = {}
     with served() as urls:
-        for name, (protocol, one_by_one, at_once) in SIZES.items():
-            result[name] = compared(urls, scans(protocol), one_by_one, at_once)
+        for name, (protocol, rounds, one_by_one, at_once) in SIZES.items():
+            result[name] = compared(urls, scans(protocol), max(2, round(TIMES * rounds)), one_by_one, at_once)
             print(name, result[name], file=sys.stderr)
     ray.shutdown()
-    save("record_overhead", {"rounds": ROUNDS, "callers": CALLERS, **result})
-    shown = {f"{name}: {what}": value for name, found in result.items() for what, value in found["added"].items()}
+    save("record_overhead", {"callers": CALLERS, **result})
+    shown = {f"{name}: {what}": found["added"][what][0] for name, found in result.items() for what in found["added"]}
     bars("record_overhead", "What records and metrics add to a request", shown, "ms, or percent")
 
 
@@ -118,10 +125,10 @@ def scans(protocol: Protocol) -> list[bytes]:
     return found
 
 
-def compared(urls: dict[str, str], images: list[bytes], one_by_one: int, at_once: int) -> dict[str, Any]:
+def compared(urls: dict[str, str], images: list[bytes], rounds: int, one_by_one: int, at_once: int) -> dict[str, Any]:
     """Ask both sides in turn."""
-    waits: dict[str, list[float]] = {side: [] for side in SIDES}
-    rates: dict[str, list[float]] = {side: [] for side in SIDES}
+    found: dict[str, dict[str, list[float]]] = {side: {"ms": [], "a_second": [], "cpu_ms": []} for side in SIDES}
+    replicas = {side: replica_of(side) for side in SIDES}
     with httpx.Client(timeout=300) as client, ThreadPoolExecutor(CALLERS) as callers:
 
         def ask(url: str, number: int) -> float:
@@ -132,36 +139,48 @@ def compared(urls: dict[str, str], images: list[bytes], one_by_one: int, at_once
         for url in urls.values():
             for number in range(len(images)):
                 ask(url, number)
-        for number in range(ROUNDS):
+        for number in range(rounds):
             for side in SIDES if number % 2 else SIDES[::-1]:
-                waits[side] += [ask(urls[side], image) for image in range(one_by_one)]
-                started = time.perf_counter()
+                waits = [ask(urls[side], image) for image in range(one_by_one)][1:]
+                found[side]["ms"].append(1000 * statistics.median(waits))
+                started, before = time.perf_counter(), sum(replicas[side].cpu_times()[:2])
                 list(callers.map(lambda image, url=urls[side]: ask(url, image), range(at_once)))
-                rates[side].append(at_once / (time.perf_counter() - started))
-    found = {side: told(waits[side], rates[side]) for side in SIDES}
-    return {**found, "added": added(waits, rates)}
+                found[side]["a_second"].append(at_once / (time.perf_counter() - started))
+                time.sleep(REST_S)
+                found[side]["cpu_ms"].append(1000 * (sum(replicas[side].cpu_times()[:2]) - before) / at_once)
+    middle = {side: {what: round(statistics.median(found[side][what]), 3) for what in found[side]} for side in SIDES}
+    return {"rounds": rounds, **middle, "added": added(found["with"], found["without"])}
 
 
-def told(waits: list[float], rates: list[float]) -> dict[str, float]:
-    """Sum one side up."""
+def replica_of(side: str) -> psutil.Process:
+    """Return the process of a side's replica of the pool."""
+    [found] = [one for one in psutil.process_iter() if f"ServeReplica:{side}:Pool" in " ".join(safe(one))]
+    return found
+
+
+def safe(process: psutil.Process) -> list[str]:
+    """Return a process's command; nothing of one that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def added(one: dict[str, list[float]], other: dict[str, list[float]]) -> dict[str, tuple[float, float, float]]:
+    """Say what the first side costs more, each with the ends of its 95 % interval by the bootstrap over rounds."""
+    both = {what: (np.array(one[what]), np.array(other[what])) for what in one}
     return {
-        "p50_ms": round(1000 * statistics.median(waits), 2),
-        "p95_ms": round(1000 * float(np.percentile(waits, 95)), 2),
-        "a_second": round(statistics.median(rates), 3),
+        "p50, ms": interval(both["ms"][0] - both["ms"][1]),
+        "throughput, %": interval(100 * (1 - both["a_second"][0] / both["a_second"][1])),
+        "CPU time, %": interval(100 * (both["cpu_ms"][0] / both["cpu_ms"][1] - 1)),
     }
 
 
-def added(waits: dict[str, list[float]], rates: dict[str, list[float]]) -> dict[str, float]:
-    """Say what the first side costs more: of throughput the median over rounds, in which both ran one after the other."""
-    ratios = [1 - one / other for one, other in zip(rates["with"], rates["without"], strict=True)]
-    medians = {side: statistics.median(found) for side, found in waits.items()}
-    spread = np.percentile(np.random.default_rng(0).choice(ratios, (2000, len(ratios))).mean(axis=1), (2.5, 97.5))
-    return {
-        "p50, ms": round(1000 * (medians["with"] - medians["without"]), 2),
-        "throughput, %": round(100 * statistics.mean(ratios), 2),
-        "throughput, % low": round(100 * float(spread[0]), 2),
-        "throughput, % high": round(100 * float(spread[1]), 2),
-    }
+def interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the median and its interval."""
+    drawn = np.median(np.random.default_rng(0).choice(values, (4000, len(values))), axis=1)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return round(float(np.median(values)), 3), round(float(low), 3), round(float(high), 3)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """``ray job submit --working-dir . -- python jobs/predict.py --config predict.toml``: a model on every image below a place.
 
-Keys: model, source (a cohort, folder or bucket), output; optional format, registry, runtime (torch or openvino), mixed.
+Keys: model, source (a cohort, folder or bucket), output; optional format, registry, runtime (torch or openvino), mixed,
+records (a URI).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ def step(
     registry: str | None = None,
     runtime: RuntimeName = "torch",
     mixed: bool = False,
+    records: str = "",
 ) -> dict[str, object]:
     """Predict and report."""
     by = Runtime(runtime, mixed)
-    batch = predict_all(model, source, output, form=format, registry=Registry(registry), runtime=by)
+    batch = predict_all(model, source, output, form=format, registry=Registry(registry), runtime=by, records=records)
     return {"output": output, **asdict(batch)}
 
 

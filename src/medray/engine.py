@@ -17,10 +17,11 @@ from ray import cloudpickle
 from ray._private.state import available_resources_per_node  # there is no public way to ask
 from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medray.errors import MedrayError, ResourceError
 
-__all__ = ["cpus_each", "free_gpus", "join_ray", "require_cpus", "stream"]
+__all__ = ["cpus_each", "free_gpus", "join_ray", "on_each_node", "require_cpus", "stream"]
 
 PATIENCE_S = 5.0
 MOST_A_BLOCK, BLOCKS_A_CPU = 16, 4
@@ -121,6 +122,20 @@ def stream(
         )
     for item in left.values():
         yield on_crash(item)
+
+
+def on_each_node(function: Callable[[], Result]) -> list[Result]:
+    """Call a function, which is picklable and quick, on every node of the cluster."""
+    join_ray()
+    ids = [str(node["NodeID"]) for node in ray.nodes() if node["Alive"]]
+
+    def call() -> Result:
+        return function()
+
+    once = ray.remote(num_cpus=0)(call)  # which takes no partial function
+    there = (NodeAffinitySchedulingStrategy(node, soft=True) for node in ids)  # another's, where it has left meanwhile
+    results: list[Result] = ray.get([once.options(scheduling_strategy=strategy).remote() for strategy in there])
+    return results
 
 
 def _workers_live() -> bool:

@@ -16,7 +16,11 @@ from medray.errors import ConfigError, InputError, NotFoundError
 from medray.formats.dicom_series import write_dicom_series
 from medray.formats.nifti import read_nifti, write_nifti
 from medray.inference.batch import predict_all
+from medray.inference.predict import predict
+from medray.inference.replay import replay
 from medray.models.runtime import Runtime
+from medray.monitoring.journal import journals_folder
+from medray.monitoring.records import read_records, records_root
 from medray.registry.card import ModelCard
 from medray.storage.location import TEMPORARY_PREFIX, locate
 from tests.formats.test_dicom import WHO
@@ -105,6 +109,25 @@ def test_a_bucket_to_a_bucket_as_dicom(tmp_path, monkeypatch):
         assert dcmread(BytesIO(locate(f"{bucket}/out/{first['file']}").read())).Modality == "SEG"
 
 
+def test_each_prediction_leaves_a_record_that_can_be_replayed(phantom_cohort, tmp_path):
+    root = locate(tmp_path / "records")
+    (tmp_path / "in").mkdir()
+    for seed in (0, 1):
+        (tmp_path / "in" / f"scan{seed}.nii.gz").write_bytes(write_nifti(scan(seed)))
+    predict_all("ball", tmp_path / "in", tmp_path / "out", records=root.path)
+    predict_all("ball", phantom_cohort.root.path, tmp_path / "of-cohort", records=root.path, form="json")
+    predict("ball", tmp_path / "in" / "scan0.nii.gz", tmp_path / "alone.nii.gz", records=root.path)
+    found = read_records(root, "ball")
+    assert len(found) == 2 + len(phantom_cohort.rows) + 1
+    assert all(replay(record.id, root, cohort=phantom_cohort.root.path).same for record in found)
+    assert {row.subject for row in phantom_cohort.rows} <= {record.subject for record in found}
+    assert len({record.input_sha256 for record in found}) == len(found) - 1
+    assert str(tmp_path) not in "".join(record.reference for record in found)
+    assert not list(journals_folder(root).iterdir())
+    predict_all("ball", tmp_path / "in", tmp_path / "out", records=root.path)
+    assert len(read_records(root, "ball")) == len(found), "what is there already isn't predicted again"
+
+
 def test_by_another_runtime(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     for seed in (0, 1):
@@ -141,6 +164,8 @@ def test_a_killed_run_is_finished_by_the_next(phantom_cohort, tmp_path):
     batch = predict_all("ball", phantom_cohort.root.path, tmp_path / "out")
     assert batch.resumed >= 2
     images = [path for path in (tmp_path / "out" / "images").iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
+    recorded = {record.series for record in read_records(records_root(), "ball")}
+    assert {row.series for row in phantom_cohort.rows} <= recorded, "those of the killed run, too"
     assert batch.predicted == len(phantom_cohort.rows) == len(images)  # what was being written when it was killed lies beside
 
 

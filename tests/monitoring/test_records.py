@@ -165,6 +165,30 @@ def test_what_a_killed_process_left_is_moved_and_a_living_one_s_is_not(tmp_path)
         other.wait()
 
 
+def test_processes_share_a_journal(tmp_path):
+    code = f"""
+        import sys
+        from datetime import UTC, datetime
+        from pathlib import Path
+        from medray.monitoring.journal import Journal
+        from medray.monitoring.record import PredictionRecord
+        from medray.storage.location import locate
+        journal = Journal(locate({str(tmp_path / "store")!r}), Path({str(tmp_path / "journal")!r}))
+        for number in range(50):
+            id_ = f"{{sys.argv[1]}}-{{number}}"
+            journal.share(PredictionRecord(id=id_, at=datetime.now(UTC), model="ball", version=1, task="segmentation"))
+            if number % 7 == 0:
+                journal.move()
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    processes = [subprocess.Popen([*words, str(number)]) for number in range(4)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    root = locate(tmp_path / "store")
+    Journal(root, tmp_path / "journal").move()
+    assert len(read_records(root, "ball")) == 200
+    assert not list((tmp_path / "journal").iterdir())
+
+
 def test_a_day_is_written_anew_without_some(tmp_path):
     root = locate(tmp_path)
     for number in range(5):

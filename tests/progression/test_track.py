@@ -180,7 +180,7 @@ def test_the_command(files, tmp_path, capsys):
 
 
 def test_dicom_says_when_it_was_made(files, tmp_path):
-    from medray.formats.image import dicom_files_at
+    from medray.formats.image import files_at
     from medray.formats.nifti import read_nifti
     from medray.progression.track import day_of
 
@@ -192,7 +192,7 @@ def test_dicom_says_when_it_was_made(files, tmp_path):
         identity = SeriesIdentity(patient="p", study="s", series="x", date=date)
         for at, data in enumerate(write_dicom_series(image, identity)[:2]):
             (folder / f"{at}.dcm").write_bytes(data)
-        days.append(day_of(dicom_files_at(folder)))
+        days.append(day_of(files_at(folder)))
     assert days[1] - days[0] == 366
 
 

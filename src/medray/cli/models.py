@@ -168,6 +168,7 @@ def predict(
     ] = False,
     runtime: Annotated[str, typer.Option(help="What runs the network: torch or, on CPUs, openvino.")] = "torch",
     mixed: Annotated[bool, typer.Option("--mixed", help="In bfloat16: faster, and a few voxels may differ.")] = False,
+    records: Annotated[str, typer.Option(help="Where predictions are recorded; below MEDRAY_HOME by default.")] = "",
     as_json: Json = False,
 ) -> None:
     """Segment, diagnose or detect on one image or, with --all, on many; a run that was killed goes on where it was."""
@@ -178,13 +179,14 @@ def predict(
         from medray.inference.batch import predict_all
 
         with progress() as on_progress:
-            batch = predict_all(model, source, output, form=form, runtime=by, on_progress=on_progress)  # type: ignore[arg-type]
+            how: dict[str, Any] = {"form": form, "runtime": by, "records": records}
+            batch = predict_all(model, source, output, **how, on_progress=on_progress)
         facts = {"output": output, "model": batch.model, "predicted": batch.predicted, "resumed": batch.resumed}
         show({**facts, "failed": dict(batch.failed)}, as_json=as_json)
         return
     from medray.inference.predict import predict as run
 
-    found = run(model, source, output, form=form, runtime=by)  # type: ignore[arg-type]
+    found = run(model, source, output, form=form, runtime=by, records=records)  # type: ignore[arg-type]
     show({"output": output, **found.plain(), "seconds": found.latencies}, as_json=as_json)
 
 

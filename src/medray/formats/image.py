@@ -25,7 +25,7 @@ __all__ = [
     "Format",
     "declared_bytes",
     "dicom_files",
-    "dicom_files_at",
+    "files_at",
     "one_dicom_file",
     "read_file",
     "read_image",
@@ -123,11 +123,17 @@ def one_dicom_file(data: bytes) -> bytes | None:
         return next((found for entry in _entries(archive) if is_dicom(found := _entry(archive, entry))), None)
 
 
-def dicom_files_at(path: Path) -> list[bytes]:
-    """Return the DICOM files of an image at a path, which may be a folder; raises what `dicom_files` does."""
-    if not path.is_dir():
-        return dicom_files([path.read_bytes()])
-    return [data for file in sorted(path.rglob("*")) if file.is_file() and is_dicom(data := file.read_bytes())]
+def files_at(path: Path) -> list[bytes]:
+    """Return an image's files: the one at the path or, of a folder, the DICOM files in it.
+
+    Raises:
+        NotFoundError: If there is nothing at the path.
+    """
+    if path.is_dir():
+        return [data for file in sorted(path.rglob("*")) if file.is_file() and is_dicom(data := file.read_bytes())]
+    if not path.is_file():
+        raise NotFoundError(f"no file or folder {path}")
+    return [path.read_bytes()]
 
 
 def declared_bytes(data: bytes) -> int:
@@ -149,17 +155,8 @@ def read_image_files(files: Sequence[bytes]) -> Volume:
 
 
 def read_image_path(path: Path) -> Volume:
-    """Read one image from a file, or a DICOM series from a folder.
-
-    Raises:
-        NotFoundError: If there is nothing at the path.
-        ImageError: If it can't be read.
-    """
-    if path.is_dir():
-        return _one_series(file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file())
-    if not path.is_file():
-        raise NotFoundError(f"no file or folder {path}")
-    return read_image(path.read_bytes())
+    """Read one image from a file, or a DICOM series from a folder; raises what `files_at` and `read_image` do."""
+    return read_image_files(files_at(path))
 
 
 def unzip(data: bytes) -> list[bytes]:

@@ -21,22 +21,29 @@ from typing import Any
 from medray.audit import Event, open_trail
 from medray.cohort.cohort import open_cohort
 from medray.cohort.manifest import SeriesRow
-from medray.engine import stream
+from medray.engine import on_each_node, stream
 from medray.errors import ImageError, InputError, NotFoundError, StorageError
 from medray.formats.dicom import is_dicom
 from medray.formats.dicom_header import read_dicom_file_header, read_dicom_header
 from medray.formats.image import FILE_FORMATS, HEAD_BYTES, dicom_files, read_image_files, sniff
+from medray.formats.nrrd import write_nrrd
 from medray.imaging.volume import Volume
 from medray.inference.bundled import kept_predictor
+from medray.inference.prediction import Prediction
+from medray.inference.recorded import kept_pseudonyms, recorded, sealed
 from medray.inference.records import OK, Records, failures, problem_of
 from medray.inference.written import SUFFIXES, Format, checked, written
 from medray.models.runtime import EXACT, Runtime
+from medray.monitoring.journal import Journal
+from medray.monitoring.records import records_root
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location, file_name, locate
 
 __all__ = ["Batch", "predict_all"]
 
+MOST_SHARED_BYTES = 4 << 20
+"""Of records on a node's disk: some thousand."""
 CRASHED = "reading or predicting it ended its process each time: it is damaged, or too large for a worker"
 
 
@@ -84,6 +91,7 @@ class _Work:
     output: Location
     form: Format
     runtime: Runtime
+    predictions: Location
 
     @property
     def records(self) -> Records:
@@ -99,6 +107,7 @@ def predict_all(
     form: Format = "nifti",
     registry: Registry | None = None,
     runtime: Runtime = EXACT,
+    records: str = "",
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Batch:
     """Predict on every image below a place; call it again to go on where a run was killed.
@@ -110,6 +119,7 @@ def predict_all(
         form: See `medray.inference.written.written`.
         registry: The default one when None.
         runtime: What runs the network; what another one has said stays.
+        records: URI of where records of predictions are kept; below ``MEDRAY_HOME`` where it is empty.
         on_progress: Called with ``("look", done, total)`` and ``("predict", done, total)``.
 
     Raises:
@@ -122,7 +132,7 @@ def predict_all(
     runtime.require()
     version, place = store.resolve(model), locate(source)
     alone = replace(runtime, threads=1)  # of an image in work; others are beside it
-    work = _Work(store.uri, version, place, locate(output), checked(form), alone)
+    work = _Work(store.uri, version, place, locate(output), checked(form), alone, records_root(records))
     work.output.sweep()
     if place.join("cohort.json").exists():
         if form.startswith("dicom"):
@@ -130,15 +140,16 @@ def predict_all(
         items = [_Item(row.series, _stamp(version, form, row.volume), row=row) for row in open_cohort(place).rows]
     else:
         items = _found(work, on_progress)
-    records, resumed = work.records.completed(items, partial(_predict, work), CRASHED, partial(on_progress, "predict"))
-    return _summary(work, records, resumed=resumed)
+    notes, resumed = work.records.completed(items, partial(_predict, work), CRASHED, partial(on_progress, "predict"))
+    on_each_node(partial(_move, work.predictions))
+    return _summary(work, notes, resumed=resumed)
 
 
-def _summary(work: _Work, records: Sequence[Mapping[str, Any]], *, resumed: int) -> Batch:
-    work.output.join("predictions.json").write(json.dumps(records, indent=1).encode())
-    failed = failures(records)
-    predicted = len(records) - sum(failed.values())
-    open_trail().record([Event("model.predict", str(work.version), detail=f"{predicted} of {len(records)} images")])
+def _summary(work: _Work, notes: Sequence[Mapping[str, Any]], *, resumed: int) -> Batch:
+    work.output.join("predictions.json").write(json.dumps(notes, indent=1).encode())
+    failed = failures(notes)
+    predicted = len(notes) - sum(failed.values())
+    open_trail().record([Event("model.predict", str(work.version), detail=f"{predicted} of {len(notes)} images")])
     return Batch(str(work.version), predicted, failed, resumed)
 
 
@@ -195,6 +206,7 @@ def _predict(work: _Work, item: _Item) -> dict[str, Any]:
         files, volume = _opened(work, item)
         prediction = predictor.predict(volume)
         data = written(prediction, work.form, str(work.version), lambda: dicom_files(files))
+        _record(work, item, files, volume, predictor, prediction)
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001 - one image must not stop a run of ten million; its kind is recorded
@@ -202,6 +214,24 @@ def _predict(work: _Work, item: _Item) -> dict[str, Any]:
     file = f"images/{file_name(item.name)}{SUFFIXES[work.form]}"
     work.output.join(file).write(data)
     return work.records.note(item.name, item.stamp, OK, "", file=file, **prediction.plain())
+
+
+def _record(work: _Work, item: _Item, files: list[bytes], volume: Volume, predictor: Any, prediction: Prediction) -> None:
+    """Keep a record of a prediction, before its answer is there."""
+    facts: dict[str, Any] = {}
+    if item.row is not None:
+        row, files = item.row, [write_nrrd(volume, level=None)]
+        facts = {"subject": row.subject, "study": row.study, "series": row.series, "reference": f"image:{row.series}"}
+    elif len(files) == 1 and (names := kept_pseudonyms()):
+        facts = {"reference": sealed({"uri": work.source.join(item.files[0]).path}, names)}
+    journal = Journal(work.predictions)
+    record = recorded(work.version, predictor, prediction, volume, files, work.runtime, **facts)
+    if journal.share(record) > MOST_SHARED_BYTES:
+        journal.move()
+
+
+def _move(predictions: Location) -> None:
+    Journal(predictions).move()
 
 
 def _opened(work: _Work, item: _Item) -> tuple[list[bytes], Volume]:

@@ -10,6 +10,7 @@ from medray.cohort.parquet import parquet_table
 from medray.errors import NotFoundError
 from medray.monitoring.alarm import Outlook, Watch, lately, looked
 from medray.monitoring.drift import Finding
+from medray.monitoring.features import FEATURES
 from medray.monitoring.record import PredictionRecord, records_of, sample_of
 from medray.monitoring.records import last_records
 from medray.registry.registry import Registry
@@ -77,8 +78,9 @@ def check(model: str, records: Location, watch: Watch, *, registry: Registry | N
 
 
 def counts(record: PredictionRecord, version: ModelVersion) -> bool:
-    """Tell whether a record is one of a version that tells of drift."""
-    return record.version == version.version and record.role != "shadow" and bool(record.numbers) and record.status == 200
+    """Tell whether a record is one of a version that tells of drift: an answer whose image there was time to look at."""
+    answered = record.version == version.version and record.role != "shadow" and record.status == 200
+    return answered and not FEATURES.keys().isdisjoint(record.numbers)
 
 
 def _plain(found: Finding) -> dict[str, Any]:

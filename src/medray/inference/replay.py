@@ -12,7 +12,7 @@ from medray import config
 from medray.audit import Event, open_trail
 from medray.cohort.cohort import open_cohort
 from medray.errors import ConflictError, InputError, NotFoundError
-from medray.formats.image import read_image_files
+from medray.formats.image import files_at, read_image_files
 from medray.formats.nrrd import write_nrrd
 from medray.imaging.volume import Volume
 from medray.inference.bundled import BundlePredictor, load_predictor
@@ -102,7 +102,7 @@ def _predicted(predictor: Predictor | BundlePredictor, volume: Volume, record: P
 def _files(record: PredictionRecord, source: str, cohort: str) -> list[bytes]:
     """Return the files of a record's image."""
     if source:
-        return _at(Path(source))
+        return files_at(Path(source))
     kind, _, said = record.reference.partition(":")
     if kind == "image":
         return [_of_cohort(said, cohort)]
@@ -111,14 +111,6 @@ def _files(record: PredictionRecord, source: str, cohort: str) -> list[bytes]:
         raise InputError(f"prediction {record.id} keeps no image: give it with --input, as it was sent or as the PACS has it")
     place = locate(uri)
     return [place.join(entry.name).read() for entry in place.entries()] if place.is_folder() else [place.read()]
-
-
-def _at(path: Path) -> list[bytes]:
-    if path.is_dir():
-        return [file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()]
-    if not path.is_file():
-        raise NotFoundError(f"no file or folder {path}")
-    return [path.read_bytes()]
 
 
 def _of_cohort(image: str, cohort: str) -> bytes:

@@ -52,6 +52,10 @@ class Runtime:
     mixed: bool = False
     threads: int = 0
 
+    def __str__(self) -> str:
+        """Return ``torch`` or ``openvino``, with ``+bf16`` where it may run in bfloat16."""
+        return f"{self.name}{'+bf16' if self.mixed else ''}"
+
     def require(self) -> None:
         """Check that it is installed.
 

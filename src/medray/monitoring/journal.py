@@ -1,13 +1,15 @@
 """Records on their way to the store: appended to a local file at once, moved to Parquet every now and then.
 
-Each process writes a journal of its own, a JSON line a fact, and holds a lock on it. What a killed process left is taken up by
-whoever moves next on that node: the lock is free then. A prediction is told of twice: when it is there, before its answer goes
-out, and again with what takes a moment longer. A killed process loses the second line, a lost node what wasn't moved yet.
+Each process that serves writes a journal of its own, a JSON line a fact, and holds a lock on it. What a killed process left is
+taken up by whoever moves next on that node: the lock is free then. A prediction is told of twice: when it is there, before its
+answer goes out, and again with what takes a moment longer. A killed process loses the second line, a lost node what wasn't
+moved yet. Processes that come and go, as those of a long run over a bucket do, share one journal a node, locked for each line.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -26,11 +28,12 @@ from medray.storage.location import Location
 __all__ = ["Journal", "journals_folder"]
 
 SUFFIX = ".jsonl"
+SHARED = f"shared{SUFFIX}"
 
 
-def journals_folder() -> Path:
-    """Return the node's own folder for journals."""
-    return config.home() / "spool" / "records"
+def journals_folder(store: Location) -> Path:
+    """Return the node's own folder for journals on their way to a store."""
+    return config.home() / "spool" / "records" / hashlib.sha256(store.path.encode()).hexdigest()[:16]
 
 
 class Journal:
@@ -43,7 +46,7 @@ class Journal:
 
     def __init__(self, store: Location, folder: Path | None = None) -> None:
         self._store = store
-        self._folder = folder or journals_folder()
+        self._folder = folder or journals_folder(store)
         self._lock = threading.Lock()
         self._file: IO[str] | None = None
         self._left: dict[Path, set[str]] = {}
@@ -61,6 +64,20 @@ class Journal:
         with self._lock:
             self._append(facts)
             self._open[record.id] = facts
+
+    def share(self, record: PredictionRecord) -> int:
+        """Append a whole record to the journal that processes of this node share, and return how many bytes it has.
+
+        Whoever moves next takes it along.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = self._folder / SHARED
+        while True:
+            with file.open("a", encoding="utf-8") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                if _is_at(stream, file):  # and wasn't taken while this one waited for its lock
+                    stream.write(json.dumps(_plain(record), separators=(",", ":")) + "\n")
+                    return stream.tell()
 
     def complete(self, id_: str, facts: Mapping[str, Any]) -> None:
         """Add the rest of a record: fields of `PredictionRecord`."""
@@ -89,8 +106,9 @@ class Journal:
         if mine is not None:
             self._left[Path(mine.name)] = set(unfinished)
             mine.close()  # which frees its lock
+        _take(self._folder / SHARED)
         moved = 0
-        for file in sorted(self._folder.glob(f"*{SUFFIX}")) if self._folder.is_dir() else ():
+        for file in sorted({*self._folder.glob(f"*{SUFFIX}")} - {self._folder / SHARED}):
             moved += self._move(file, self._left.get(file, set()))
             if not file.exists():
                 self._left.pop(file, None)
@@ -117,10 +135,36 @@ class Journal:
 
 def _opened(folder: Path) -> IO[str]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = folder / f"{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
-    stream = file.open("x", encoding="utf-8")
-    fcntl.flock(stream, fcntl.LOCK_EX)
-    return stream
+    while True:
+        file = _named(folder)
+        stream = file.open("x", encoding="utf-8")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if _is_at(stream, file):  # and nobody moved it away while it had no lock
+            return stream
+        stream.close()
+
+
+def _take(shared: Path) -> None:
+    """Give the shared journal a name of its own; the next line begins a new one."""
+    try:
+        stream = shared.open(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if _is_at(stream, shared):
+            shared.rename(_named(shared.parent))
+
+
+def _is_at(stream: IO[str], file: Path) -> bool:
+    try:
+        return os.fstat(stream.fileno()).st_ino == file.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _named(folder: Path) -> Path:
+    return folder / f"{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
 
 
 def _plain(record: PredictionRecord) -> dict[str, Any]:

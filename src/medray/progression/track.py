@@ -15,7 +15,7 @@ from medray.audit import Event, open_trail
 from medray.errors import InputError, LabelError
 from medray.formats.dicom_header import read_dicom_file_header
 from medray.formats.dicom_results import Source
-from medray.formats.image import dicom_files_at, read_image_path
+from medray.formats.image import dicom_files, files_at, read_image_files, read_image_path
 from medray.imaging.labels import onto
 from medray.imaging.volume import Volume
 from medray.inference.bundled import BundlePredictor, load_predictor
@@ -208,7 +208,8 @@ def pointed(visit: Visit, mask: Volume) -> TimePoint:
 
 
 def _visit(scan: Scan, number: int) -> Visit:
-    image, files = read_image_path(Path(scan.source)), _dicom_of(Path(scan.source))
+    found = files_at(Path(scan.source))
+    image, files = read_image_files(found), _dicom_of(found)
     day = day_of(files) if scan.day is None else scan.day
     return Visit(f"scan {number}", day, image, series_of(files), patient_of(files))
 
@@ -221,10 +222,10 @@ def _given(path: Path, image: Volume, labels: Mapping[str, int] | None) -> Volum
     return mask if labels else mask.with_voxels((mask.voxels != 0).astype(np.uint8))
 
 
-def _dicom_of(path: Path) -> list[bytes]:
+def _dicom_of(files: Sequence[bytes]) -> list[bytes]:
     """Return a scan's DICOM files; none where it isn't DICOM."""
     try:
-        return dicom_files_at(path)
+        return dicom_files(files)
     except InputError:
         return []
 

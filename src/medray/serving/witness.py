@@ -7,7 +7,6 @@ image, comes after it, in a thread of its own that looks at images for at most a
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import platform
 import time
@@ -17,19 +16,16 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from medray import config
-from medray.errors import ConfigError, InputError, MedrayError
-from medray.formats.dicom_scanner import Scanner, scanner_of
-from medray.formats.image import one_dicom_file
+from medray.errors import MedrayError
 from medray.imaging.volume import Volume
 from medray.inference.prediction import Prediction
+from medray.inference.recorded import kept_pseudonyms, sealed, whose
 from medray.inference.seen import digest_of, input_digest, output_numbers, plan_digest, seen_in
 from medray.models.runtime import Runtime
 from medray.monitoring.journal import Journal
 from medray.monitoring.metrics import Meters
 from medray.monitoring.record import PredictionRecord
 from medray.preprocessing.plan import Plan
-from medray.privacy.pseudonym import Pseudonyms
 from medray.registry.version import ModelVersion
 from medray.serving.results import Reply
 from medray.serving.sources import Reference
@@ -94,12 +90,12 @@ class Witness:
 
     def __init__(self, journal: Journal, runtime: Runtime, meters: Meters, every_s: float = 30) -> None:
         self._journal = journal
-        self._runtime = f"{runtime.name}{'+bf16' if runtime.mixed else ''}"
+        self._runtime = str(runtime)
         self._threads = runtime.threads
         self._meters = meters
         self._every_s = every_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="witness")
-        self._names = _pseudonyms()
+        self._names = kept_pseudonyms()
         self._plans: dict[str, str] = {}
         self._pending = 0
         self._freed = asyncio.Event()
@@ -177,8 +173,7 @@ class Witness:
                 facts["output_sha256"] = digest_of(told.prediction)
                 if told.prediction.embedding is not None:
                     facts["embedding"] = [round(float(value), 6) for value in told.prediction.embedding]
-                facts |= self._looked(told, facts.pop("scanner", {}))
-            facts.pop("scanner", None)
+                facts |= self._looked(told, facts.get("groups", {}))
             self._journal.complete(record.id, facts)
             self._meters.count(replace(record, **{**facts, "embedding": ()}))
         except Exception as error:  # noqa: BLE001 - a record that isn't complete stops nobody
@@ -191,7 +186,7 @@ class Witness:
             self._plans[told.version] = plan_digest(told.plan)
         return self._plans[told.version]
 
-    def _looked(self, told: Told, scanner: Mapping[str, str]) -> dict[str, Any]:
+    def _looked(self, told: Told, groups: Mapping[str, str]) -> dict[str, Any]:
         """Look at the image, if there is time for it."""
         now = time.monotonic()
         self._credit = min(AHEAD_S, self._credit + LOOKING * (now - self._since))
@@ -201,7 +196,7 @@ class Witness:
         started = time.thread_time()
         seen = seen_in(told.volume, told.prediction)
         self._credit -= time.thread_time() - started
-        return {"numbers": dict(seen.numbers), "groups": {**seen.groups, **scanner}}
+        return {"numbers": dict(seen.numbers), "groups": {**seen.groups, **groups}}
 
     def _whose(self, told: Told) -> dict[str, Any]:
         """Return pseudonyms of whom the image shows, as far as it says and there is a key."""
@@ -210,17 +205,8 @@ class Witness:
         if names is None:
             return found
         if said and not said.image:
-            found["reference"] = (
-                f"sealed:{names.seal(json.dumps({key: value for key, value in asdict(said).items() if value}))}"
-            )
-        scanner = _scanner(told.files)
-        if scanner is not None:
-            found |= {"subject": names.name("subject", scanner.patient)} if scanner.patient else {}
-            found |= {"study": names.name("study", scanner.study), "series": names.name("series", scanner.series)}
-            site = {"site": names.name("source", scanner.site)[:8]} if scanner.site else {}
-            model = " ".join(word for word in (scanner.manufacturer, scanner.model) if word)
-            found["scanner"] = {**site, **({"manufacturer": scanner.manufacturer, "scanner": model} if model else {})}
-        return found
+            found["reference"] = sealed({key: value for key, value in asdict(said).items() if value}, names)
+        return found | whose(told.files, names)
 
     def _fail(self, error: BaseException) -> None:
         logger.warning("a prediction's record isn't complete (%s)", type(error).__name__)
@@ -230,18 +216,3 @@ class Witness:
 def refused(reply: Reply, ticket: Ticket, version: str, task: str) -> Told:
     """Return what there is to tell of a refusal."""
     return Told(ticket, version, task, latencies=reply.timing, status=reply.status, reason=reply.title)
-
-
-def _pseudonyms() -> Pseudonyms | None:
-    try:
-        return Pseudonyms(config.read_key())
-    except ConfigError:  # without a key nobody can be named, not even by another name
-        return None
-
-
-def _scanner(files: Sequence[bytes]) -> Scanner | None:
-    try:
-        file = one_dicom_file(files[0]) if files else None
-        return scanner_of(file) if file is not None else None
-    except InputError:
-        return None
