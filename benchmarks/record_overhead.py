@@ -1,10 +1,10 @@
 """What do records and metrics cost a request?
 
-Two endpoints in one Ray, the same model and images: one as it is, one whose replica keeps no record and counts nothing. They
-are asked in turn, in rounds whose order alternates, so that whatever else the machine does falls on both. Latency is one
-caller's, one request after another, the first of each round left out: what the other side does after its last answer falls on
-it. Throughput is that of several callers at once. Beside it stands the CPU time that a replica takes for a request, which
-other programs of the machine disturb less. Of each, the rounds' differences give an interval.
+One endpoint whose replica keeps a record of each prediction and counts it, and in every other round doesn't: in one process,
+since two that do the same differ by some percent, too. Rounds take turns in their order. Latency is one caller's, one request
+after another, the first of each round left out: what is done after the round before falls on it. Throughput is that of several
+callers at once. Beside it stands the CPU time that the replica takes for a request, which other programs of the machine
+disturb less. Of each, the rounds' differences give an interval.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from medray.registry.card import ModelCard
 from medray.samples.anatomy import load_anatomy
 from medray.samples.scan import Protocol, scan_subject
 from medray.samples.subject import make_subject
-from medray.serving.app import build
+from medray.serving import app
+from medray.serving.pool import Pool
+from medray.serving.witness import Told
 from medray.storage.location import locate
 
 CALLERS, IMAGES = 4, 8
@@ -56,14 +58,15 @@ def main() -> None:
 
 
 def measure(folder: Path) -> None:
-    """Register an untrained model, serve it twice, ask."""
+    """Register an untrained model, serve it, ask."""
     os.environ["MEDRAY_HOME"] = str(folder / "home")
+    os.environ["BENCH_SWITCH"] = str(folder / "off")
     register(folder)
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     result: dict[str, Any] = {}
-    with served() as urls:
+    with served() as url:
         for name, (protocol, rounds, one_by_one, at_once) in SIZES.items():
-            result[name] = compared(urls, scans(protocol), max(2, round(TIMES * rounds)), one_by_one, at_once)
+            result[name] = compared(url, scans(protocol), max(2, round(TIMES * rounds)), one_by_one, at_once)
             print(name, result[name], file=sys.stderr)
     ray.shutdown()
     save("record_overhead", {"callers": CALLERS, **result})
@@ -104,16 +107,33 @@ def register(folder: Path) -> None:
     medray.Registry().register(card, locate(folder / "model"))
 
 
+class Switched(Pool.func_or_class):  # type: ignore[misc, name-defined]
+    """A replica that keeps no record while there is a file."""
+
+    async def _tell(self, told: Told) -> None:
+        if not Path(os.environ["BENCH_SWITCH"]).exists():
+            await super()._tell(told)
+
+
 @contextmanager
-def served() -> Iterator[dict[str, str]]:
-    """Serve the model under two paths; give side to URL."""
+def served() -> Iterator[str]:
+    """Serve the model; give the URL."""
     serve.start(http_options={"host": "127.0.0.1", "port": 8767})
-    for side in SIDES:
-        settings = {"models": ["brain/1"], "insecure": True, "cpus": 1, "record": side == "with"}
-        handle = serve.run(build(settings), name=side, route_prefix=f"/{side}")
-        handle.ready.remote().result()
-    yield {side: f"http://127.0.0.1:8767/{side}/v1/segment/brain/1" for side in SIDES}
+    app.Pool = Pool.options(func_or_class=Switched)  # type: ignore[attr-defined]
+    settings = {"models": ["brain/1"], "insecure": True, "cpus": 1, "max_replicas": 1}
+    handle = serve.run(app.build(settings), name="medray", route_prefix="/")
+    handle.ready.remote().result()
+    yield "http://127.0.0.1:8767/v1/segment/brain/1"
     serve.shutdown()
+
+
+def switch(side: str) -> None:
+    """Have records kept or not."""
+    file = Path(os.environ["BENCH_SWITCH"])
+    if side == "with":
+        file.unlink(missing_ok=True)
+    else:
+        file.touch()
 
 
 def scans(protocol: Protocol) -> list[bytes]:
@@ -125,36 +145,35 @@ def scans(protocol: Protocol) -> list[bytes]:
     return found
 
 
-def compared(urls: dict[str, str], images: list[bytes], rounds: int, one_by_one: int, at_once: int) -> dict[str, Any]:
-    """Ask both sides in turn."""
+def compared(url: str, images: list[bytes], rounds: int, one_by_one: int, at_once: int) -> dict[str, Any]:
+    """Ask in turn with and without."""
     found: dict[str, dict[str, list[float]]] = {side: {"ms": [], "a_second": [], "cpu_ms": []} for side in SIDES}
-    replicas = {side: replica_of(side) for side in SIDES}
+    replica = the_replica()
     with httpx.Client(timeout=300) as client, ThreadPoolExecutor(CALLERS) as callers:
 
-        def ask(url: str, number: int) -> float:
+        def ask(number: int) -> float:
             started = time.perf_counter()
             client.post(url, content=images[number % len(images)]).raise_for_status()
             return time.perf_counter() - started
 
-        for url in urls.values():
-            for number in range(len(images)):
-                ask(url, number)
+        for number in range(2 * len(images)):
+            ask(number)
         for number in range(rounds):
             for side in SIDES if number % 2 else SIDES[::-1]:
-                waits = [ask(urls[side], image) for image in range(one_by_one)][1:]
-                found[side]["ms"].append(1000 * statistics.median(waits))
-                started, before = time.perf_counter(), sum(replicas[side].cpu_times()[:2])
-                list(callers.map(lambda image, url=urls[side]: ask(url, image), range(at_once)))
+                switch(side)
+                found[side]["ms"].append(1000 * statistics.median([ask(image) for image in range(one_by_one)][1:]))
+                started, before = time.perf_counter(), sum(replica.cpu_times()[:2])
+                list(callers.map(ask, range(at_once)))
                 found[side]["a_second"].append(at_once / (time.perf_counter() - started))
                 time.sleep(REST_S)
-                found[side]["cpu_ms"].append(1000 * (sum(replicas[side].cpu_times()[:2]) - before) / at_once)
+                found[side]["cpu_ms"].append(1000 * (sum(replica.cpu_times()[:2]) - before) / at_once)
     middle = {side: {what: round(statistics.median(found[side][what]), 3) for what in found[side]} for side in SIDES}
     return {"rounds": rounds, **middle, "added": added(found["with"], found["without"])}
 
 
-def replica_of(side: str) -> psutil.Process:
-    """Return the process of a side's replica of the pool."""
-    [found] = [one for one in psutil.process_iter() if f"ServeReplica:{side}:Pool" in " ".join(safe(one))]
+def the_replica() -> psutil.Process:
+    """Return the process of the pool's replica."""
+    [found] = [one for one in psutil.process_iter() if "ServeReplica:medray:Pool" in " ".join(safe(one))]
     return found
 
 

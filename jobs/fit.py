@@ -1,6 +1,7 @@
 """``ray job submit --working-dir . -- python jobs/fit.py --config fit.toml``: train and register the best epoch.
 
-Keys: prepared, name; optional workers, cpus, gpu, runs, registry, promote (an alias), and tables ``fit`` of FitConfig fields
+Keys: prepared, name; optional workers, cpus, gpu, runs, registry, promote (an alias), baseline (a cohort that
+drift will be told by), and tables ``fit`` of FitConfig fields
 and ``card`` of what a person says of the model (`medray.registry.about.About`).
 """
 
@@ -11,6 +12,7 @@ from typing import Any
 import medray
 from medray.cli.job import run_job
 from medray.config import load
+from medray.inference.reference import keep_baseline
 from medray.preprocessing.prepared import open_prepared
 from medray.registry.about import About
 from medray.registry.card import card_from_run
@@ -25,6 +27,7 @@ def step(
     runs: str | None = None,
     registry: str | None = None,
     promote: str = "",
+    baseline: str = "",
     fit: dict[str, Any] | None = None,
     card: dict[str, str] | None = None,
 ) -> dict[str, object]:
@@ -35,6 +38,8 @@ def step(
     run = medray.fit(opened, length, name=name, workers=workers, cpus=cpus, gpu=gpu, runs=runs)
     store = medray.Registry(registry)
     version = store.register(card_from_run(run, about=about, plan=opened.plan), run.model)
+    if baseline:
+        keep_baseline(str(version), medray.open_cohort(baseline), registry=store)
     if promote:
         store.promote(str(version), promote)
     return {

@@ -39,9 +39,8 @@ def endpoint(*, limits=None, doors=None, record=None, work_mb=1024):
     """Give a client of an endpoint whose home is what MEDRAY_HOME says."""
     registry, limits = medray.Registry(), limits or Limits()
     replica: Any = Pool.func_or_class  # type: ignore[attr-defined]
-    handle: Any = Inside(
-        replica(PoolConfig(registry.uri, 2, 512, work_mb, 1_000_000, limits.sources, limits.pacs, limits.cohort))
-    )
+    where = (limits.sources, limits.pacs, limits.cohort)
+    handle: Any = Inside(replica(PoolConfig(registry.uri, 2, 512, work_mb, 1_000_000, *where, records_s=0.3)))
     app = web(Desk(handle, registry, limits), doors or Doors(insecure=True), Ledger(record))
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 import medray
+from medray.errors import ConflictError
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
 from medray.formats.nifti import write_nifti
 from medray.formats.nrrd import read_nrrd
+from medray.inference.replay import replay
+from medray.inference.seen import input_digest
+from medray.monitoring.records import read_records, records_root
 from medray.progression.history import Tracking
 from medray.serving.desk import Limits
 from medray.serving.form import parts_of
@@ -74,6 +78,28 @@ def test_files_of_a_form(client, scans):
     assert b"<h1>What changed</h1>" in parts["report"]
 
 
+def recorded(model, wanted):
+    """The records of a model, as soon as there are so many that are complete."""
+
+    def found():
+        return [record for record in read_records(records_root(), model) if record.output_sha256]
+
+    wait_until(lambda: len(found()) >= wanted)
+    return found()
+
+
+@pytest.mark.slow
+def test_each_scan_is_a_prediction_on_record(client, scans, tmp_path):
+    before = {record.id for record in read_records(records_root(), "ball")}
+    assert client.post("/v1/track/ball", files=form(scans), data={"params": json.dumps({"days": [365, 0]})}).status_code == 200
+    first, second = (record for record in recorded("ball", len(before) + 2) if record.id not in before)
+    assert {"network", "postprocess"} <= first.latencies.keys()
+    digests = {input_digest([write_nifti(scan)]): scan for scan in scans}
+    for record in (first, second):
+        (tmp_path / "scan.nii.gz").write_bytes(write_nifti(digests.pop(record.input_sha256)))
+        assert replay(record.id, records_root(), source=tmp_path / "scan.nii.gz").same
+
+
 def test_a_patient_is_packed_into_one_file():
     how = Tracking(lesions=("lesion",), repeatability=0.02)
     patient = Patient((b"one", Reference(image="two"), Reference(study="1.2", series="3.4")), (0.0, None, 30.5), how)
@@ -108,6 +134,10 @@ def test_a_model_of_progression_sees_both_scans(home, client, phantom_cohort, sc
     assert (said["model"], [point["years"] for point in said["time_points"]]) == ("change/1", [0, 1])
     course = said["courses"]["1-2"]["ball"]
     assert sum(course["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    record = recorded("change", 1)[0]
+    assert (record.task, record.input_sha256) == ("progression", "")
+    with pytest.raises(ConflictError, match="medray track makes it again"):
+        replay(record.id, records_root())
     assert course["rate_per_year"] == pytest.approx(course["growth"], abs=1e-4)
 
     whole = client.post("/v1/track/change", files=form(scans), data=params, headers={"Accept": "multipart/form-data"})

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Model", "evaluate", "fit", "fit_config", "predict", "serve", "tune"]
 
 Model = Annotated[str, typer.Argument(help="name, name@alias or name/version.")]
+Baseline = Annotated[
+    str, typer.Option(help="A cohort, most often the one that was prepared: what drift of the new version will be told by.")
+]
 CardFile = Annotated[
     Path | None, typer.Option("--card", help="A .toml: intended_use, population, limitations, licence, contact.")
 ]
@@ -32,6 +35,7 @@ def fit(
     workers: Annotated[str, typer.Option(help="Processes that share each step; 1-4: as many as there are.")] = "1",
     start: Annotated[str, typer.Option(help="A registered version whose weights to begin with.")] = "",
     card_file: CardFile = None,
+    baseline: Baseline = "",
     as_json: Json = False,
 ) -> None:
     """Train, and register the best epoch as the model's next version; resumes what was killed."""
@@ -54,6 +58,7 @@ def fit(
         tracking.pictures(done.folder.join("pictures"))
         card = card_from_run(done, about=_about(card_file), plan=opened.plan, start=str(before or ""))
         version = store.register(card, done.model, tracking=tracking)
+        _keep_baseline(str(version), baseline, on_progress)
     facts = {"model": str(version), "run": done.folder.path, "best_epoch": done.record["best_epoch"]}
     show({**facts, "scores": done.record["scores"], "seconds": done.record["seconds"]}, as_json=as_json)
 
@@ -71,6 +76,15 @@ def _about(file: Path | None) -> About:
     from medray.registry.about import About
 
     return config.load_file(About, file, option="--card")
+
+
+def _keep_baseline(version: str, cohort: str, on_progress: Any) -> None:
+    """Keep what a new version's drift will be told by, where a cohort is named."""
+    from medray.cohort.cohort import open_cohort
+    from medray.inference.reference import keep_baseline
+
+    if cohort:
+        keep_baseline(version, open_cohort(cohort), on_progress=on_progress)
 
 
 def _pace(record: Any) -> str:
@@ -100,6 +114,7 @@ def tune(
     config_file: Annotated[Path | None, typer.Option("--config", help="A .toml of FitConfig fields that don't vary.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the file.")] = None,
     card_file: CardFile = None,
+    baseline: Baseline = "",
     as_json: Json = False,
 ) -> None:
     """Search plan and fit fields, and register the best trial as the model's next version; resumes what was killed."""
@@ -119,7 +134,8 @@ def tune(
             on_progress("trials' epochs", epochs["done"], trials * chosen.epochs)
 
         done = run(opened, space, chosen, name=name, trials=trials, method=method, on_trial=on_trial)
-    version = Registry().register(card_from_run(done, about=_about(card_file), plan=done.plan), done.model)
+        version = Registry().register(card_from_run(done, about=_about(card_file), plan=done.plan), done.model)
+        _keep_baseline(str(version), baseline, on_progress)
     facts = {"model": str(version), "run": done.folder.path, "chosen": done.record["chosen"], "scores": done.record["scores"]}
     show({**facts, "trials": len(done.record["trials"]), "failed": done.record["failed"]}, as_json=as_json)
 

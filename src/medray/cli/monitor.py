@@ -33,18 +33,21 @@ def baseline(
 ) -> None:
     """Keep what a model's drift is told by: images of a cohort, or predictions of a time when all was well."""
     from medray.cohort.cohort import open_cohort
-    from medray.inference.reference import keep_reference, reference_from_cohort, reference_from_records
+    from medray.inference.reference import keep_baseline, keep_reference, reference_from_records
     from medray.monitoring.records import records_root
+    from medray.registry.registry import Registry
 
     if bool(cohort) == bool(since and until):
         raise ConfigError("say what is as it should be: --cohort ROOT, or --since DAY --until DAY")
+    version = str(Registry().resolve(model))
     if cohort:
         with progress() as on_progress:
-            found = reference_from_cohort(model, open_cohort(cohort), on_progress=on_progress)
+            studies = keep_baseline(version, open_cohort(cohort), why=why, on_progress=on_progress)
     else:
-        found = reference_from_records(model, records_root(records), _day(since), _day(until))
-    version = keep_reference(model, found, why=why or (f"cohort {cohort}" if cohort else f"{since} to {until}"))
-    show({"model": str(version), "studies": len(found)}, as_json=as_json)
+        found = reference_from_records(version, records_root(records), _day(since), _day(until))
+        keep_reference(version, found, why=why or f"{since} to {until}")
+        studies = len(found)
+    show({"model": version, "studies": studies}, as_json=as_json)
 
 
 @monitor_app.command("check")

@@ -99,20 +99,22 @@ def _versions(root: Location) -> dict[str, Cohort]:
 
 
 def _delete(root: Location, theirs: Mapping[str, Cohort], rows: Sequence[SeriesRow], labels: Sequence[str]) -> int:
-    """Delete versions, their tables, and the patient's shards, where nothing that stays needs them."""
-    for name in theirs:
-        root.join("versions", f"{name}.json").remove()
-    staying = [*_versions(root).values()]
-    tables = {table for cohort in staying for table in (cohort.index.manifest, cohort.index.quarantine)}
-    for cohort in theirs.values():
-        for table in {cohort.index.manifest, cohort.index.quarantine} - tables:
-            root.join(table).remove()
+    """Delete the patient's shards, and versions with their tables, where nothing that stays needs them.
+
+    Versions go last: whoever calls again after a kill finds by them what is left.
+    """
+    staying = [cohort for name, cohort in _versions(root).items() if name not in theirs]
     needed = {digest for cohort in staying for row in cohort.rows for digest in (row.volume, row.label)}
     shards = [("volumes", row.volume) for row in rows] + [("labels", row.label) for row in rows if row.label]
     shards += [("labels", digest) for digest in labels]
     gone = {(folder, digest) for folder, digest in shards if digest not in needed}
     for folder, digest in gone:
         shard_location(root.join(folder), digest).remove()
+    tables = {table for cohort in staying for table in (cohort.index.manifest, cohort.index.quarantine)}
+    for name, cohort in theirs.items():
+        root.join("versions", f"{name}.json").remove()
+        for table in {cohort.index.manifest, cohort.index.quarantine} - tables:
+            root.join(table).remove()
     return len(gone)
 
 

@@ -24,7 +24,7 @@ from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
 
-__all__ = ["keep_reference", "reference_from_cohort", "reference_from_records"]
+__all__ = ["keep_baseline", "keep_reference", "reference_from_cohort", "reference_from_records"]
 
 ENOUGH = 50
 """Studies that weren't trained on; where there are fewer, those that were are in the reference, too."""
@@ -93,6 +93,20 @@ def reference_from_records(
     if len(found) < ENOUGH:
         raise InputError(f"{version} made {len(found)} predictions in that time, and a reference needs {ENOUGH}")
     return found[-MOST:]
+
+
+def keep_baseline(
+    model: str,
+    cohort: Cohort,
+    *,
+    why: str = "",
+    registry: Registry | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> int:
+    """Keep what `reference_from_cohort` sees beside a version, and return how many studies that is."""
+    found = reference_from_cohort(model, cohort, registry=registry, on_progress=on_progress)
+    keep_reference(model, found, why=why or f"cohort {cohort.index.id}", registry=registry)
+    return len(found)
 
 
 def keep_reference(

@@ -72,6 +72,8 @@ def replay(
     if record.status != 200 or not record.output_sha256:
         said = f"was refused ({record.reason})" if record.status != 200 else "isn't complete: its process ended"
         raise ConflictError(f"prediction {id_} {said}, and has no answer to compare with")
+    if not record.input_sha256:
+        raise ConflictError(f"prediction {id_} is of scans that were aligned to each other: medray track makes it again")
     files = _files(record, str(source), cohort)
     if input_digest(files) != record.input_sha256:
         raise InputError(f"this isn't the image of prediction {id_}: its SHA-256 is {record.input_sha256[:16]}…")

@@ -12,7 +12,7 @@ from medray.cohort.cohort import Cohort, open_cohort
 from medray.errors import ConflictError, InputError, NotFoundError
 from medray.inference.compare import MEAN, Comparison, compare, judged, promote_if_better
 from medray.inference.evaluate import evaluate
-from medray.inference.reference import keep_reference, reference_from_cohort
+from medray.inference.reference import keep_baseline
 from medray.preprocessing.prepare import prepare
 from medray.registry.about import About
 from medray.registry.card import ModelCard, card_from_run
@@ -131,7 +131,7 @@ def _judged(
     gained = compare(new, old, cohort, registry=store, on_progress=on_progress)
     kept = _kept(new, old, card, cohort, store)
     refused = [*judged(gained, rule.better), *_forgotten(kept, rule)]
-    keep_reference(new, reference_from_cohort(new, cohort, registry=store), why=f"cohort {cohort.index.id}", registry=store)
+    keep_baseline(new, cohort, registry=store)
     promoted = rule.promote and not refused
     told = f"after {old}: {'; '.join(refused) or 'better, and nothing forgotten'}"
     open_trail().record([Event("model.propose", new, "refused" if refused else "ok", told)])

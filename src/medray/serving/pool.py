@@ -122,7 +122,7 @@ class Pool:
         self._records = settings.record
         self._moving: asyncio.Task[None] | None = None
         self._together = Together(self._shelf, self._batcher, self._hands, self._room, self._maps, self._tell)
-        self._follow_up = FollowUp(self._shelf, self._scans, self._predicted, self._by_hand)
+        self._follow_up = FollowUp(self._shelf, self._scans, self._predicted, self._by_hand, self._tell)
         self._work_bytes = settings.work_mb << 20
         self._sources = Sources(settings.sources, settings.pacs, settings.cohort)
         self._answered = 0.0
