@@ -152,3 +152,37 @@ def test_a_damaged_list_lets_nothing_be_committed(root):
     root.join("erased.json").write(b"{")
     with pytest.raises(InputError, match="who must not come back"):
         commit_cohort(root, Contents(cohort.rows, (), cohort.index.labels), {})
+
+
+def test_a_patient_of_no_cohort_has_records_all_the_same(root):
+    def record(number, subject):
+        return PredictionRecord(
+            id=f"r{number}", at=datetime.now(UTC), model="ball", version=1, task="segmentation", subject=subject
+        )
+
+    write_records(records_root(), [record(0, "visitor"), record(1, "elsewhere"), record(2, "other")], name="some")
+    assert erased(root, "visitor").records == 1
+    assert erase_subject("stranger", [], records_root(), also=["elsewhere"]).records == 1
+    assert [record.id for record in read_records(records_root(), "ball")] == ["r2"]
+    with pytest.raises(NotFoundError, match="medray cohort split"):
+        erase_subject("stranger", [], records_root())
+
+
+def test_what_a_kill_left_is_deleted_by_the_next_call(root, monkeypatch):
+    row = open_cohort(root).rows[0]
+    removed = []
+
+    def remove(place):
+        if len(removed) == 1:
+            raise KeyboardInterrupt
+        removed.append(place)
+        delete(place)
+
+    delete = type(root).remove
+    with monkeypatch.context() as patch:
+        patch.setattr(type(root), "remove", remove)
+        with pytest.raises(KeyboardInterrupt):
+            erased(root, row.subject)
+    erased(root, row.subject)
+    assert not files_with(root, row.volume, row.label)
+    assert verify(root.path) == []

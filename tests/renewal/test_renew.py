@@ -12,13 +12,15 @@ import pytest
 
 import medray
 from medray.audit import open_trail
+from medray.errors import InputError
 from medray.formats.nifti import read_nifti, write_nifti
 from medray.inference.check import REFERENCE
 from medray.inference.compare import MEAN, Rule
+from medray.inference.quality import fresh_rows, quality
 from medray.inference.reference import keep_reference
 from medray.monitoring.record import PredictionRecord
 from medray.monitoring.records import records_root, write_records
-from medray.renewal.occasion import RenewalRule, fresh_rows, occasions
+from medray.renewal.occasion import RenewalRule, occasions
 from medray.renewal.renew import renew
 from medray.storage.location import locate
 from tests.phantoms import SMALL_PLAN, write_phantoms
@@ -101,6 +103,22 @@ def test_each_occasion_says_why(place, store):
     [why] = occasions(RenewalRule(), version, card, cohort, root, store)
     assert "another kind" in why
     assert "noise" in why
+
+
+def test_labels_that_arrive_tell_quality(place, store):
+    cohort = medray.open_cohort(place / "cohort")
+    found = quality("ball/1", cohort)
+    assert found.patients == (3, 12)
+    assert found.alarm
+    assert found.lately["ball"] < found.before["ball"]
+    assert store.evaluations("ball/1")[-1]["split"] == "new labels"
+    [why] = occasions(
+        RenewalRule(drift=False, quality=True), store.resolve("ball/1"), store.card("ball/1"), cohort, records_root(), store
+    )
+    assert "12 patients with new labels" in why
+    assert not quality("ball/1", cohort, rate=1e-9).alarm
+    with pytest.raises(InputError, match="0 others have new labels"):
+        quality("ball/1", medray.open_cohort(place / "cohort", version=store.card("ball/1").lineage["cohort"]))
 
 
 @pytest.mark.timeout(400)

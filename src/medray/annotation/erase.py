@@ -35,7 +35,13 @@ class Erased:
 
 
 def erase_subject(
-    subject: str, cohorts: Sequence[Location], records: Location, *, why: str = "", registry: Registry | None = None
+    subject: str,
+    cohorts: Sequence[Location],
+    records: Location,
+    *,
+    also: Sequence[str] = (),
+    why: str = "",
+    registry: Registry | None = None,
 ) -> Erased:
     """Erase a patient, by pseudonym (GDPR Article 17).
 
@@ -45,6 +51,8 @@ def erase_subject(
         subject: The pseudonym, by ``medray cohort reidentify`` where only the identifier is known.
         cohorts: Where they may be.
         records: Of predictions.
+        also: Other pseudonyms of the patient, by which records know them: an image that comes over HTTP says nothing of the
+            ``--site`` that a cohort tells its patients apart by.
         why: For the audit trail, which keeps that a pseudonym was erased.
         registry: The default one when None.
 
@@ -53,6 +61,7 @@ def erase_subject(
     """
     open_trail().record([Event("subject.erase", subject, "begun", why)])
     done: dict[str, Erasure] = {}
+    unknown = NotFoundError(f"nothing is known of a subject {subject}: give the pseudonym as medray cohort split lists it")
     drawn: list[str] = []
     for root in cohorts:
         store = LabelStore(root)
@@ -64,13 +73,12 @@ def erase_subject(
 
         try:
             done[root.path] = erase_from_cohort(root, subject, labels_of)
-        except NotFoundError:
-            if len(cohorts) == 1:
-                raise
-    gone = erase_records(records, subject)
+        except NotFoundError as error:  # their predictions may be on record all the same
+            unknown = error if len(cohorts) == 1 else unknown
+    gone = sum(erase_records(records, name) for name in (subject, *also))
     models = _models_of(subject, registry or Registry())
     if not done and not gone and not models:
-        raise NotFoundError(f"nothing is known of a subject {subject}: give the pseudonym as medray cohort split lists it")
+        raise unknown
     shards = sum(erasure.shards for erasure in done.values())
     told = f"{len(done)} cohorts, {shards} shards, {len(drawn)} labels, {gone} records; in {', '.join(models) or 'no model'}"
     open_trail().record([Event("subject.erase", subject, detail=told)])

@@ -94,7 +94,10 @@ def restore(
 @cohort_app.command("erase")
 def erase(
     subject: Annotated[str, typer.Argument(help="The patient's pseudonym, as medray cohort split lists it.")],
-    roots: Annotated[list[str], typer.Argument(metavar="ROOT...", help="Cohorts that they may be in.")],
+    roots: Annotated[list[str] | None, typer.Argument(metavar="[ROOT...]", help="Cohorts that they may be in.")] = None,
+    patient: Annotated[
+        bool, typer.Option("--patient", help="Ask for their own identifier, too: records know no --site of a cohort.")
+    ] = False,
     records: Annotated[str, typer.Option(help="Where predictions are recorded; below MEDRAY_HOME by default.")] = "",
     why: Annotated[str, typer.Option(help="For the audit trail; nothing of the patient.")] = "",
     as_json: Json = False,
@@ -104,9 +107,14 @@ def erase(
 
     from medray.annotation.erase import erase_subject
     from medray.monitoring.records import records_root
+    from medray.privacy.pseudonym import Pseudonyms
     from medray.storage.location import locate
 
-    show(asdict(erase_subject(subject, [locate(root) for root in roots], records_root(records), why=why)), as_json=as_json)
+    also = []
+    if patient:  # never as an argument: shells remember those
+        also = [Pseudonyms(config.read_key()).name("subject", typer.prompt("PatientID", hide_input=True))]
+    found = erase_subject(subject, [locate(root) for root in roots or ()], records_root(records), also=also, why=why)
+    show(asdict(found), as_json=as_json)
 
 
 @cohort_app.command("split")

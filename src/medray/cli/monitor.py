@@ -70,6 +70,29 @@ def check(
         raise typer.Exit(ALARM)
 
 
+@monitor_app.command("quality")
+def quality(
+    model: Model,
+    cohort: Annotated[str, typer.Argument(help="A later version of the cohort that the model was trained on.")],
+    project: Annotated[str, typer.Option(help="Take in an annotation project's approved labels first.")] = "",
+    rate: Annotated[float, typer.Option(help="Of false alarms.")] = 0.01,
+    fail: Annotated[bool, typer.Option("--fail", help="Exit with 1 on an alarm.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether a model is worse on images with new labels than on those that it was tested on."""
+    from medray.annotation.export import export_labels
+    from medray.cohort.cohort import open_cohort
+    from medray.inference.quality import quality as run
+    from medray.storage.location import locate
+
+    opened = export_labels(locate(cohort), project=project, which="approved") if project else open_cohort(cohort)
+    with progress() as on_progress:
+        found = run(model, opened, rate=rate, on_progress=on_progress)
+    show(found.plain(), as_json=as_json)
+    if fail and found.alarm:
+        raise typer.Exit(ALARM)
+
+
 @monitor_app.command("report")
 def report(
     name: Annotated[str, typer.Argument(help="A model's name.")],

@@ -33,6 +33,7 @@ __all__ = [
     "Evaluation",
     "Scores",
     "evaluate",
+    "facts_of",
     "held_out",
     "require_labels",
     "score_cases",
@@ -132,7 +133,7 @@ def evaluate(
     rows = unseen(cohort, plan, seen_by(card)) if split == "test" else held_out(cohort, plan, split)
     open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {version}")])
     found = score_cases(Predictor.load(store.fetch(version)), cohort, rows, on_progress)
-    store.add_evaluation(version, {**_facts(found), "cohort": cohort.index.id, "split": split})
+    store.add_evaluation(version, {**facts_of(found), "cohort": cohort.index.id, "split": split})
     return found
 
 
@@ -151,7 +152,7 @@ def seen_by(card: ModelCard) -> set[str]:
     return {*card.subjects.get("train", ()), *card.subjects.get("val", ())}
 
 
-def _facts(found: Evaluation) -> dict[str, Any]:
+def facts_of(found: Evaluation) -> dict[str, Any]:
     """Return what is kept of an evaluation beside the model: nothing of single images."""
     plain = found.plain()
     at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -190,7 +190,9 @@ def _quality(evaluations: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 value = measures.get(measure)
                 low, high = facts["overall"]["intervals"].get(name, {}).get(measure) or (None, None)
                 told = "–" if value is None else f"{value:.3f}" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
-                rows.append([version, facts["at"][:10], facts["cohort"], facts["patients"], name, f"{measure} {told}"])
+                rows.append(
+                    [version, facts["at"][:10], facts["cohort"], facts["split"], facts["patients"], name, f"{measure} {told}"]
+                )
     if not rows:
         return "<p>No version was evaluated: medray evaluate scores one on labelled images.</p>"
-    return table(["version", "when", "cohort", "patients", "target", "score (95 % interval)"], rows)
+    return table(["version", "when", "cohort", "subjects", "patients", "target", "score (95 % interval)"], rows)

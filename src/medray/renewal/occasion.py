@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import field
 from datetime import UTC, datetime
 from typing import Literal
@@ -11,18 +10,18 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from medray import config
-from medray.cohort.cohort import Cohort, open_cohort
-from medray.cohort.manifest import SeriesRow
-from medray.errors import NotFoundError
+from medray.cohort.cohort import Cohort
+from medray.errors import InputError, NotFoundError
 from medray.inference.check import check
 from medray.inference.compare import Rule
+from medray.inference.quality import fresh_rows, quality
 from medray.monitoring.alarm import Watch
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
 
-__all__ = ["RenewalRule", "fresh_rows", "occasions"]
+__all__ = ["RenewalRule", "occasions"]
 
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
@@ -31,6 +30,8 @@ class RenewalRule:
 
     Attributes:
         drift: Whether a drift alarm is an occasion.
+        quality: Whether it is one that the champion is worse on images with new labels than on those that it was tested on. It
+            is scored on both each time.
         labels: So many images with new labels are one; 0 for never.
         days: So many days since the champion was made are one; 0 for never.
         project: Of annotation, whose labels are taken in first; none where it is empty.
@@ -43,6 +44,7 @@ class RenewalRule:
     """
 
     drift: bool = True
+    quality: bool = False
     labels: int = Field(default=0, ge=0)
     days: float = Field(default=0, ge=0)
     project: str = ""
@@ -75,22 +77,9 @@ def occasions(
         found.append(f"{version} is {age:.0f} days old, and is renewed after {rule.days:g}")
     if rule.drift:
         found += _drift(rule, version, records, registry)
+    if rule.quality:
+        found += _quality(rule, version, cohort, registry)
     return found
-
-
-def fresh_rows(card: ModelCard, cohort: Cohort) -> Sequence[SeriesRow]:
-    """Return the labelled images that the cohort version which a model was trained on hasn't, or has with other labels."""
-    try:
-        before = open_cohort(cohort.root, version=card.lineage.get("cohort", ""))
-    except NotFoundError:  # of another cohort, or erased: all are new to it
-        known = set[tuple[str, ...]]()
-    else:
-        known = {_key(row) for row in before.rows}
-    return [row for row in cohort.rows if (row.label or row.findings) and _key(row) not in known]
-
-
-def _key(row: SeriesRow) -> tuple[str, ...]:
-    return (row.series, row.volume, row.label, *row.findings)
 
 
 def _drift(rule: RenewalRule, version: ModelVersion, records: Location, registry: Registry) -> list[str]:
@@ -103,3 +92,16 @@ def _drift(rule: RenewalRule, version: ModelVersion, records: Location, registry
         return []
     names = ", ".join(change.name for change in worst.changes[:3])
     return [f"studies are of another kind than {version}'s reference (p {worst.p:.2g}): {names}"]
+
+
+def _quality(rule: RenewalRule, version: ModelVersion, cohort: Cohort, registry: Registry) -> list[str]:
+    try:
+        found = quality(str(version), cohort, rate=rule.watch.rate, registry=registry)
+    except InputError:  # there are too few new labels
+        return []
+    if not found.alarm:
+        return []
+    lost = ", ".join(
+        f"{name} {found.before[name]:.3f} to {value:.3f}" for name, value in found.lately.items() if name in found.before
+    )
+    return [f"{version} is worse on {found.patients[1]} patients with new labels (p {found.p:.2g}): {found.measure} of {lost}"]
