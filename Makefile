@@ -49,6 +49,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/progression.py
 	$(BIN)/python benchmarks/drift.py
 	$(BIN)/python benchmarks/record_overhead.py
+	$(BIN)/python benchmarks/canary.py
+	$(BIN)/python benchmarks/renewal.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_a_patient_of_no_cohort_has_records_all_the_same(root):
 
 def test_what_a_kill_left_is_deleted_by_the_next_call(root, monkeypatch):
     row = open_cohort(root).rows[0]
-    removed = []
+    removed: list[Any] = []
 
     def remove(place):
         if len(removed) == 1:

@@ -97,6 +97,15 @@ def test_a_challenger_answers_its_share_and_whoever_asks_for_it(url, store):
     assert store.rollout("ball").challenger is not None, "it does what the champion does, and stays"
 
 
+def test_viewers_take_part(url, store):
+    store.challenge(f"ball/{SAME}", PATIENT)
+    started(url, f"ball/{SAME}")
+    for wish, who in (("always", f"ball/{SAME}"), ("never", "ball/1")):
+        file = {"file": ("scan.nii.gz", scan(3))}
+        reply = httpx.post(f"{url}/monailabel/infer/ball", files=file, headers={"X-Medray-Canary": wish}, timeout=60)
+        assert (reply.status_code, reply.headers["x-medray-model"]) == (200, who)
+
+
 def test_a_shadow_s_answers_are_compared_and_never_seen(url, store):
     started(url, "ball/1")
     store.promote(f"ball/{OTHER}", "shadow")

@@ -37,6 +37,7 @@ from medray.serving.results import problem, refusal
 from medray.serving.sentinel import Sentinel
 from medray.serving.sessions import Sessions
 from medray.serving.track import track
+from medray.serving.traffic import Traffic
 from medray.serving.v1 import jobs, respond, v1
 from medray.serving.worklist import Worklist
 
@@ -100,9 +101,9 @@ def web(desk: Desk, doors: Doors, ledger: Ledger, sentinel: Sentinel | None = No
 
     about = "Medical image analysis. Research use only."
     app = FastAPI(title="medray", version=__version__, description=about, docs_url=None, redoc_url=None, lifespan=working)
-    guard = Guard(doors.tokens(), Rate(doors.rate))
+    guard, traffic = Guard(doors.tokens(), Rate(doors.rate)), Traffic(desk)
     app.include_router(reading_room())
-    app.include_router(v1(desk, guard, clerk))
+    app.include_router(v1(desk, guard, clerk, traffic))
     app.include_router(track(desk, guard, shown, clerk))
     app.include_router(images(desk, guard, shown))
     app.include_router(jobs(docket, guard))
@@ -112,7 +113,7 @@ def web(desk: Desk, doors: Doors, ledger: Ledger, sentinel: Sentinel | None = No
     app.include_router(dicomweb(desk, guard, spool, book, pacs))
     if desk.limits.ohif:
         app.include_router(ohif(desk.limits.ohif))
-    app.include_router(monailabel(desk, guard, errands, sessions, shown))
+    app.include_router(monailabel(desk, guard, errands, sessions, shown, traffic))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

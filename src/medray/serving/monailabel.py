@@ -20,6 +20,7 @@ from medray.serving.monailabel_models import Models
 from medray.serving.monailabel_tasks import KINDS, Tasks
 from medray.serving.results import JSON, SEGMENTATION
 from medray.serving.sessions import Sessions
+from medray.serving.traffic import Traffic
 from medray.serving.v1 import ANSWERS, REFUSALS
 from medray.serving.worklist import Worklist
 
@@ -30,7 +31,9 @@ BINARY = {"type": "string", "format": "binary"}
 TEXT = {"type": "string"}
 
 
-def monailabel(desk: Desk, guard: Guard, errands: Errands, sessions: Sessions, shown: Worklist | None) -> APIRouter:
+def monailabel(
+    desk: Desk, guard: Guard, errands: Errands, sessions: Sessions, shown: Worklist | None, traffic: Traffic
+) -> APIRouter:
     """Make the routes.
 
     Args:
@@ -39,9 +42,10 @@ def monailabel(desk: Desk, guard: Guard, errands: Errands, sessions: Sessions, s
         errands: Who does long work.
         sessions: Images that are kept.
         shown: The cohort that is shown, if there is one.
+        traffic: Shares requests out among a model's versions.
     """
     door, tasks = Door(desk, guard), Tasks(desk, errands, shown)
-    models, store = Models(desk, sessions, shown), Datastore(desk, shown)
+    models, store = Models(desk, sessions, shown, traffic), Datastore(desk, shown)
     table: list[tuple[str, str, Callable[..., Any], Role | None, dict[str, Any]]] = [
         ("GET", "/", door.alive, None, {}),
         ("GET", "/auth/", door.auth, None, {}),

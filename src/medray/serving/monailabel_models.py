@@ -21,7 +21,8 @@ from medray.serving.form import Part, compose, json_of, media_type_of, parts_of,
 from medray.serving.results import JSON, NIFTI, SEGMENTATION, SEGMENTS, Reply, told
 from medray.serving.sessions import Session, Sessions
 from medray.serving.sources import Reference
-from medray.serving.v1 import respond
+from medray.serving.traffic import Traffic
+from medray.serving.v1 import WISH, respond
 from medray.serving.worklist import Worklist
 
 __all__ = ["ASSIGNED", "STRATEGIES", "TRAINING", "Models"]
@@ -53,10 +54,12 @@ class Models:
         desk: Who has images answered.
         sessions: Images that are kept.
         worklist: The cohort that is shown, if there is one.
+        traffic: Shares requests out among a model's versions.
     """
 
-    def __init__(self, desk: Desk, sessions: Sessions, worklist: Worklist | None) -> None:
+    def __init__(self, desk: Desk, sessions: Sessions, worklist: Worklist | None, traffic: Traffic) -> None:
         self._desk = desk
+        self._traffic = traffic
         self._sessions = sessions
         self._worklist = worklist
 
@@ -90,9 +93,11 @@ class Models:
             fields = await asyncio.to_thread(_fields, request, body)
             params = json_of(fields["params"].data if "params" in fields else b"", "params")
             given = fields["file"].data if "file" in fields else await self._image(request, image, session_id)
-            reply = await self._desk.ask(version, said["task"], given, _media_type(said["task"], params, output))
+            asked = self._traffic.asked(said["task"], given, _media_type(said["task"], params, output))
+            reply = await self._traffic.ask(model, version, asked, request.headers.get(WISH, ""))
         if reply.status != HTTPStatus.OK:
             return respond(reply)
+        said = await self._desk.describe(reply.headers.get("X-Medray-Model", str(version)))  # a challenger may have answered
         return _told(reply, said, params, output, time.perf_counter() - started)
 
     async def whole_slide(self, model: str) -> Response:

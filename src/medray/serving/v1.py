@@ -18,7 +18,7 @@ from medray.serving.results import BOTH, FORMATS, JSON, NIFTI, NRRD, PROBLEM, Re
 from medray.serving.sources import Reference, parse_reference
 from medray.serving.traffic import Traffic
 
-__all__ = ["BODY", "image_in", "jobs", "may_wait", "promised", "respond", "unwrapped", "v1"]
+__all__ = ["BODY", "WISH", "image_in", "jobs", "may_wait", "promised", "respond", "unwrapped", "v1"]
 
 WISH = "x-medray-canary"
 """Header by which a request asks for a model's challenger, ``always``, or not for it, ``never``."""
@@ -56,9 +56,9 @@ REFERENCE = {
 BODY = {"requestBody": {"required": True, "content": {**dict.fromkeys(FOREIGN, BINARY), JSON: {"schema": REFERENCE}}}}
 
 
-def v1(desk: Desk, guard: Guard, clerk: Clerk) -> APIRouter:
+def v1(desk: Desk, guard: Guard, clerk: Clerk, traffic: Traffic) -> APIRouter:
     """Make the routes under ``/v1``."""
-    routes, traffic = APIRouter(prefix="/v1"), Traffic(desk)
+    routes = APIRouter(prefix="/v1")
     seeing, asking = (Depends(guard.needs(role)) for role in (Role.VIEWER, Role.ANNOTATOR))
 
     @routes.get("/me", responses=REFUSALS)
