@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from medray.errors import ImageError, ResourceError
-from medray.formats.image import declared_bytes, read_image_files
+from medray.formats.image import read_image_files
 from medray.formats.nrrd import write_nrrd
 from medray.imaging.volume import Volume
 from medray.inference.bundled import load_predictor
@@ -30,6 +30,7 @@ from medray.registry.registry import Registry
 from medray.serving.batcher import Batcher
 from medray.serving.copies import compared
 from medray.serving.followup import FollowUp
+from medray.serving.intake import Intake
 from medray.serving.parcels import Wanted
 from medray.serving.patient import Patient
 from medray.serving.progress import Progress
@@ -40,7 +41,7 @@ from medray.serving.shelf import Shelf
 from medray.serving.sources import Reference, Sources
 from medray.serving.stages import Stages
 from medray.serving.ticket import Ticket
-from medray.serving.together import COPIES, Together
+from medray.serving.together import Together
 from medray.serving.witness import Told, Witness, refused
 
 __all__ = ["Pool", "PoolConfig"]
@@ -117,14 +118,13 @@ class Pool:
         self._batcher = Batcher(settings.batch_voxels, settings.threads)
         self._hands = ThreadPoolExecutor(HANDS, initializer=partial(torch.set_num_threads, settings.threads))
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
+        self._intake = Intake(Sources(settings.sources, settings.pacs, settings.cohort), self._room, settings.work_mb << 20)
         self._maps = Room(settings.work_mb << 20, settings.most_waiting)
         self._witness = Witness(Journal(records_root(settings.records)), settings.runtime, Meters(), settings.records_s)
         self._records = settings.record
         self._moving: asyncio.Task[None] | None = None
         self._together = Together(self._shelf, self._batcher, self._hands, self._room, self._maps, self._tell)
-        self._follow_up = FollowUp(self._shelf, self._scans, self._predicted, self._by_hand, self._tell)
-        self._work_bytes = settings.work_mb << 20
-        self._sources = Sources(settings.sources, settings.pacs, settings.cohort)
+        self._follow_up = FollowUp(self._shelf, self._intake.scans, self._predicted, self._by_hand, self._tell)
         self._answered = 0.0
         self._last: str | None = None
 
@@ -219,14 +219,14 @@ class Pool:
     async def _view(self, image: bytes | Reference) -> Reply:
         stages = Stages()
         async with AsyncExitStack() as stack:
-            files = await self._files(image, stages, stack)
+            files = await self._intake.files(image, stages, stack)
             volume = await asyncio.to_thread(read_image_files, files)
             return Reply(HTTPStatus.OK, NRRD, await asyncio.to_thread(write_nrrd, volume))
 
     async def _answer(self, wanted: _Wanted, image: bytes | Reference, progress: Progress) -> Reply:
         stages = Stages()
         async with AsyncExitStack() as stack:
-            files = await self._files(image, stages, stack)
+            files = await self._intake.files(image, stages, stack)
             predictor = await stack.enter_async_context(self._shelf.lend(wanted.version))
             stages.end("load")
             if predictor.task != wanted.task:
@@ -297,34 +297,6 @@ class Pool:
         reply = await self._follow_up.answer(version, patient, media_type, progress)
         self._last, self._answered = version, time.monotonic()
         return reply
-
-    async def _scans(self, scans: Sequence[bytes | Reference], stages: Stages, stack: AsyncExitStack) -> list[list[bytes]]:
-        """Return several images' files, once there is room for all: who holds some and waits for more might wait forever."""
-        found = [await self._fetched(scan, len(scans)) for scan in scans]
-        stages.end("fetch")
-        await stack.enter_async_context(self._room.hold(sum([await asyncio.to_thread(_needed, files) for files in found])))
-        stages.end("wait")
-        return found
-
-    async def _fetched(self, image: bytes | Reference, parts: int = 1) -> list[bytes]:
-        """Return an image's files, which may take a part of the memory for work."""
-        if isinstance(image, bytes):
-            return [image]
-        return await asyncio.to_thread(self._sources.fetch, image, self._work_bytes // COPIES // parts)
-
-    async def _files(self, image: bytes | Reference, stages: Stages, stack: AsyncExitStack) -> list[bytes]:
-        """Return an image's files, once there is room for work on it until the stack ends."""
-        files = await self._fetched(image)
-        if not isinstance(image, bytes):
-            stages.end("fetch")
-        await stack.enter_async_context(self._room.hold(await asyncio.to_thread(_needed, files)))
-        stages.end("wait")
-        return files
-
-
-def _needed(files: Sequence[bytes]) -> int:
-    """Return how many bytes work on an image takes."""
-    return COPIES * sum(map(declared_bytes, files))
 
 
 async def _told(answering: Awaitable[Reply]) -> Reply:

@@ -39,6 +39,8 @@ LOOKING = 0.002
 """Share of the time that may be spent on looking at images: of what comes faster only some are looked at."""
 AHEAD_S = 0.5
 """So much of that time may be spent ahead, after a pause."""
+LATER_S = 0.05
+"""After an answer its record is completed: who has just been answered often asks again at once, and is let go first."""
 PENDING_BYTES = 256 << 20
 """Of images whose records aren't complete; more wait before their answers go out."""
 
@@ -119,7 +121,9 @@ class Witness:
             self._freed.clear()
             await self._freed.wait()
         self._pending += size
-        rest = asyncio.get_running_loop().run_in_executor(self._thread, self._complete, told, record)
+        rest = asyncio.get_running_loop().run_in_executor(
+            self._thread, self._complete, told, record, time.monotonic() + LATER_S
+        )
         rest.add_done_callback(lambda _: self._done(size))
 
     async def run(self, waiting: Callable[[], int]) -> None:
@@ -166,8 +170,9 @@ class Witness:
             agreement=dict(told.agreement),
         )
 
-    def _complete(self, told: Told, record: PredictionRecord) -> None:
-        """Add what takes longer; in the witness's thread."""
+    def _complete(self, told: Told, record: PredictionRecord, due: float) -> None:
+        """Add what takes longer, when it is due; in the witness's thread."""
+        time.sleep(max(0.0, due - time.monotonic()))
         try:
             facts: dict[str, Any] = {"input_sha256": input_digest(told.files), **self._whose(told)}
             facts["plan_sha256"] = self._plan(told)
