@@ -46,7 +46,7 @@ from medray.storage.location import locate
 
 CALLERS, IMAGES = 4, 8
 TIMES = float(os.environ.get("BENCH_TIMES", "1"))
-SIZES = {"head at 2.8 mm": (Protocol(spacing=2.8), 60, 21, 10), "head at 1 mm": (Protocol(), 8, 5, 8)}
+SIZES = {"head at 2.8 mm": (Protocol(spacing=2.8), 60, 21, 10), "head at 1 mm": (Protocol(), 24, 5, 8)}
 """Name to protocol, rounds, requests a round one after another, and requests a round at once."""
 SIDES = ("with", "without")
 REST_S = 0.3
