@@ -9,6 +9,7 @@
     │       └── OutdatedError            somebody else changed it meanwhile
     ├── NotFoundError (LookupError)      a cohort, a model or a file that isn't there
     ├── StorageError (RuntimeError)      a disk, a network or a server that fails or refuses
+    ├── ModelError (RuntimeError)        a model that fails on an image that it should have an answer to
     └── ResourceError (RuntimeError)     the machine or the cluster has too little of something
 
 Messages are for people: one line with the offending value and what to do, and never patient data.
@@ -24,6 +25,7 @@ __all__ = [
     "InputError",
     "LabelError",
     "MedrayError",
+    "ModelError",
     "NotFoundError",
     "OutdatedError",
     "ResourceError",
@@ -90,6 +92,10 @@ class StorageError(MedrayError, RuntimeError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class ModelError(MedrayError, RuntimeError):
+    """A model failed on an image that it should have had an answer to."""
 
 
 class ResourceError(MedrayError, RuntimeError):

@@ -115,9 +115,12 @@ def test_labels_and_records_go_too_and_models_are_named(root, tmp_path):
     registry = Registry()
     for people in ({"train": (hers.subject,)}, {"train": (other.subject,), "test": (hers.subject,)}, {"train": ("x",)}):
         registry.register(ModelCard(name="ball", created="2026", plan=recipe, scores={}, subjects=people), folder)
+    for start in ("ball/1", "ball/4", "ball/2"):
+        heir = ModelCard(name="ball", created="2026", plan=recipe, scores={}, subjects={}, lineage={"start": start})
+        registry.register(heir, folder)
     done = erased(root, hers.subject, why="asked on 2026-11-27")
     assert (done.labels, done.records) == (1, 1)
-    assert done.models == {"ball/1": "train", "ball/2": "test"}
+    assert done.models == {"ball/1": "train", "ball/2": "test", "ball/4": "began with ball/1", "ball/5": "began with ball/4"}
     assert not files_with(root, drawn)
     assert [one.label.series for one in store.history()] == [other.series]
     assert [record.subject for record in read_records(records_root(), "ball")] == [other.subject]
@@ -165,8 +168,16 @@ def test_a_patient_of_no_cohort_has_records_all_the_same(root):
     assert erased(root, "visitor").records == 1
     assert erase_subject("stranger", [], records_root(), also=["elsewhere"]).records == 1
     assert [record.id for record in read_records(records_root(), "ball")] == ["r2"]
+    row = open_cohort(root).rows[1]
+    nameless = replace(record(3, ""), reference=f"image:{row.series}")
+    write_records(records_root(), [nameless], name="of the cohort")
+    assert erased(root, row.subject).records == 1
     with pytest.raises(NotFoundError, match="medray cohort split"):
         erase_subject("stranger", [], records_root())
+    subject = open_cohort(root).rows[0].subject
+    with pytest.raises(NotFoundError, match="misspelt"):
+        erase_subject(subject, [root, root.join("misspelt")], records_root())
+    assert subject in open_cohort(root).subjects, "nothing was begun"
 
 
 def test_what_a_kill_left_is_deleted_by_the_next_call(root, monkeypatch):

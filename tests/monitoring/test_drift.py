@@ -27,6 +27,14 @@ def test_studies_of_one_kind_are_an_alarm_as_rarely_as_is_said(rng):
         assert share >= level - slack - 0.02, "and no rarer than that: it would see less"
 
 
+def test_embeddings_of_any_distribution_are_an_alarm_as_rarely(rng):
+    def sample(size):
+        return Sample(size, {}, {}, np.maximum(rng.standard_t(3, (size, 64)), 1.0).astype(np.float32))
+
+    found = [compared(sample(50), sample(50), shuffles=199, seed=number).p for number in range(60)]
+    assert sum(p <= 0.05 for p in found) <= 9
+
+
 @pytest.mark.parametrize(
     ("moved", "family", "name"),
     [

@@ -129,10 +129,12 @@ def test_a_store_that_is_away_loses_nothing(tmp_path):
     journal.complete("r0", {})
     with pytest.raises(MedrayError):
         journal.move()
+    assert journal.lines == 2, "whoever is on call is to see them"
     (tmp_path / "store").unlink()
     journal.add(record(1))
     journal.complete("r1", {})
     assert journal.move() == 2
+    assert journal.lines == 0
 
 
 def test_what_a_killed_process_left_is_moved_and_a_living_one_s_is_not(tmp_path):

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import zipfile
@@ -6,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medray.audit import open_trail
-from medray.errors import ConfigError, InputError
-from medray.registry.archive import export_version, import_version, public_key
+from medray.errors import ConfigError, InputError, MedrayError
+from medray.registry.archive import _signing_key, export_version, import_version, public_key
 from medray.registry.registry import Registry
 
 FACTS = {"cohort": "c", "split": "test", "at": "2026-01-02", "overall": {"cases": 3}}
@@ -85,6 +86,29 @@ def test_a_manifest_signed_by_somebody_else_is_refused(archive, elsewhere):
     rewritten(archive, forge)
     with pytest.raises(InputError, match="isn't signed by"):
         import_version(archive, registry=elsewhere)
+
+
+def signed(files, change):
+    """Change an archive's files as somebody who may sign would."""
+    change(files)
+    manifest = json.loads(files["manifest.json"])
+    inside = {name: data for name, data in files.items() if not name.startswith("manifest")}
+    manifest["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in inside.items()}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    files["manifest.sig"] = _signing_key().sign(files["manifest.json"])
+
+
+def test_code_that_the_card_says_nothing_of_is_refused(archive, elsewhere):
+    facts = {"name": "b", "version": "1", "trusted": True, "digest": "0" * 64, "task": "segmentation", "channels": 1}
+    bundle = json.dumps({**facts, "shape": [8, 8, 8], "targets": {"ball": 1}, "modalities": []}).encode()
+    rewritten(archive, lambda files: signed(files, lambda found: found.update({"model/bundle.json": bundle})))
+    with pytest.raises(MedrayError):
+        import_version(archive, registry=elsewhere)
+    rewritten(archive, lambda files: signed(files, lambda found: found.pop("model/bundle.json")))
+    rewritten(archive, lambda files: signed(files, lambda found: found.update({"model/bundle/scripts/x.py": b"1"})))
+    with pytest.raises(InputError, match="contradict each other"):
+        import_version(archive, registry=elsewhere)
+    assert elsewhere.names() == []
 
 
 def test_files_that_the_manifest_does_not_name_are_left_out(archive, elsewhere):

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,14 @@ def test_versions_aliases_and_references(stored):
     store.promote("ball/2")
     assert [item.aliases for item in store.versions("ball")] == [(), ("champion",)]
     assert store.names() == ["ball"]
+
+
+def test_a_run_of_another_machine_may_have_the_same_path(stored):
+    store, card, folder = stored
+    card = replace(card, lineage={**card.lineage, "run": "/runs/ball/1"})
+    assert [store.register(card, folder).version for _ in range(2)] == [1, 1], "retried"
+    folder.join("weights.safetensors").write(folder.join("weights.safetensors").read() + b" ")
+    assert store.register(card, folder).version == 2
 
 
 def test_what_was_registered_is_what_is_fetched(stored):

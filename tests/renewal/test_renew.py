@@ -18,6 +18,7 @@ from medray.inference.check import REFERENCE
 from medray.inference.compare import MEAN, Rule
 from medray.inference.quality import fresh_rows, quality
 from medray.inference.reference import keep_reference
+from medray.monitoring.alarm import Watch
 from medray.monitoring.record import PredictionRecord
 from medray.monitoring.records import records_root, write_records
 from medray.renewal.occasion import RenewalRule, occasions
@@ -107,14 +108,13 @@ def test_each_occasion_says_why(place, store):
 
 def test_labels_that_arrive_tell_quality(place, store):
     cohort = medray.open_cohort(place / "cohort")
-    found = quality("ball/1", cohort)
-    assert found.patients == (3, 12)
+    found = quality("ball/1", cohort, rate=0.05)
+    assert found.patients == (2, 12)
     assert found.alarm
     assert found.lately["ball"] < found.before["ball"]
     assert store.evaluations("ball/1")[-1]["split"] == "new labels"
-    [why] = occasions(
-        RenewalRule(drift=False, quality=True), store.resolve("ball/1"), store.card("ball/1"), cohort, records_root(), store
-    )
+    rule = RenewalRule(drift=False, quality=True, watch=Watch(rate=0.05))
+    [why] = occasions(rule, store.resolve("ball/1"), store.card("ball/1"), cohort, records_root(), store)
     assert "12 patients with new labels" in why
     assert not quality("ball/1", cohort, rate=1e-9).alarm
     with pytest.raises(InputError, match="0 others have new labels"):

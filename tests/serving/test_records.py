@@ -179,7 +179,7 @@ def test_a_store_that_is_away_stops_no_answer(local_ray, home, tmp_path, monkeyp
     from medray.serving.witness import Told, Witness
 
     (tmp_path / "full").write_text("")
-    witness = Witness(Journal(locate(tmp_path / "full" / "x"), tmp_path / "full" / "y"), Runtime(), Meters())
+    witness = Witness(Journal(locate(tmp_path / "full" / "x"), tmp_path / "full" / "y"), Runtime(), Meters(), pytest.fail)
     asyncio.run(witness.tell(Told(Ticket(), "ball/1", "segmentation", [b"x"])))
     started = time.monotonic()
     witness.close()

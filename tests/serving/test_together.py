@@ -123,7 +123,7 @@ def test_a_network_that_fails_on_one(registry, monkeypatch):
 
     monkeypatch.setattr(medray.Predictor, "activate", broken)
     replies = answered(registry, [Wanted("segmentation", write_nifti(scan(seed)), JSON) for seed in (3, 4, 3)])
-    assert [reply.status for reply in replies] == [200, 400, 200]
+    assert [reply.status for reply in replies] == [200, 500, 200]
     assert b"Jane" not in replies[1].body
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medray.annotation.store import LabelStore
 from medray.audit import Event, open_trail
+from medray.cohort.cohort import open_cohort
 from medray.cohort.erase import Erasure, erase_from_cohort
 from medray.errors import NotFoundError
 from medray.monitoring.records import erase_subject as erase_records
@@ -24,8 +25,9 @@ class Erased:
         cohorts: Path of a cohort to what was taken out of it.
         labels: Label maps of annotators that are gone.
         records: Predictions whose records are gone.
-        models: Version to how the patient had a part in it: ``train``, ``val`` or ``test``. Weights keep what they learned:
-            retrain or delete those that were trained on the patient, as the law or the consent asks.
+        models: Version to how the patient had a part in it: ``train``, ``val`` or ``test``, or which version with such a part
+            it began with. Weights keep what they learned: retrain or delete those that were trained on the patient, as the law
+            or the consent asks.
     """
 
     cohorts: dict[str, Erasure]
@@ -59,6 +61,8 @@ def erase_subject(
     Raises:
         NotFoundError: If nothing is known of them anywhere.
     """
+    for root in cohorts:
+        open_cohort(root)  # before anything is begun: what isn't a cohort was misspelt
     open_trail().record([Event("subject.erase", subject, "begun", why)])
     done: dict[str, Erasure] = {}
     unknown = NotFoundError(f"nothing is known of a subject {subject}: give the pseudonym as medray cohort split lists it")
@@ -75,7 +79,8 @@ def erase_subject(
             done[root.path] = erase_from_cohort(root, subject, labels_of)
         except NotFoundError as error:  # their predictions may be on record all the same
             unknown = error if len(cohorts) == 1 else unknown
-    gone = sum(erase_records(records, name) for name in (subject, *also))
+    series = {name for erasure in done.values() for name in erasure.series}
+    gone = sum(erase_records(records, name, series) for name in (subject, *also))
     models = _models_of(subject, registry or Registry())
     if not done and not gone and not models:
         raise unknown
@@ -86,11 +91,12 @@ def erase_subject(
 
 
 def _models_of(subject: str, registry: Registry) -> dict[str, str]:
-    """Return the versions that a patient had a part in."""
-    found = {}
-    for name in registry.names():
-        for version in registry.versions(name):
-            parts = [split for split, people in registry.card(version).subjects.items() if subject in people]
-            if parts:
-                found[str(version)] = ", ".join(parts)
+    """Return the versions that a patient had a part in, and those that began with one of them."""
+    cards = {str(version): registry.card(version) for name in registry.names() for version in registry.versions(name)}
+    parts = {name: [split for split, people in card.subjects.items() if subject in people] for name, card in cards.items()}
+    found = {name: ", ".join(splits) for name, splits in parts.items() if splits}
+    taught = {name for name, splits in parts.items() if {"train", "val"} & set(splits)}
+    while heirs := {name for name, card in cards.items() if card.lineage.get("start") in taught} - taught:
+        taught |= heirs
+        found |= {name: f"began with {cards[name].lineage['start']}" for name in heirs if name not in found}
     return found

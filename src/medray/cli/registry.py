@@ -103,6 +103,10 @@ def promote(
     store = Registry()
     if root and (canary or shadow or canary_file or alias != "champion"):
         raise ConfigError("--cohort asks whether a version may be champion: leave --alias, --canary and --shadow out")
+    if rule_file and not root:
+        raise ConfigError("--rule says what a version must show on a cohort: name it with --cohort")
+    if sum((bool(canary or canary_file), shadow, alias != "champion")) > 1:
+        raise ConfigError("a version becomes one thing at a time: give one of --canary, --shadow and --alias")
     if canary or canary_file:
         version = store.challenge(model, _canary(canary, canary_file), why=why)
     elif root:

@@ -206,11 +206,16 @@ def _predict(work: _Work, item: _Item) -> dict[str, Any]:
         files, volume = _opened(work, item)
         prediction = predictor.predict(volume)
         data = written(prediction, work.form, str(work.version), lambda: dicom_files(files))
-        _record(work, item, files, volume, predictor, prediction)
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001 - one image must not stop a run of ten million; its kind is recorded
         return work.records.note(item.name, item.stamp, *problem_of(error, "the image"))
+    try:
+        _record(work, item, files, volume, predictor, prediction)
+    except OSError as error:  # it isn't the image's fault: a rerun is to look at it again
+        raise StorageError(
+            f"a prediction's record can't be kept on this node ({type(error).__name__}): free its disk"
+        ) from None
     file = f"images/{file_name(item.name)}{SUFFIXES[work.form]}"
     work.output.join(file).write(data)
     return work.records.note(item.name, item.stamp, OK, "", file=file, **prediction.plain())

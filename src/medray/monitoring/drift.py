@@ -207,13 +207,16 @@ def _drawn(studies: int, window: int, shuffles: int, seed: int) -> Matrix:
 
 
 def _discrepancy(reference: NDArray[np.float32], window: NDArray[np.float32], drawn: Matrix) -> NDArray[np.float64]:
-    """Return the maximum mean discrepancy of each draw; who has no embedding lies in the middle of the others."""
-    deviation = np.maximum(np.nanstd(reference, axis=0), 1e-6)
-    both = (np.concatenate([reference, window]) - np.nanmean(reference, axis=0)) / deviation
-    both = np.nan_to_num(both.astype(np.float32))
+    """Return the maximum mean discrepancy of each draw; who has no embedding lies in the middle of the others.
+
+    Scales and the kernel's width are those of both sides together: the kernel must not know who is in the window.
+    """
+    both = np.concatenate([reference, window])
+    deviation = np.maximum(np.nanstd(both, axis=0), 1e-6)
+    both = np.nan_to_num(((both - np.nanmean(both, axis=0)) / deviation).astype(np.float32))
     lengths = (both**2).sum(axis=1)
     apart = np.maximum(lengths[:, None] + lengths - 2 * both @ both.T, 0)
-    width = float(np.median(apart[: len(reference), : len(reference)])) or 1.0
+    width = float(np.median(apart)) or 1.0
     kernel = np.exp(-apart / width).astype(np.float32)
     inside = ((drawn @ kernel) * drawn).sum(axis=1, dtype=np.float64)
     touching = (drawn @ kernel.sum(axis=1)).astype(np.float64)

@@ -52,11 +52,12 @@ class Journal:
         self._left: dict[Path, set[str]] = {}
         self._open: dict[str, dict[str, Any]] = {}
         self._lines = 0
+        self._behind: dict[Path, int] = {}
 
     @property
     def lines(self) -> int:
-        """Lines that aren't moved yet."""
-        return self._lines
+        """Lines of this process that aren't moved yet."""
+        return self._lines + sum(self._behind.copy().values())
 
     def add(self, record: PredictionRecord) -> None:
         """Append what is known of a record so far; it goes to the store when it is complete."""
@@ -99,12 +100,13 @@ class Journal:
             StorageError: If the store can't be written; nothing is lost then, and the next call tries again.
         """
         with self._lock:
-            mine, self._file, self._lines = self._file, None, 0
+            mine, self._file, lines, self._lines = self._file, None, self._lines, 0
             unfinished = dict(self._open)
             for facts in unfinished.values():  # go on in the next file
                 self._append(facts)
         if mine is not None:
             self._left[Path(mine.name)] = set(unfinished)
+            self._behind[Path(mine.name)] = lines
             mine.close()  # which frees its lock
         _take(self._folder / SHARED)
         moved = 0
@@ -112,6 +114,7 @@ class Journal:
             moved += self._move(file, self._left.get(file, set()))
             if not file.exists():
                 self._left.pop(file, None)
+                self._behind.pop(file, None)
         return moved
 
     def _move(self, file: Path, unfinished: set[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
@@ -182,13 +182,15 @@ def purge_records(root: Location, before: date) -> int:
     return len(gone)
 
 
-def erase_subject(root: Location, subject: str) -> int:
-    """Delete one patient's records, by pseudonym, and return how many that were."""
-    return sum(
-        rewrite(root, model, day, lambda record: None if record.subject == subject else record)
-        for model in models_of(root)
-        for day in days_of(root, model)
-    )
+def erase_subject(root: Location, subject: str, series: Collection[str] = ()) -> int:
+    """Delete one patient's records, by pseudonym or by those of their series, and return how many that were."""
+    images = {f"image:{name}" for name in series}
+
+    def keep(record: PredictionRecord) -> PredictionRecord | None:
+        theirs = record.subject == subject or record.series in series or record.reference in images
+        return None if theirs else record
+
+    return sum(rewrite(root, model, day, keep) for model in models_of(root) for day in days_of(root, model))
 
 
 def _folder(root: Location, model: str, day: date) -> Location:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from medray import config
 from medray.audit import Event, open_trail
 from medray.errors import ConfigError, InputError
+from medray.models.bundle_card import BundleCard
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
@@ -33,6 +34,7 @@ from medray.storage.location import Location, locate
 __all__ = ["export_version", "import_version", "public_key"]
 
 MANIFEST, SIGNATURE, CARD = "manifest.json", "manifest.sig", "model/card.json"
+BUNDLE = "model/bundle.json"
 PURPOSE = "model archives"
 MOST_FILES, MOST_MANIFEST = 20_000, 4 << 20
 
@@ -103,6 +105,7 @@ def import_version(
         card = config.load(ModelCard, json.loads(files[CARD]), what="the archive's card")
     except (KeyError, ValueError) as error:
         raise InputError(f"the archive's card can't be read ({type(error).__name__}): export it again") from None
+    _require_same(card, files)
     if card.bundle is not None and card.bundle.trusted and not trust:
         raise InputError(
             f"{manifest['model']} is a MONAI Bundle with code of its own: where you know who wrote it, add --trust"
@@ -120,6 +123,17 @@ def import_version(
         if path.startswith("evaluations/"):
             store.add_evaluation(version, json.loads(data))
     return version
+
+
+def _require_same(card: ModelCard, files: Mapping[str, bytes]) -> None:
+    """Check that what a model's own files say of code is what its card does: loading goes by the files."""
+    has = {path for path in files if path == BUNDLE or path.startswith("model/bundle/")}
+    try:
+        inside = config.load(BundleCard, json.loads(files[BUNDLE]), what="the archive's bundle") if BUNDLE in has else None
+    except ValueError as error:
+        raise InputError(f"the archive's bundle can't be read ({type(error).__name__}): export it again") from None
+    if inside != card.bundle or (has and card.bundle is None):
+        raise InputError("the archive's card and its bundle contradict each other: don't use it, and ask who signed it")
 
 
 def _opened(data: bytes, signer: str) -> tuple[Mapping[str, Any], dict[str, bytes]]:

@@ -95,8 +95,9 @@ class Registry:
             NotFoundError: If a file of the folder is missing.
         """
         for found in self._client.search_model_versions(f"name='{card.name}'"):
-            # The same run again: a job that was retried after it had registered.
-            if card.lineage.get("run") and found.tags.get("run") == card.lineage["run"]:
+            # The same run again: a job that was retried after it had registered. Runs of other machines may have the same path.
+            same = card.lineage.get("run") and found.tags.get("run") == card.lineage["run"]
+            if same and found.tags.get("weights") == _digest(model):
                 if tracking is not None:
                     tracking.end()
                 return _version(found)
@@ -119,7 +120,10 @@ class Registry:
             card.name,
             source=f"{run.info.artifact_uri}/model",
             run_id=run.info.run_id,
-            tags={key: card.lineage[key] for key in ("cohort", "run", "bundle") if key in card.lineage},
+            tags={
+                "weights": _digest(model),
+                **{key: card.lineage[key] for key in ("cohort", "run", "bundle") if key in card.lineage},
+            },
         )
         return _version(made)
 
@@ -319,6 +323,10 @@ class Registry:
         if self.uri.startswith("sqlite:///"):
             place = (Path(self.uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=place))
+
+
+def _digest(model: Location) -> str:
+    return hashlib.sha256(model.join("weights.safetensors").read()).hexdigest()
 
 
 def _version(found: MlflowVersion, aliases: Mapping[str, str] | None = None) -> ModelVersion:

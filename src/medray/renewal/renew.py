@@ -112,6 +112,9 @@ def renew(  # noqa: PLR0913 - each is a word of the job's config
     run = fit(ready, length, name=name, workers=workers, runs=runs, start=store.fetch(champion))
     made = card_from_run(run, about=_about(card), plan=plan, start=str(champion))
     challenger = store.register(made, run.model)
+    if any(event.target == str(challenger) for event in open_trail().events(action="model.propose")):
+        said = f"{challenger} learned from the same and was proposed before: what became of it was decided then"
+        return Renewal(str(champion), why, str(challenger), cohort.index.id, refused=(said,))
     return _judged(champion, challenger, card, cohort, rule, why, store, on_progress)
 
 
@@ -130,7 +133,9 @@ def _judged(
     evaluate(new, cohort, registry=store, on_progress=on_progress)
     gained = compare(new, old, cohort, registry=store, on_progress=on_progress)
     kept = _kept(new, old, card, cohort, store)
-    refused = [*judged(gained, rule.better), *_forgotten(kept, rule)]
+    refused = [*judged(gained, rule.better), *_forgotten(kept, rule, card, cohort)]
+    if store.resolve(f"{champion.name}@{CHAMPION}").version != champion.version:
+        refused.append(f"{old} isn't champion any more: somebody chose another one meanwhile")
     keep_baseline(new, cohort, registry=store)
     promoted = rule.promote and not refused
     told = f"after {old}: {'; '.join(refused) or 'better, and nothing forgotten'}"
@@ -153,7 +158,10 @@ def _kept(new: str, old: str, card: ModelCard, cohort: Cohort, store: Registry) 
         return None
 
 
-def _forgotten(kept: Comparison | None, rule: RenewalRule) -> list[str]:
+def _forgotten(kept: Comparison | None, rule: RenewalRule, card: ModelCard, cohort: Cohort) -> list[str]:
+    before = card.lineage.get("cohort", "")
+    if kept is None and before != cohort.index.id:
+        return [f"what it has forgotten can't be measured: cohort version {before or 'unknown'} is no more"]
     if kept is None or kept.overall[MEAN].value >= -rule.forgotten:
         return []
     lost = -kept.overall[MEAN].value

@@ -28,6 +28,7 @@ from medray.monitoring.metrics import Meters
 from medray.monitoring.records import records_root
 from medray.registry.registry import Registry
 from medray.serving.batcher import Batcher
+from medray.serving.blame import by_the_model
 from medray.serving.copies import compared
 from medray.serving.followup import FollowUp
 from medray.serving.intake import Intake
@@ -118,9 +119,11 @@ class Pool:
         self._batcher = Batcher(settings.batch_voxels, settings.threads)
         self._hands = ThreadPoolExecutor(HANDS, initializer=partial(torch.set_num_threads, settings.threads))
         self._room = Room(settings.work_mb << 20, settings.most_waiting)
-        self._intake = Intake(Sources(settings.sources, settings.pacs, settings.cohort), self._room, settings.work_mb << 20)
+        sources = Sources(settings.sources, settings.pacs, settings.cohort)
+        self._intake = Intake(sources, self._room, settings.work_mb << 20)
         self._maps = Room(settings.work_mb << 20, settings.most_waiting)
-        self._witness = Witness(Journal(records_root(settings.records)), settings.runtime, Meters(), settings.records_s)
+        journal = Journal(records_root(settings.records))
+        self._witness = Witness(journal, settings.runtime, Meters(), sources.row, settings.records_s)
         self._records = settings.record
         self._moving: asyncio.Task[None] | None = None
         self._together = Together(self._shelf, self._batcher, self._hands, self._room, self._maps, self._tell)
@@ -266,17 +269,18 @@ class Pool:
         self, predictor: Any, volume: Volume, stages: Stages, stack: AsyncExitStack, progress: Progress
     ) -> tuple[Prediction, int]:
         """Run a network on an image, and say with how many it went; what it needs is held until the stack ends."""
-        prepared = await self._batcher.beside(predictor.prepare, volume)
-        stages.end("preprocess")
-        await stack.enter_async_context(self._maps.hold(predictor.map_bytes(prepared)))
-        turn = await stack.enter_async_context(self._batcher.run(predictor, prepared))
-        stages.end("network")
-        stages.part("network", "queue", turn.waited_s)
-        blocks = progress.watched(turn.blocks)
-        prediction: Prediction = await self._by_hand(partial(predictor.finish, blocks, volume, prepared))
-        stages.end("postprocess")
-        stages["network"] += prediction.latencies["network"]  # it went on while the first blocks were decoded
-        stages["postprocess"] -= prediction.latencies["network"]
+        with by_the_model():
+            prepared = await self._batcher.beside(predictor.prepare, volume)
+            stages.end("preprocess")
+            await stack.enter_async_context(self._maps.hold(predictor.map_bytes(prepared)))
+            turn = await stack.enter_async_context(self._batcher.run(predictor, prepared))
+            stages.end("network")
+            stages.part("network", "queue", turn.waited_s)
+            blocks = progress.watched(turn.blocks)
+            prediction: Prediction = await self._by_hand(partial(predictor.finish, blocks, volume, prepared))
+            stages.end("postprocess")
+            stages["network"] += prediction.latencies["network"]  # it went on while the first blocks were decoded
+            stages["postprocess"] -= prediction.latencies["network"]
         return prediction, turn.together
 
     async def _by_hand(self, work: Callable[[], Any]) -> Any:

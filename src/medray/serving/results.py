@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from medray.errors import ConflictError, ImageError, MedrayError, NotFoundError, OutdatedError, ResourceError, StorageError
+from medray.errors import (
+    ConflictError,
+    ImageError,
+    MedrayError,
+    ModelError,
+    NotFoundError,
+    OutdatedError,
+    ResourceError,
+    StorageError,
+)
 from medray.formats.image import dicom_files
 from medray.imaging.geometry import directions, spacing_mm
 from medray.registry.card import ModelCard
@@ -59,6 +68,7 @@ FORMATS: dict[str, Format] = {
     REPORT: "dicom-sr",
 }
 PROBLEMS: tuple[tuple[type[MedrayError], HTTPStatus, str, Mapping[str, str]], ...] = (
+    (ModelError, HTTPStatus.INTERNAL_SERVER_ERROR, "model-failed", {}),
     (OutdatedError, HTTPStatus.PRECONDITION_FAILED, "outdated", {}),
     (ConflictError, HTTPStatus.CONFLICT, "conflict", {}),
     (NotFoundError, HTTPStatus.NOT_FOUND, "not-found", {}),

@@ -10,6 +10,7 @@ from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 
+from medray.cohort.manifest import SeriesRow
 from medray.errors import ImageError, InputError, NotFoundError
 from medray.serving.auth import Refusal
 from medray.serving.worklist import Worklist
@@ -108,6 +109,14 @@ class Sources:
         if found is None:
             raise NotFoundError("the DICOMweb service has no such series")
         return Reference(study=found.study, series=found.series)
+
+    def row(self, image: str) -> SeriesRow:
+        """Return an image of the cohort, however a request named it.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        return self._worklist.find(image)
 
     def fetch(self, reference: Reference, most_bytes: int) -> list[bytes]:
         """Return the files of an image.

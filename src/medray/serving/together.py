@@ -20,6 +20,7 @@ from medray.inference.prediction import Prediction
 from medray.inference.predictor import Predictor
 from medray.preprocessing.plan import Plan
 from medray.serving.batcher import Batcher, Turn
+from medray.serving.blame import by_the_model
 from medray.serving.copies import compared
 from medray.serving.parcels import Wanted
 from medray.serving.results import Reply, answer, other_task, refusal
@@ -70,18 +71,20 @@ class _Case:
             return
         self.volume = read_image_files([self.wanted.image])
         self.stages.end("decode")
-        self.prepared = predictor.prepare(self.volume)
-        self.map_bytes = predictor.map_bytes(self.prepared, whole=True)
+        with by_the_model():
+            self.prepared = predictor.prepare(self.volume)
+            self.map_bytes = predictor.map_bytes(self.prepared, whole=True)
         self.stages.end("preprocess")
 
     def finish(self, predictor: Predictor | BundlePredictor, version: str, turn: Turn | BaseException) -> None:
         """Make the reply of what the network says."""
         self.stages.end("network")
-        if isinstance(turn, BaseException):
-            raise turn
+        with by_the_model():
+            if isinstance(turn, BaseException):
+                raise turn
+            self.prediction = predictor.finish(turn.blocks, self.volume, self.prepared)
         self.stages.part("network", "queue", turn.waited_s)
         self.together = turn.together
-        self.prediction = predictor.finish(turn.blocks, self.volume, self.prepared)
         self.stages.end("postprocess")
         wanted = self.wanted
         reply = answer(self.prediction, version, wanted.media_type, self.stages, [wanted.image], wanted.ticket.id)

@@ -94,8 +94,9 @@ class Traffic:
         if first is not version and reply.status != HTTPStatus.OK:
             return await self._instead(rollout, asked, ticket)
         if reply.status == HTTPStatus.OK:
-            for other in others:
-                self._copy(rollout, other, asked, reply, replace(ticket, against=reply.kept))
+            copied = [self._copy(rollout, other, asked, reply, replace(ticket, against=reply.kept)) for other in others]
+            if first is not version and not any(copied):
+                self._judge(rollout, Pair())  # its failures count, and so must this
         return replace(reply, kept=())
 
     def asked(self, task: str, image: bytes | Reference, media_type: str) -> _Asked:
@@ -127,13 +128,15 @@ class Traffic:
             found.append(rollout.shadow)
         return found
 
-    def _copy(self, rollout: Rollout, other: ModelVersion, asked: _Asked, reply: Reply, ticket: Ticket) -> None:
+    def _copy(self, rollout: Rollout, other: ModelVersion, asked: _Asked, reply: Reply, ticket: Ticket) -> bool:
+        """Have another version see the image, too, unless so many others are being seen; tell whether."""
         if len(self._copies) >= AT_ONCE:
-            return
+            return False
         # In a context of its own: a copy is no part of the request whose image it has.
         task = asyncio.create_task(self._compare(rollout, other, asked, reply, ticket), context=Context())
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
+        return True
 
     async def _compare(self, rollout: Rollout, other: ModelVersion, asked: _Asked, reply: Reply, ticket: Ticket) -> None:
         """Have another version see an image, and look at how the two differ."""
@@ -220,6 +223,8 @@ class Traffic:
             await self._desk.warm(version)
         except MedrayError as error:
             logger.warning("%s isn't loaded: %s", version, error)
+        except Exception as error:  # noqa: BLE001 - one that can't be loaded must not keep others from being taken back
+            logger.warning("%s isn't loaded (%s)", version, type(error).__name__)
 
 
 def _own_ms(reply: Reply) -> float:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from medray.cohort.manifest import SeriesRow
 from medray.errors import MedrayError
 from medray.imaging.volume import Volume
 from medray.inference.prediction import Prediction
@@ -89,14 +90,18 @@ class Witness:
         journal: Where records go.
         runtime: What runs networks here.
         meters: Count.
+        row_of: Returns an image of the cohort that is shown.
         every_s: How often records go from the node to the store.
     """
 
-    def __init__(self, journal: Journal, runtime: Runtime, meters: Meters, every_s: float = 30) -> None:
+    def __init__(
+        self, journal: Journal, runtime: Runtime, meters: Meters, row_of: Callable[[str], SeriesRow], every_s: float = 30
+    ) -> None:
         self._journal = journal
         self._runtime = str(runtime)
         self._threads = runtime.threads
         self._meters = meters
+        self._row = row_of
         self._every_s = every_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="witness")
         self._names = kept_pseudonyms()
@@ -208,12 +213,13 @@ class Witness:
     def _whose(self, told: Told) -> dict[str, Any]:
         """Return pseudonyms of whom the image shows, as far as it says and there is a key."""
         said, names = told.reference, self._names
-        found: dict[str, Any] = {"reference": f"image:{said.image}"} if said and said.image else {}
+        if said and said.image:  # by the cohort's own name, whatever the request called it
+            row = self._row(said.image)
+            return {"reference": f"image:{row.series}", "subject": row.subject, "study": row.study, "series": row.series}
         if names is None:
-            return found
-        if said and not said.image:
-            found["reference"] = sealed({key: value for key, value in asdict(said).items() if value}, names)
-        return found | whose(told.files, names)
+            return {}
+        where = {key: value for key, value in asdict(said).items() if value} if said else {}
+        return {**({"reference": sealed(where, names)} if where else {}), **whose(told.files, names)}
 
     def _fail(self, error: BaseException) -> None:
         logger.warning("a prediction's record isn't complete (%s)", type(error).__name__)
