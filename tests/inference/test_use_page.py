@@ -50,6 +50,7 @@ def test_the_page_says_what_is_known(rng):
     drifted = looked(sample_of(some), sample_of(list(records(rng, 50, version=2))), Watch())
     evaluation = {
         "measure": "dice",
+        "split": "test",
         "at": "2026-11-01T00:00:00",
         "cohort": "c0ffee",
         "patients": 9,

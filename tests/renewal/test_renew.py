@@ -112,7 +112,7 @@ def test_labels_that_arrive_tell_quality(place, store):
     assert found.patients == (2, 12)
     assert found.alarm
     assert found.lately["ball"] < found.before["ball"]
-    assert store.evaluations("ball/1")[-1]["split"] == "new labels"
+    assert store.evaluations(store.resolve("ball/1"))[-1]["split"] == "new labels"
     rule = RenewalRule(drift=False, quality=True, watch=Watch(rate=0.05))
     [why] = occasions(rule, store.resolve("ball/1"), store.card("ball/1"), cohort, records_root(), store)
     assert "12 patients with new labels" in why
@@ -150,4 +150,5 @@ def test_one_that_isn_t_better_is_refused_and_stays_a_shadow(place, store):
     found = renewed(place, RenewalRule(drift=False, labels=5, better=Rule(gain=0.99), promote=True))
     assert not found.promoted
     assert any("not all above 0.99" in why for why in found.refused)
+    assert any("was champion before, and was taken back" in why for why in found.refused), "and no rule undoes that"
     assert store.resolve("ball").version == 1

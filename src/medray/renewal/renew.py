@@ -112,9 +112,6 @@ def renew(  # noqa: PLR0913 - each is a word of the job's config
     run = fit(ready, length, name=name, workers=workers, runs=runs, start=store.fetch(champion))
     made = card_from_run(run, about=_about(card), plan=plan, start=str(champion))
     challenger = store.register(made, run.model)
-    if any(event.target == str(challenger) for event in open_trail().events(action="model.propose")):
-        said = f"{challenger} learned from the same and was proposed before: what became of it was decided then"
-        return Renewal(str(champion), why, str(challenger), cohort.index.id, refused=(said,))
     return _judged(champion, challenger, card, cohort, rule, why, store, on_progress)
 
 
@@ -136,15 +133,22 @@ def _judged(
     refused = [*judged(gained, rule.better), *_forgotten(kept, rule, card, cohort)]
     if store.resolve(f"{champion.name}@{CHAMPION}").version != champion.version:
         refused.append(f"{old} isn't champion any more: somebody chose another one meanwhile")
+    if _was(new, "model.promote", CHAMPION):
+        refused.append(f"{new} was champion before, and was taken back: somebody has to look at it")
     keep_baseline(new, cohort, registry=store)
     promoted = rule.promote and not refused
     told = f"after {old}: {'; '.join(refused) or 'better, and nothing forgotten'}"
     open_trail().record([Event("model.propose", new, "refused" if refused else "ok", told)])
     if promoted:
         promote_if_better(gained, rule.better, why=f"renewed: {'; '.join(why)}", registry=store)
-    else:
+    elif not _was(new, "model.withdraw", SHADOW):
         store.promote(new, SHADOW, why=f"proposed: {'; '.join(why)}")
     return Renewal(old, why, new, cohort.index.id, gained, kept, tuple(refused), promoted)
+
+
+def _was(version: str, action: str, alias: str) -> bool:
+    """Tell from the audit trail whether an alias of a version was ever moved."""
+    return any(event.target == version and event.detail.startswith(alias) for event in open_trail().events(action=action))
 
 
 def _kept(new: str, old: str, card: ModelCard, cohort: Cohort, store: Registry) -> Comparison | None:
