@@ -146,9 +146,9 @@ def list_records(
     as_json: Json = False,
 ) -> None:
     """List a model's last predictions."""
-    from medray.monitoring.records import read_records, records_root
+    from medray.monitoring.records import last_records, records_root
 
-    found = read_records(records_root(records), name)[-last:]
+    found = last_records(records_root(records), name, last)
     rows = [
         {
             "prediction": one.id,

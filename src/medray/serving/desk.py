@@ -28,9 +28,10 @@ from medray.serving.rules import Rule
 from medray.serving.sources import Reference, Sources
 from medray.serving.ticket import Ticket
 
-__all__ = ["Desk", "Limits"]
+__all__ = ["DIED", "Desk", "Limits"]
 
 ATTEMPTS = 3
+DIED = "replica-died"
 """Predicting twice does no harm: a request whose replica died goes to another."""
 CALLS_EACH = 2
 """Calls with small images that are under way for each replica there may be: one is worked on and the next is there."""
@@ -153,14 +154,18 @@ class Desk:
     async def ask(
         self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str, ticket: Ticket | None = None
     ) -> Reply:
-        """Have an image answered; see `Pool.answer`."""
+        """Have an image answered; see `Pool.answer`.
+
+        Of a version on trial one replica may die over an image, and no more.
+        """
         ticket = ticket or Ticket()
+        attempts = ATTEMPTS if ticket.role == "champion" else 1
         self.served.add(str(version))
         if isinstance(image, bytes) and is_small(image):
             wanted = Wanted(task, image, media_type, ticket)
-            return await self._once(lambda: self._parcels.ask(str(version), wanted))
+            return await self._once(lambda: self._parcels.ask(str(version), wanted), attempts)
         handle = self._pool.options(multiplexed_model_id=str(version))
-        return await self._once(lambda: handle.answer.remote(str(version), task, image, media_type, ticket))
+        return await self._once(lambda: handle.answer.remote(str(version), task, image, media_type, ticket), attempts)
 
     async def _send(self, version: str, wanted: Sequence[Wanted]) -> Sequence[Reply]:
         """Have small images answered in one call."""
@@ -176,22 +181,26 @@ class Desk:
         """Have an image read; see `Pool.view`."""
         return await self._once(lambda: self._pool.view.remote(image))
 
-    async def _once(self, call: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _once(self, call: Callable[[], Awaitable[Reply]], attempts: int = ATTEMPTS) -> Reply:
         """Have something answered while its caller waits."""
+        title = "busy"
         try:
             async with asyncio.timeout(self.limits.timeout_s):
-                for _ in range(ATTEMPTS):
+                for _ in range(attempts):
                     try:
                         reply = await call()
                     except (BackPressureError, DeploymentUnavailableError):
+                        title = "busy"
                         break
                     except RayActorError:
+                        title = DIED
                         continue
                     return reply
         except TimeoutError:
             said = f"no answer within {self.limits.timeout_s:g} s: try again later, or send less"
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "time-out", said, BUSY)
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "all replicas are busy: try again", BUSY)
+        said = "a replica ended over this image: try again" if title == DIED else "all replicas are busy: try again"
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, title, said, BUSY)
 
     async def follow(
         self,

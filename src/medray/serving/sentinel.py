@@ -7,13 +7,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 
 from medray.errors import MedrayError, NotFoundError
-from medray.inference.check import check
+from medray.inference.check import check, counts
 from medray.monitoring.alarm import Watch
 from medray.monitoring.metrics import Meters
-from medray.monitoring.records import records_root
+from medray.monitoring.records import last_records, records_root
 from medray.registry.served import note_served
 from medray.registry.version import ModelVersion
 from medray.serving.desk import Desk
@@ -42,6 +43,7 @@ class Sentinel:
         self._records = records_root(records)
         self._every_s = every_s
         self._meters = meters
+        self._seen: dict[str, datetime] = {}
 
     async def run(self) -> None:
         """Look until cancelled; that a version is served is said more often, so that nobody deletes it."""
@@ -66,9 +68,14 @@ class Sentinel:
         note_served(self._registry.uri, self._desk.served.copy())
 
     def _look(self, version: str) -> None:
+        known, watch = ModelVersion.parse(version), Watch()
+        since = self._seen.get(version, datetime.min.replace(tzinfo=UTC))
+        new = last_records(self._records, known.name, watch.every, lambda one: counts(one, known) and one.at > since)
+        if len(new) < watch.every:  # the rate of false alarms is that of a look after so many
+            return
+        self._seen[version] = new[-1].at
         with contextlib.suppress(NotFoundError):  # without a reference there is nothing to tell
-            found = check(version, self._records, Watch(), registry=self._registry)
-            known = ModelVersion.parse(version)
+            found = check(version, self._records, watch, registry=self._registry)
             worst = found.outlook.whole.get(max(found.outlook.whole, default=0))
             families = dict(worst.families) if worst else {}
             self._meters.drift(known.name, known.version, families, alarm=found.outlook.alarm, studies=found.studies)

@@ -19,7 +19,7 @@ from medray.monitoring.arms import OWN
 from medray.registry.registry import REFERENCE, Registry
 from medray.registry.rollout import CHALLENGER, CHAMPION, Rollout
 from medray.registry.version import ModelVersion
-from medray.serving.desk import Desk
+from medray.serving.desk import DIED, Desk
 from medray.serving.judge import Judge, Pair
 from medray.serving.results import JSON, Reply
 from medray.serving.sources import Reference
@@ -92,7 +92,7 @@ class Traffic:
         ticket = Ticket(role="champion" if first is version else "challenger", keep=bool(others))
         reply = await self._once(first, asked, ticket)
         if first is not version and reply.status != HTTPStatus.OK:
-            return await self._instead(rollout, asked, ticket)
+            return await self._instead(rollout, asked, ticket, reply)
         if reply.status == HTTPStatus.OK:
             copied = [self._copy(rollout, other, asked, reply, replace(ticket, against=reply.kept)) for other in others]
             if first is not version and not any(copied):
@@ -106,10 +106,10 @@ class Traffic:
     async def _once(self, version: ModelVersion, asked: _Asked, ticket: Ticket) -> Reply:
         return await self._desk.ask(version, asked.task, asked.image, asked.media_type, ticket)
 
-    async def _instead(self, rollout: Rollout, asked: _Asked, ticket: Ticket) -> Reply:
+    async def _instead(self, rollout: Rollout, asked: _Asked, ticket: Ticket, refused: Reply) -> Reply:
         """Have the champion answer what the challenger couldn't."""
         reply = await self._once(rollout.champion, asked, Ticket(beside=ticket.id))
-        if reply.status == HTTPStatus.OK:
+        if reply.status == HTTPStatus.OK and not _busy(refused):
             self._judge(rollout, Pair(failed=True))
         return reply
 
@@ -143,7 +143,7 @@ class Traffic:
         role = "champion" if other is rollout.champion else "challenger" if other is rollout.challenger else "shadow"
         mine = Ticket(role=role, beside=ticket.id, against=ticket.against)  # type: ignore[arg-type]
         copy = await self._desk.ask(other, asked.task, asked.image, JSON, mine)
-        if role == "shadow" or copy.status == HTTPStatus.SERVICE_UNAVAILABLE:  # busy: nothing is known then
+        if role == "shadow" or _busy(copy):
             return
         if copy.status != HTTPStatus.OK:
             if role == "challenger":
@@ -225,6 +225,11 @@ class Traffic:
             logger.warning("%s isn't loaded: %s", version, error)
         except Exception as error:  # noqa: BLE001 - one that can't be loaded must not keep others from being taken back
             logger.warning("%s isn't loaded (%s)", version, type(error).__name__)
+
+
+def _busy(reply: Reply) -> bool:
+    """Tell whether nothing is known of an answer; a replica that died over the image has said enough."""
+    return reply.status == HTTPStatus.SERVICE_UNAVAILABLE and reply.title != DIED
 
 
 def _own_ms(reply: Reply) -> float:
