@@ -10,12 +10,14 @@ import pytest
 from medray.audit import open_trail
 from medray.errors import InputError, NotFoundError
 from medray.inference.check import check
+from medray.inference.recorded import nameless
 from medray.inference.reference import keep_reference, reference_from_cohort, reference_from_records
 from medray.monitoring.alarm import Watch
 from medray.monitoring.features import FEATURES
 from medray.monitoring.record import PredictionRecord
 from medray.monitoring.records import erase_subject, purge_records, read_records, records_root, write_records
 from medray.preprocessing.planning import plan
+from medray.privacy.pseudonym import Pseudonyms
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.storage.location import locate
@@ -107,3 +109,10 @@ def test_old_records_go_and_a_patient_s_can(rng):
     assert len(left) == 48 - hers
     assert np.isfinite(left[0].numbers["noise"])
     assert [event.action for event in open_trail().events()] == ["records.purge"]
+
+
+def test_a_site_is_called_alike_wherever_an_image_comes_from():
+    names = Pseudonyms(b"k" * 32)
+    found = nameless({"site": "St. Mary's", "modality": "MR"}, names)
+    assert found == {"modality": "MR", "site": names.name("source", "St. Mary's")[:8]}
+    assert nameless({"site": "St. Mary's"}, None) == {}, "without a key nobody can be named"

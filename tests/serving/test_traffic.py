@@ -1,5 +1,6 @@
 """Shadows, canaries and rollbacks, on a real endpoint: nobody's request is lost."""
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +17,9 @@ from medray.formats.nifti import write_nifti
 from medray.monitoring.records import read_records, records_root
 from medray.registry.card import ModelCard
 from medray.registry.rollout import Canary
+from medray.serving.desk import DIED, Limits
+from medray.serving.results import JSON, Reply, problem
+from medray.serving.traffic import Traffic
 from medray.storage.location import locate
 from tests.inference.test_predictor import model_folder, untrained
 from tests.phantoms import grid, orientations, phantom
@@ -161,3 +165,27 @@ def test_a_promotion_in_the_middle_of_traffic_loses_nothing(url, store):
         replies = traffic.result()
     assert {reply.status_code for reply in replies} == {200}
     assert store.resolve("ball").version == 1
+
+
+@pytest.mark.parametrize(("title", "stays"), [(DIED, False), ("busy", True)])
+def test_one_that_ends_its_replica_has_failed_and_one_that_is_busy_has_not(store, title, stays):
+    class Fatal:
+        """Stands for a desk whose challenger's replicas end, or are busy."""
+
+        registry, limits = store, Limits(refresh_s=60)
+
+        async def ask(self, version, task, image, media_type, ticket=None):
+            if version.version == OTHER:
+                return problem(503, title, "")
+            return Reply(200, JSON, b"{}")
+
+    async def run():
+        desk: Any = Fatal()
+        traffic, champion = Traffic(desk, seed=0), store.resolve("ball/1")
+        replies = [await traffic.ask("ball", champion, traffic.asked("segmentation", b"", JSON), "") for _ in range(40)]
+        await asyncio.sleep(1)
+        return {reply.status for reply in replies}
+
+    store.challenge(f"ball/{OTHER}", PATIENT)
+    assert asyncio.run(run()) == {200}
+    assert (store.rollout("ball").challenger is not None) == stays

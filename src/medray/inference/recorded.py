@@ -25,7 +25,10 @@ from medray.monitoring.record import PredictionRecord
 from medray.privacy.pseudonym import Pseudonyms
 from medray.registry.version import ModelVersion
 
-__all__ = ["kept_pseudonyms", "recorded", "sealed", "whose"]
+__all__ = ["kept_pseudonyms", "nameless", "recorded", "sealed", "whose"]
+
+SITE_LETTERS = 8
+"""Of a site's pseudonym: there are few, and people read them."""
 
 
 def recorded(
@@ -49,7 +52,8 @@ def recorded(
         **facts: Fields of `PredictionRecord` that are known beside.
     """
     seen = seen_in(volume, prediction)
-    known = whose(files, kept_pseudonyms()) | facts
+    names = kept_pseudonyms()
+    known = whose(files, names) | facts
     return PredictionRecord(
         id=secrets.token_hex(12),
         at=datetime.now(UTC),
@@ -64,7 +68,7 @@ def recorded(
         threads=torch.get_num_threads() if runtime.name == "torch" else runtime.threads,
         output_sha256=digest_of(prediction),
         numbers=dict(seen.numbers),
-        groups={**seen.groups, **known.pop("groups", {})},
+        groups={**nameless(seen.groups, names), **known.pop("groups", {})},
         latencies={stage: 1000 * seconds for stage, seconds in prediction.latencies.items()},
         embedding=() if seen.embedding is None else tuple(round(float(value), 6) for value in seen.embedding),
         **known,
@@ -81,7 +85,7 @@ def whose(files: Sequence[bytes], names: Pseudonyms | None) -> dict[str, Any]:
     scanner = _scanner(files) if names else None
     if scanner is None or names is None:
         return {}
-    groups = {"site": names.name("source", scanner.site)[:8]} if scanner.site else {}
+    groups = nameless({"site": scanner.site} if scanner.site else {}, names)
     if scanner.manufacturer:
         model = " ".join(word for word in (scanner.manufacturer, scanner.model) if word)
         groups |= {"manufacturer": scanner.manufacturer, "scanner": model}
@@ -91,6 +95,13 @@ def whose(files: Sequence[bytes], names: Pseudonyms | None) -> dict[str, Any]:
         "series": names.name("series", scanner.series),
         "groups": groups,
     }
+
+
+def nameless(groups: Mapping[str, str], names: Pseudonyms | None) -> dict[str, str]:
+    """Return groups whose site has a pseudonym, the same for images of a cohort and over HTTP; none where there is no key."""
+    rest = {kind: group for kind, group in groups.items() if kind != "site"}
+    site = groups.get("site")
+    return rest | ({"site": names.name("source", site)[:SITE_LETTERS]} if site and names else {})
 
 
 def sealed(reference: Mapping[str, str], names: Pseudonyms) -> str:

@@ -16,6 +16,7 @@ from medray.cohort.manifest import SeriesRow
 from medray.errors import InputError
 from medray.inference.bundled import load_predictor
 from medray.inference.check import REFERENCE, counts
+from medray.inference.recorded import kept_pseudonyms, nameless
 from medray.inference.seen import seen_in
 from medray.monitoring.record import PredictionRecord, table_of
 from medray.monitoring.records import read_records
@@ -75,7 +76,7 @@ def _record(version: ModelVersion, predictor: Any, cohort: Cohort, row: SeriesRo
         study=row.study,
         series=row.series,
         numbers=dict(seen.numbers),
-        groups=dict(seen.groups),
+        groups=nameless(seen.groups, kept_pseudonyms()),
         embedding=() if seen.embedding is None else tuple(map(float, seen.embedding)),
     )
 

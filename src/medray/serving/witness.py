@@ -22,7 +22,7 @@ from medray.cohort.manifest import SeriesRow
 from medray.errors import MedrayError
 from medray.imaging.volume import Volume
 from medray.inference.prediction import Prediction
-from medray.inference.recorded import kept_pseudonyms, sealed, whose
+from medray.inference.recorded import kept_pseudonyms, nameless, sealed, whose
 from medray.inference.seen import digest_of, input_digest, output_numbers, plan_digest, seen_in
 from medray.models.runtime import Runtime
 from medray.monitoring.journal import Journal
@@ -208,7 +208,7 @@ class Witness:
         started = time.thread_time()
         seen = seen_in(told.volume, told.prediction)
         self._credit -= time.thread_time() - started
-        return {"numbers": dict(seen.numbers), "groups": {**seen.groups, **groups}}
+        return {"numbers": dict(seen.numbers), "groups": {**nameless(seen.groups, self._names), **groups}}
 
     def _whose(self, told: Told) -> dict[str, Any]:
         """Return pseudonyms of whom the image shows, as far as it says and there is a key."""
