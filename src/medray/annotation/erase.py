@@ -80,7 +80,7 @@ def erase_subject(
         except NotFoundError as error:  # their predictions may be on record all the same
             unknown = error if len(cohorts) == 1 else unknown
     series = {name for erasure in done.values() for name in erasure.series}
-    gone = sum(erase_records(records, name, series) for name in (subject, *also))
+    gone = erase_records(records, subject, *also, series=series)
     models = _models_of(subject, registry or Registry())
     if not done and not gone and not models:
         raise unknown

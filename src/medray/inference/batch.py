@@ -30,7 +30,7 @@ from medray.formats.nrrd import write_nrrd
 from medray.imaging.volume import Volume
 from medray.inference.bundled import kept_predictor
 from medray.inference.prediction import Prediction
-from medray.inference.recorded import kept_pseudonyms, recorded, sealed
+from medray.inference.recorded import kept_pseudonyms, of_row, recorded, sealed
 from medray.inference.records import OK, Records, failures, problem_of
 from medray.inference.written import SUFFIXES, Format, checked, written
 from medray.models.runtime import EXACT, Runtime
@@ -225,8 +225,7 @@ def _record(work: _Work, item: _Item, files: list[bytes], volume: Volume, predic
     """Keep a record of a prediction, before its answer is there."""
     facts: dict[str, Any] = {}
     if item.row is not None:
-        row, files = item.row, [write_nrrd(volume, level=None)]
-        facts = {"subject": row.subject, "study": row.study, "series": row.series, "reference": f"image:{row.series}"}
+        files, facts = [write_nrrd(volume, level=None)], of_row(item.row)
     elif len(files) == 1 and (names := kept_pseudonyms()):
         facts = {"reference": sealed({"uri": work.source.join(item.files[0]).path}, names)}
     journal = Journal(work.predictions)

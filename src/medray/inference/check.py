@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
 
-__all__ = ["REFERENCE", "Check", "check", "counts"]
+__all__ = ["REFERENCE", "Check", "Studies", "check", "compared_with_reference", "counts", "studies"]
 
 REFERENCE = "reference.parquet"
 """File beside a version."""
@@ -53,6 +54,21 @@ class Check:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Studies:
+    """What drift of a version is told by.
+
+    Attributes:
+        version: Whose.
+        reference: As it should be.
+        last: Its last predictions, the oldest first.
+    """
+
+    version: ModelVersion
+    reference: Sequence[PredictionRecord]
+    last: Sequence[PredictionRecord]
+
+
 def check(model: str, records: Location, watch: Watch, *, registry: Registry | None = None) -> Check:
     """Look at a model's last predictions.
 
@@ -65,6 +81,11 @@ def check(model: str, records: Location, watch: Watch, *, registry: Registry | N
     Raises:
         NotFoundError: If the version has no reference.
     """
+    return compared_with_reference(studies(model, records, watch, registry=registry), watch)
+
+
+def studies(model: str, records: Location, watch: Watch, *, registry: Registry | None = None) -> Studies:
+    """Read what `check` looks at; raises what that does."""
     store = registry or Registry()
     version = store.resolve(model)
     data = store.kept(version, REFERENCE)
@@ -73,8 +94,14 @@ def check(model: str, records: Location, watch: Watch, *, registry: Registry | N
     reference = records_of(parquet_table(data))
     known = {one.id for one in reference}
     last = last_records(records, version.name, watch.window, lambda one: counts(one, version) and one.id not in known)
-    window = lately(sample_of(last), watch.window)
-    return Check(str(version), window.size, len(reference), looked(sample_of(reference), window, watch))
+    return Studies(version, reference, last)
+
+
+def compared_with_reference(found: Studies, watch: Watch) -> Check:
+    """Look at what `studies` has read."""
+    window = lately(sample_of(found.last), watch.window)
+    outlook = looked(sample_of(found.reference), window, watch)
+    return Check(str(found.version), window.size, len(found.reference), outlook)
 
 
 def counts(record: PredictionRecord, version: ModelVersion) -> bool:

@@ -93,17 +93,18 @@ def quality(
     plan = card.recipe()
     require_labels(str(version), plan, cohort)
     seen, usable = seen_by(card), {row.series for row in learnable(cohort.rows, plan.task, located=plan.located)}
-    fresh = [row for row in fresh_rows(card, cohort) if row.series in usable and row.subject not in seen]
-    tested = _tested(card, cohort, seen | {row.subject for row in fresh})
+    old = _trained_on(card, cohort)
+    fresh = [row for row in _newer(cohort, old) if row.series in usable and row.subject not in seen]
+    without = seen | {row.subject for row in fresh}
+    tested = [row for row in held_out(old, plan, "test") if row.subject not in without] if old else []
     patients = len({row.subject for row in tested}), len({row.subject for row in fresh})
-    if min(patients) < FEWEST:
+    if old is None or min(patients) < FEWEST:
         raise InputError(
             f"{version} was tested on {patients[0]} patients of cohort {card.lineage.get('cohort') or 'unknown'}, and "
             f"{patients[1]} others have new labels: each side needs {FEWEST}"
         )
     open_trail().record([Event("model.quality", str(version), detail=f"{len(fresh)} series of {cohort.index.id}")])
     predictor, task = Predictor.load(store.fetch(version)), task_of(plan)
-    old = open_cohort(cohort.root, version=card.lineage["cohort"])
     before, lately = score_cases(predictor, old, tested, on_progress), score_cases(predictor, cohort, fresh, on_progress)
     store.add_evaluation(version, {**facts_of(lately), "cohort": cohort.index.id, "split": "new labels"})
     p = _probability(task, before, lately)
@@ -112,26 +113,24 @@ def quality(
 
 def fresh_rows(card: ModelCard, cohort: Cohort) -> Sequence[SeriesRow]:
     """Return the labelled images that the cohort version which a model was trained on hasn't, or has with other labels."""
+    return _newer(cohort, _trained_on(card, cohort))
+
+
+def _trained_on(card: ModelCard, cohort: Cohort) -> Cohort | None:
+    """Return the version of a cohort that a model was trained on; None where it was another cohort, or is no more."""
     try:
-        before = open_cohort(cohort.root, version=card.lineage.get("cohort", ""))
-    except NotFoundError:  # of another cohort, or erased: all are new to it
-        known = set[tuple[str, ...]]()
-    else:
-        known = {_key(row) for row in before.rows}
+        return open_cohort(cohort.root, version=card.lineage.get("cohort", ""))
+    except NotFoundError:
+        return None
+
+
+def _newer(cohort: Cohort, before: Cohort | None) -> list[SeriesRow]:
+    known = {_key(row) for row in before.rows} if before else set[tuple[str, ...]]()
     return [row for row in cohort.rows if (row.label or row.findings) and _key(row) not in known]
 
 
 def _key(row: SeriesRow) -> tuple[str, ...]:
     return (row.series, row.volume, row.label, *row.findings)
-
-
-def _tested(card: ModelCard, cohort: Cohort, without: set[str]) -> list[SeriesRow]:
-    """Return the test series of the cohort version that a model was trained on, without some subjects."""
-    try:
-        before = open_cohort(cohort.root, version=card.lineage.get("cohort", ""))
-    except NotFoundError:
-        return []
-    return [row for row in held_out(before, card.recipe(), "test") if row.subject not in without]
 
 
 def _probability(task: Task, before: Evaluation, lately: Evaluation) -> float:

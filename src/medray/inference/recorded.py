@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from medray import config
+from medray.cohort.manifest import SeriesRow
 from medray.errors import ConfigError, InputError
 from medray.formats.dicom_scanner import Scanner, scanner_of
 from medray.formats.image import one_dicom_file
@@ -25,7 +26,7 @@ from medray.monitoring.record import PredictionRecord
 from medray.privacy.pseudonym import Pseudonyms
 from medray.registry.version import ModelVersion
 
-__all__ = ["kept_pseudonyms", "nameless", "recorded", "sealed", "whose"]
+__all__ = ["kept_pseudonyms", "nameless", "of_row", "recorded", "sealed", "whose"]
 
 SITE_LETTERS = 8
 """Of a site's pseudonym: there are few, and people read them."""
@@ -86,8 +87,8 @@ def whose(files: Sequence[bytes], names: Pseudonyms | None) -> dict[str, Any]:
     if scanner is None or names is None:
         return {}
     groups = nameless({"site": scanner.site} if scanner.site else {}, names)
-    if scanner.manufacturer:
-        model = " ".join(word for word in (scanner.manufacturer, scanner.model) if word)
+    model = " ".join(word for word in (scanner.manufacturer, scanner.model) if word)
+    if model:
         groups |= {"manufacturer": scanner.manufacturer, "scanner": model}
     found: dict[str, Any] = {"subject": names.name("subject", scanner.patient)} if scanner.patient else {}
     return found | {
@@ -95,6 +96,11 @@ def whose(files: Sequence[bytes], names: Pseudonyms | None) -> dict[str, Any]:
         "series": names.name("series", scanner.series),
         "groups": groups,
     }
+
+
+def of_row(row: SeriesRow) -> dict[str, str]:
+    """Return fields of a record that say which image of a cohort it is of."""
+    return {"reference": f"image:{row.series}", "subject": row.subject, "study": row.study, "series": row.series}
 
 
 def nameless(groups: Mapping[str, str], names: Pseudonyms | None) -> dict[str, str]:

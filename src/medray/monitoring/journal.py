@@ -49,15 +49,14 @@ class Journal:
         self._folder = folder or journals_folder(store)
         self._lock = threading.Lock()
         self._file: IO[str] | None = None
-        self._left: dict[Path, set[str]] = {}
+        self._left: dict[Path, tuple[set[str], int]] = {}
         self._open: dict[str, dict[str, Any]] = {}
         self._lines = 0
-        self._behind: dict[Path, int] = {}
 
     @property
     def lines(self) -> int:
         """Lines of this process that aren't moved yet."""
-        return self._lines + sum(self._behind.copy().values())
+        return self._lines + sum(lines for _, lines in self._left.copy().values())
 
     def add(self, record: PredictionRecord) -> None:
         """Append what is known of a record so far; it goes to the store when it is complete."""
@@ -105,16 +104,13 @@ class Journal:
             for facts in unfinished.values():  # go on in the next file
                 self._append(facts)
         if mine is not None:
-            self._left[Path(mine.name)] = set(unfinished)
-            self._behind[Path(mine.name)] = lines
+            self._left[Path(mine.name)] = set(unfinished), lines
             mine.close()  # which frees its lock
         _take(self._folder / SHARED)
         moved = 0
         for file in sorted({*self._folder.glob(f"*{SUFFIX}")} - {self._folder / SHARED}):
-            moved += self._move(file, self._left.get(file, set()))
-            if not file.exists():
-                self._left.pop(file, None)
-                self._behind.pop(file, None)
+            moved += self._move(file, self._left.get(file, (set[str](), 0))[0])
+        self._left = {file: left for file, left in self._left.items() if file.exists()}  # another process may have moved one
         return moved
 
     def _move(self, file: Path, unfinished: set[str]) -> int:

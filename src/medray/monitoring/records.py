@@ -182,12 +182,12 @@ def purge_records(root: Location, before: date) -> int:
     return len(gone)
 
 
-def erase_subject(root: Location, subject: str, series: Collection[str] = ()) -> int:
-    """Delete one patient's records, by pseudonym or by those of their series, and return how many that were."""
+def erase_subject(root: Location, *subjects: str, series: Collection[str] = ()) -> int:
+    """Delete one patient's records, by their pseudonyms or those of their series, and return how many that were."""
     images = {f"image:{name}" for name in series}
 
     def keep(record: PredictionRecord) -> PredictionRecord | None:
-        theirs = record.subject == subject or record.series in series or record.reference in images
+        theirs = record.subject in subjects or record.series in series or record.reference in images
         return None if theirs else record
 
     return sum(rewrite(root, model, day, keep) for model in models_of(root) for day in days_of(root, model))

@@ -94,10 +94,11 @@ class Registry:
         Raises:
             NotFoundError: If a file of the folder is missing.
         """
+        weights = _digest(model)
         for found in self._client.search_model_versions(f"name='{card.name}'"):
             # The same run again: a job that was retried after it had registered. Runs of other machines may have the same path.
             same = card.lineage.get("run") and found.tags.get("run") == card.lineage["run"]
-            if same and found.tags.get("weights") == _digest(model):
+            if same and found.tags.get("weights") == weights:
                 if tracking is not None:
                     tracking.end()
                 return _version(found)
@@ -121,7 +122,7 @@ class Registry:
             source=f"{run.info.artifact_uri}/model",
             run_id=run.info.run_id,
             tags={
-                "weights": _digest(model),
+                "weights": weights,
                 **{key: card.lineage[key] for key in ("cohort", "run", "bundle") if key in card.lineage},
             },
         )

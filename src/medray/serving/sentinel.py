@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 from medray.errors import MedrayError, NotFoundError
-from medray.inference.check import check, counts
+from medray.inference.check import compared_with_reference, studies
 from medray.monitoring.alarm import Watch
 from medray.monitoring.metrics import Meters
-from medray.monitoring.records import last_records, records_root
+from medray.monitoring.records import records_root
 from medray.registry.served import note_served
-from medray.registry.version import ModelVersion
 from medray.serving.desk import Desk
 
 __all__ = ["Sentinel"]
@@ -68,14 +66,16 @@ class Sentinel:
         note_served(self._registry.uri, self._desk.served.copy())
 
     def _look(self, version: str) -> None:
-        known, watch = ModelVersion.parse(version), Watch()
-        since = self._seen.get(version, datetime.min.replace(tzinfo=UTC))
-        new = last_records(self._records, known.name, watch.every, lambda one: counts(one, known) and one.at > since)
-        if len(new) < watch.every:  # the rate of false alarms is that of a look after so many
+        watch = Watch()
+        try:
+            read = studies(version, self._records, watch, registry=self._registry)
+        except NotFoundError:  # without a reference there is nothing to tell
             return
-        self._seen[version] = new[-1].at
-        with contextlib.suppress(NotFoundError):  # without a reference there is nothing to tell
-            found = check(version, self._records, watch, registry=self._registry)
-            worst = found.outlook.whole.get(max(found.outlook.whole, default=0))
-            families = dict(worst.families) if worst else {}
-            self._meters.drift(known.name, known.version, families, alarm=found.outlook.alarm, studies=found.studies)
+        since = self._seen.get(version)
+        if sum(since is None or one.at > since for one in read.last) < watch.every:
+            return  # the rate of false alarms is that of a look after so many
+        self._seen[version] = read.last[-1].at
+        found, known = compared_with_reference(read, watch), read.version
+        worst = found.outlook.whole.get(max(found.outlook.whole, default=0))
+        families = dict(worst.families) if worst else {}
+        self._meters.drift(known.name, known.version, families, alarm=found.outlook.alarm, studies=found.studies)

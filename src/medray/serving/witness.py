@@ -22,7 +22,7 @@ from medray.cohort.manifest import SeriesRow
 from medray.errors import MedrayError
 from medray.imaging.volume import Volume
 from medray.inference.prediction import Prediction
-from medray.inference.recorded import kept_pseudonyms, nameless, sealed, whose
+from medray.inference.recorded import kept_pseudonyms, nameless, of_row, sealed, whose
 from medray.inference.seen import digest_of, input_digest, output_numbers, plan_digest, seen_in
 from medray.models.runtime import Runtime
 from medray.monitoring.journal import Journal
@@ -214,8 +214,7 @@ class Witness:
         """Return pseudonyms of whom the image shows, as far as it says and there is a key."""
         said, names = told.reference, self._names
         if said and said.image:  # by the cohort's own name, whatever the request called it
-            row = self._row(said.image)
-            return {"reference": f"image:{row.series}", "subject": row.subject, "study": row.study, "series": row.series}
+            return of_row(self._row(said.image))
         if names is None:
             return {}
         where = {key: value for key, value in asdict(said).items() if value} if said else {}
