@@ -1,6 +1,7 @@
 """A patient is taken out: of every version, of labels and records, and of what comes later."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +14,15 @@ from medray.annotation.erase import erase_subject
 from medray.annotation.store import Label, LabelStore, Version
 from medray.audit import open_trail
 from medray.cohort.cohort import open_cohort
-from medray.cohort.commit import Base, Contents, base_of, commit_cohort
-from medray.cohort.suppression import read_suppressed
+from medray.cohort.commit import Base, Contents, base_of, commit_cohort, restore_version
+from medray.cohort.erase import erase_from_cohort
+from medray.cohort.suppression import read_suppressed, standing
 from medray.errors import InputError, NotFoundError
+from medray.inference.baseline import keep_reference, read_reference
 from medray.ingestion.verify import verify
+from medray.monitoring.journal import Journal
 from medray.monitoring.record import PredictionRecord
-from medray.monitoring.records import read_records, records_root, write_records
+from medray.monitoring.records import models_of, read_records, records_root, write_records
 from medray.preprocessing.planning import plan
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
@@ -66,7 +70,7 @@ def test_no_file_of_the_patient_is_left(root):
     assert verify(root.path) == []
     for left in now.rows:
         now.volume(left)
-    texts = [path.read_bytes() for path in Path(root.path).rglob("*.json") if path.name != "erased.json"]
+    texts = [path.read_bytes() for path in Path(root.path).rglob("*.json")]
     assert not any(row.series.encode() in text for text in texts)
 
 
@@ -91,7 +95,79 @@ def test_nobody_comes_back_by_a_rerun_or_by_who_was_under_way(root):
         commit_cohort(root, contents, {}, base=base)
         assert row.subject not in open_cohort(root).subjects
         assert not shard.exists()
-    assert read_suppressed(root).subjects == (row.subject,)
+    assert set(read_suppressed(root)) == {row.subject}
+
+
+def test_of_an_old_version_stays_what_it_was_of_others(root):
+    whole = open_cohort(root)
+    names = [entry.name.removesuffix(".json") for entry in root.join("versions").entries()]
+    [first] = [name for name in names if name != whole.index.id]
+    rows = open_cohort(root, version=first).rows
+    gone = [rows[0].subject, rows[1].subject]
+    for subject in gone:
+        erased(root, subject)
+    assert standing(root, whole.index.id) == open_cohort(root).index.id
+    old = open_cohort(root, version=standing(root, first))
+    assert [row.series for row in old.rows] == [row.series for row in rows if row.subject not in gone]
+    assert "remade" in old.index.lineage
+    assert standing(root, "unheard-of") == "unheard-of"
+    newer = Contents(open_cohort(root).rows[:-1], (), whole.index.labels)
+    commit_cohort(root, newer, {}, base=base_of(root))
+    assert len(open_cohort(root).rows) == len(newer.rows), "what is of the past is no news"
+    restored = restore_version(root, old.index.id)
+    assert [row.series for row in restored.rows] == [row.series for row in old.rows]
+
+
+def test_two_are_erased_at_once(root):
+    subjects = [row.subject for row in open_cohort(root).rows[:2]]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda subject: erase_from_cohort(root, subject, lambda series: ()), subjects))
+    assert set(read_suppressed(root)) == set(subjects)
+    assert not set(subjects) & set(open_cohort(root).subjects)
+
+
+def test_no_version_beside_has_the_patient(root, tmp_path):
+    cohort = open_cohort(root)
+    hers, other = cohort.rows[0], cohort.rows[1]
+    recipe = plan(cohort, changes=SMALL_PLAN)
+    registry = Registry()
+    run = locate(tmp_path / "run")
+    run.join("run.json").write(b"{}")
+    run.join("pictures", "epoch-0001.png").write(b"a picture")
+    people = {"train": (other.subject,), "val": (hers.subject,)}
+    card = ModelCard(name="ball", created="2026", plan=recipe, scores={}, subjects=people, lineage={"run": run.path})
+    with registry.tracking("ball") as tracking:
+        tracking.pictures(run.join("pictures"))
+        version = registry.register(card, locate(untrained(tmp_path / "model", recipe)), tracking=tracking)
+    [picture] = [path for path in tmp_path.rglob("epoch-0001.png") if "run" not in path.parts]
+    keep_reference("ball/1", [record(row.series, row.subject) for row in (hers, other)])
+    done = erased(root, hers.subject)
+    assert done.references == ("ball/1",)
+    assert done.models == {"ball/1": "val"}
+    assert [one.subject for one in read_reference(version, registry) or ()] == [other.subject]
+    assert not picture.exists()
+    assert not run.join("pictures", "epoch-0001.png").exists()
+
+
+def test_what_is_on_its_way_arrives_without_the_patient(root):
+    row = open_cohort(root).rows[0]
+    before, replica = datetime.now(UTC), Journal(records_root())
+    replica.add(record("mine", row.subject, before))
+    replica.complete("mine", {})
+    other = Journal(records_root())
+    other.share(record("of a run", row.subject, before))
+    assert erased(root, row.subject).records == 1, "the journal that a node's processes share was moved"
+    replica.add(record("later", row.subject))
+    replica.complete("later", {})
+    replica.move()
+    assert [one.id for one in read_records(records_root(), "ball")] == ["later"]
+    assert models_of(records_root()) == ["ball"]
+
+
+def record(id_, subject, at=None):
+    return PredictionRecord(
+        id=id_, at=at or datetime.now(UTC), model="ball", version=1, task="segmentation", subject=subject, numbers={"mean": 1.0}
+    )
 
 
 def test_labels_and_records_go_too_and_models_are_named(root, tmp_path):
@@ -105,10 +181,7 @@ def test_labels_and_records_go_too_and_models_are_named(root, tmp_path):
         store.draw(label, mask)
     drawn = store.latest(hers.series, "final").content
     now = datetime.now(UTC)
-    some = [
-        PredictionRecord(id=row.series, at=now, model="ball", version=1, task="segmentation", subject=row.subject)
-        for row in (hers, other)
-    ]
+    some = [record(row.series, row.subject, now) for row in (hers, other)]
     write_records(records_root(), some, name="a")
     recipe = plan(cohort, changes=SMALL_PLAN)
     folder = locate(untrained(tmp_path / "model", recipe))
@@ -123,7 +196,7 @@ def test_labels_and_records_go_too_and_models_are_named(root, tmp_path):
     assert done.models == {"ball/1": "train", "ball/2": "test", "ball/4": "began with ball/1", "ball/5": "began with ball/4"}
     assert not files_with(root, drawn)
     assert [one.label.series for one in store.history()] == [other.series]
-    assert [record.subject for record in read_records(records_root(), "ball")] == [other.subject]
+    assert [one.subject for one in read_records(records_root(), "ball")] == [other.subject]
     told = list(open_trail().events(action="subject.erase"))
     assert [event.outcome for event in told] == ["begun", "ok"]
     assert told[0].detail == "asked on 2026-11-27"
@@ -148,28 +221,23 @@ def test_strangers_and_the_last_one_are_refused(root):
         erased(root, row.subject)
     with pytest.raises(InputError, match="only one"):
         erased(root, cohort.rows[-1].subject)
-    assert cohort.rows[-1].subject not in read_suppressed(root).subjects, "nothing was begun"
+    assert cohort.rows[-1].subject not in read_suppressed(root), "nothing was begun"
 
 
 def test_a_damaged_list_lets_nothing_be_committed(root):
     cohort = open_cohort(root)
-    root.join("erased.json").write(b"{")
+    root.join("erased", "somebody.json").write(b"{")
     with pytest.raises(InputError, match="who must not come back"):
         commit_cohort(root, Contents(cohort.rows, (), cohort.index.labels), {})
 
 
 def test_a_patient_of_no_cohort_has_records_all_the_same(root):
-    def record(number, subject):
-        return PredictionRecord(
-            id=f"r{number}", at=datetime.now(UTC), model="ball", version=1, task="segmentation", subject=subject
-        )
-
-    write_records(records_root(), [record(0, "visitor"), record(1, "elsewhere"), record(2, "other")], name="some")
+    write_records(records_root(), [record("r0", "visitor"), record("r1", "elsewhere"), record("r2", "other")], name="some")
     assert erased(root, "visitor").records == 1
     assert erase_subject("stranger", [], records_root(), also=["elsewhere"]).records == 1
-    assert [record.id for record in read_records(records_root(), "ball")] == ["r2"]
+    assert [one.id for one in read_records(records_root(), "ball")] == ["r2"]
     row = open_cohort(root).rows[1]
-    nameless = replace(record(3, ""), reference=f"image:{row.series}")
+    nameless = replace(record("r3", ""), reference=f"image:{row.series}")
     write_records(records_root(), [nameless], name="of the cohort")
     assert erased(root, row.subject).records == 1
     with pytest.raises(NotFoundError, match="medray cohort split"):

@@ -9,9 +9,10 @@ import pytest
 
 from medray.audit import open_trail
 from medray.errors import InputError, NotFoundError
+from medray.inference.baseline import keep_reference
 from medray.inference.check import check
 from medray.inference.recorded import nameless
-from medray.inference.reference import keep_reference, reference_from_cohort, reference_from_records
+from medray.inference.reference import reference_from_cohort, reference_from_records
 from medray.monitoring.alarm import Watch
 from medray.monitoring.features import FEATURES
 from medray.monitoring.record import PredictionRecord

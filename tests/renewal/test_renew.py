@@ -14,10 +14,9 @@ import medray
 from medray.audit import open_trail
 from medray.errors import InputError
 from medray.formats.nifti import read_nifti, write_nifti
-from medray.inference.check import REFERENCE
+from medray.inference.baseline import keep_reference, read_reference
 from medray.inference.compare import MEAN, Rule
 from medray.inference.quality import fresh_rows, quality
-from medray.inference.reference import keep_reference
 from medray.monitoring.alarm import Watch
 from medray.monitoring.record import PredictionRecord
 from medray.monitoring.records import records_root, write_records
@@ -135,7 +134,7 @@ def test_a_successor_knows_the_new_and_the_old(place, store):
     assert found.kept.cohort == store.card("ball/1").lineage["cohort"]
     assert store.rollout("ball").shadow is not None
     assert store.resolve("ball").version == 1, "a person decides"
-    assert store.kept(store.resolve("ball/2"), REFERENCE)
+    assert read_reference(store.resolve("ball/2"), store)
     assert store.evaluations(store.resolve("ball/2"))
     assert [event.outcome for event in open_trail().events(action="model.propose")] == ["ok"]
     again = renewed(place, RenewalRule(drift=False, labels=5, better=LENIENT, forgotten=1, promote=True))

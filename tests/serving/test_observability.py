@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import medray
-from medray.inference.reference import keep_reference
+from medray.inference.baseline import keep_reference
 from medray.monitoring.metrics import METRICS
 from medray.monitoring.records import read_records, records_root
 from tests.ports import free_port

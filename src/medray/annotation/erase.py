@@ -1,4 +1,7 @@
-"""`erase_subject`: one patient out of all that medray keeps: cohorts, labels, records; and which models saw them."""
+"""`erase_subject`: one patient out of all that medray keeps: cohorts, labels, records, what lies beside models.
+
+And which models saw them.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,14 @@ from medray.audit import Event, open_trail
 from medray.cohort.cohort import open_cohort
 from medray.cohort.erase import Erasure, erase_from_cohort
 from medray.errors import NotFoundError
+from medray.inference.baseline import without_patient
+from medray.monitoring.journal import Journal
 from medray.monitoring.records import erase_subject as erase_records
+from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
-from medray.storage.location import Location
+from medray.registry.tracking import PICTURES
+from medray.registry.version import ModelVersion
+from medray.storage.location import Location, locate
 
 __all__ = ["Erased", "erase_subject"]
 
@@ -25,6 +33,7 @@ class Erased:
         cohorts: Path of a cohort to what was taken out of it.
         labels: Label maps of annotators that are gone.
         records: Predictions whose records are gone.
+        references: Versions whose reference, which drift is told by, had them and has them no more.
         models: Version to how the patient had a part in it: ``train``, ``val`` or ``test``, or which version with such a part
             it began with. Weights keep what they learned: retrain or delete those that were trained on the patient, as the law
             or the consent asks.
@@ -33,6 +42,7 @@ class Erased:
     cohorts: dict[str, Erasure]
     labels: int
     records: int
+    references: tuple[str, ...]
     models: dict[str, str]
 
 
@@ -47,7 +57,8 @@ def erase_subject(
 ) -> Erased:
     """Erase a patient, by pseudonym (GDPR Article 17).
 
-    Prepared folders, exports and backups are copies that medray doesn't know of: make them anew from the current version.
+    Prepared folders, exports, backups and fits on other machines are copies that medray doesn't know of: make them anew from
+    the current version. A replica that was killed within a moment of its answer has left a record without a name.
 
     Args:
         subject: The pseudonym, by ``medray cohort reidentify`` where only the identifier is known.
@@ -79,20 +90,36 @@ def erase_subject(
             done[root.path] = erase_from_cohort(root, subject, labels_of)
         except NotFoundError as error:  # their predictions may be on record all the same
             unknown = error if len(cohorts) == 1 else unknown
+    Journal(records).move()  # what ended processes of this node have left
     series = {name for erasure in done.values() for name in erasure.series}
     gone = erase_records(records, subject, *also, series=series)
-    models = _models_of(subject, registry or Registry())
-    if not done and not gone and not models:
+    known = registry or Registry()
+    references = tuple(without_patient({subject, *also}, series, known))
+    models = _models_of(subject, known)
+    _discard_pictures(subject, known)
+    if not done and not gone and not references and not models:
         raise unknown
     shards = sum(erasure.shards for erasure in done.values())
     told = f"{len(done)} cohorts, {shards} shards, {len(drawn)} labels, {gone} records; in {', '.join(models) or 'no model'}"
     open_trail().record([Event("subject.erase", subject, detail=told)])
-    return Erased(done, len(drawn), gone, models)
+    return Erased(done, len(drawn), gone, references, models)
+
+
+def _discard_pictures(subject: str, registry: Registry) -> None:
+    """Delete what fits drew of their validation patients, where the patient was one."""
+    for version, card in _cards(registry).items():
+        if subject not in card.subjects.get("val", ()) or "imported" in card.lineage:  # whose fit was elsewhere
+            continue
+        registry.discard_pictures(version)
+        run = locate(card.lineage["run"]) if card.lineage.get("run") else None
+        if run is not None and run.join("run.json").exists() and run.join(PICTURES).exists():
+            for entry in run.join(PICTURES).entries():
+                run.join(PICTURES, entry.name).remove()
 
 
 def _models_of(subject: str, registry: Registry) -> dict[str, str]:
     """Return the versions that a patient had a part in, and those that began with one of them."""
-    cards = {str(version): registry.card(version) for name in registry.names() for version in registry.versions(name)}
+    cards = {str(version): card for version, card in _cards(registry).items()}
     parts = {name: [split for split, people in card.subjects.items() if subject in people] for name, card in cards.items()}
     found = {name: ", ".join(splits) for name, splits in parts.items() if splits}
     taught = {name for name, splits in parts.items() if {"train", "val"} & set(splits)}
@@ -100,3 +127,7 @@ def _models_of(subject: str, registry: Registry) -> dict[str, str]:
         taught |= heirs
         found |= {name: f"began with {cards[name].lineage['start']}" for name in heirs if name not in found}
     return found
+
+
+def _cards(registry: Registry) -> dict[ModelVersion, ModelCard]:
+    return {version: registry.card(version) for name in registry.names() for version in registry.versions(name)}

@@ -33,7 +33,8 @@ def baseline(
 ) -> None:
     """Keep what a model's drift is told by: images of a cohort, or predictions of a time when all was well."""
     from medray.cohort.cohort import open_cohort
-    from medray.inference.reference import keep_baseline, keep_reference, reference_from_records
+    from medray.inference.baseline import keep_reference
+    from medray.inference.reference import keep_baseline, reference_from_records
     from medray.monitoring.records import records_root
     from medray.registry.registry import Registry
 

@@ -27,12 +27,12 @@ from medray.errors import InputError, MedrayError, NotFoundError
 from medray.imaging.labels import LabelSchema
 from medray.storage.location import Location
 
-__all__ = ["Base", "Contents", "base_of", "commit_cohort", "content_id", "joined", "restore_version"]
+__all__ = ["Base", "Contents", "base_of", "commit_cohort", "content_id", "joined", "remake_version", "restore_version"]
 
 ID_LETTERS = 16
 MARGIN_NS = 600 * 10**9
 """Before a version became current, another one may have been written by somebody who was about to make that one current."""
-PARENT = "parent"
+PARENT, REMADE = "parent", "remade"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,16 @@ def restore_version(root: Location, version: str) -> Cohort:
     return commit_cohort(root, contents, {**old.index.lineage, "restored": version}, base=base_of(root))
 
 
+def remake_version(root: Location, version: Cohort) -> Cohort:
+    """Write what a version was without who was erased since, under a name of its own; which version is current stays.
+
+    It is of the past, and no news that a commit has to join.
+    """
+    contents = _without_erased(root, Contents(version.rows, version.quarantine, version.index.labels))
+    lineage = {name: value for name, value in version.index.lineage.items() if name != PARENT}
+    return _write(root, contents, {**lineage, REMADE: version.index.id}, set()).cohort
+
+
 def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], labels: LabelSchema | None) -> str:
     """Return the hash of a version's content, its id. ``rows`` and ``quarantine`` are sorted as `commit_cohort` does."""
     facts = [
@@ -165,16 +175,25 @@ def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], l
 
 def _allowed(root: Location, contents: Contents) -> Contents:
     """Leave out who was erased (`medray.cohort.erase`), whoever brings them, and delete what was brought."""
-    erased = set(read_suppressed(root).subjects)
-    rows = tuple(row for row in contents.rows if row.subject not in erased) if erased else contents.rows
-    if len(rows) == len(contents.rows):
+    left = _without_erased(root, contents)
+    if left is contents:
         return contents
-    needed = {digest for row in rows for digest in (row.volume, row.label)}
+    staying = {row.series for row in left.rows}
+    needed = {digest for row in left.rows for digest in (row.volume, row.label)}
     for row in contents.rows:
         for folder, digest in (("volumes", row.volume), ("labels", row.label)):
-            if row.subject in erased and digest and digest not in needed:
+            if row.series not in staying and digest and digest not in needed:
                 shard_location(root.join(folder), digest).remove()
-    return Contents(rows, contents.quarantine, contents.labels)
+    return left
+
+
+def _without_erased(root: Location, contents: Contents) -> Contents:
+    erased = read_suppressed(root).keys()
+    gone = {row.series for row in contents.rows if row.subject in erased}
+    if not gone:
+        return contents
+    rows = tuple(row for row in contents.rows if row.series not in gone)
+    return Contents(rows, tuple(row for row in contents.quarantine if row.source not in gone), contents.labels)
 
 
 class _Written(NamedTuple):
@@ -211,7 +230,8 @@ def _write(root: Location, contents: Contents, lineage: Mapping[str, str], paren
     if known and known.index.hashes == index.hashes:
         if digest in parents and parents <= older | {digest}:
             return _Written(known, fresh=False)
-        index = replace(known.index, lineage={**known.index.lineage, PARENT: index.lineage[PARENT]})
+        older_lineage = {name: value for name, value in known.index.lineage.items() if name != REMADE or REMADE in lineage}
+        index = replace(known.index, lineage={**older_lineage, PARENT: index.lineage[PARENT]})
     _version(root, digest).write(json.dumps(config.dump(index), indent=1).encode())
     return _Written(Cohort(root, index), fresh=known is None)
 
@@ -269,7 +289,8 @@ def _others(root: Location, cohort: Cohort, since_ns: int) -> list[Cohort]:
     entries = root.join("versions").entries()
     recent = {entry.name.removesuffix(".json") for entry in entries if entry.modified_ns >= since_ns - MARGIN_NS}
     known = {cohort.index.id} | _with_ancestors(root, _parents(cohort), among=recent)
-    return [other for version in sorted(recent - known) if (other := _open(root, version)) is not None]
+    found = [_open(root, version) for version in sorted(recent - known)]
+    return [other for other in found if other is not None and REMADE not in other.index.lineage]
 
 
 def _open(root: Location, version: str) -> Cohort | None:

@@ -1,20 +1,20 @@
 """Take a patient out of a cohort, for good: out of every version, and out of what is taken in from now on.
 
-``ROOT/erased.json`` keeps the pseudonyms of who was erased, so that a rerun over the same sources, or a commit that was under
-way, doesn't bring them back; and which versions were replaced by which, for the lineage of models that name an old one.
+``ROOT/erased/`` keeps the pseudonyms of who was erased, so that a rerun over the same sources, or a commit that was under way,
+doesn't bring them back; and which versions were replaced by which, for the lineage of models that name an old one.
 """
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from medray.cohort.cohort import Cohort, open_cohort
-from medray.cohort.commit import Contents, base_of, commit_cohort
+from medray.cohort.commit import Contents, base_of, commit_cohort, remake_version
 from medray.cohort.manifest import SeriesRow
 from medray.cohort.shards import shard_location
-from medray.cohort.suppression import read_suppressed, write_suppressed
+from medray.cohort.suppression import Suppressed, read_suppressed, suppress
 from medray.errors import InputError, NotFoundError
 from medray.storage.location import Location
 
@@ -29,7 +29,7 @@ class Erasure:
 
     Attributes:
         cohort: The version that is current now.
-        replaced: Ids of versions that are no more, to the one that is current now.
+        replaced: Ids of versions that are no more, to those that stand in their place: the same without the patient.
         series: Of the patient, in any version.
         shards: Files that are gone.
     """
@@ -43,8 +43,8 @@ class Erasure:
 def erase_from_cohort(root: Location, subject: str, labels: Callable[[Sequence[str]], Sequence[str]]) -> Erasure:
     """Take a patient out.
 
-    A version that had them is deleted, its manifest and every shard that no remaining version needs as well; versions that
-    never had them stay as they are.
+    A version that had them is written anew without them and deleted, as is every shard that no remaining version needs;
+    versions that never had them stay as they are.
 
     Args:
         root: The cohort.
@@ -61,17 +61,18 @@ def erase_from_cohort(root: Location, subject: str, labels: Callable[[Sequence[s
         raise NotFoundError(f"no complete cohort at {root.path}: there is nobody to erase")
     versions = _versions(root)
     theirs = {name: cohort for name, cohort in versions.items() if any(row.subject == subject for row in cohort.rows)}
-    known = read_suppressed(root)
-    if not theirs and subject not in known.subjects:
+    known = read_suppressed(root).get(subject)
+    if not theirs and known is None:
         raise NotFoundError(f"no version of the cohort has a subject {subject}: medray cohort split lists them")
     if {row.subject for row in base.cohort.rows} == {subject}:
         raise InputError("the patient is the only one of this cohort: delete its folder")
     # First: from here on nobody brings them back.
-    write_suppressed(root, replace(known, subjects=tuple(sorted({*known.subjects, subject}))))
+    known = known or Suppressed(subject=subject)
+    suppress(root, known)
     rows = {row.series: row for cohort in theirs.values() for row in cohort.rows if row.subject == subject}
     current = _without(root, base.cohort, subject)
-    replaced = dict.fromkeys(theirs, current.index.id)
-    write_suppressed(root, replace(read_suppressed(root), replaced={**known.replaced, **replaced}))
+    replaced = {name: _remade(root, version, base.cohort, current) for name, version in theirs.items()}
+    suppress(root, Suppressed(subject=subject, replaced={**known.replaced, **replaced}))
     gone = _delete(root, theirs, list(rows.values()), labels(sorted(rows)))
     _forget(root, subject, set(rows))
     return Erasure(current.index.id, replaced, sorted(rows), gone)
@@ -79,11 +80,15 @@ def erase_from_cohort(root: Location, subject: str, labels: Callable[[Sequence[s
 
 def _without(root: Location, cohort: Cohort, subject: str) -> Cohort:
     """Commit the current version without a patient, if it has them."""
-    left = tuple(row for row in cohort.rows if row.subject != subject)
-    if len(left) == len(cohort.rows):
+    if subject not in cohort.subjects:
         return cohort
-    contents = Contents(left, cohort.quarantine, cohort.index.labels)
+    contents = Contents(cohort.rows, cohort.quarantine, cohort.index.labels)  # a commit leaves out who was erased
     return commit_cohort(root, contents, {**cohort.index.lineage, "erased": "1"}, base=base_of(root))
+
+
+def _remade(root: Location, version: Cohort, before: Cohort, current: Cohort) -> str:
+    """Return the id of the version that stands in the place of one that has the patient."""
+    return (current if version.index.id == before.index.id else remake_version(root, version)).index.id
 
 
 def _versions(root: Location) -> dict[str, Cohort]:

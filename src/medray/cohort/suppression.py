@@ -1,4 +1,7 @@
-"""Who must not be in a cohort any more: ``ROOT/erased.json``."""
+"""Who must not be in a cohort any more, and which versions are no more for their sake: ``ROOT/erased/SUBJECT.json``.
+
+A file a patient: two who erase two patients at the same time don't undo what the other wrote.
+"""
 
 from __future__ import annotations
 
@@ -10,41 +13,69 @@ from pydantic.dataclasses import dataclass
 
 from medray import config
 from medray.errors import InputError, NotFoundError
-from medray.storage.location import Location
+from medray.storage.location import Location, file_name
 
-__all__ = ["Suppressed", "read_suppressed", "write_suppressed"]
+__all__ = ["Suppressed", "read_suppressed", "standing", "suppress"]
 
-ERASED = "erased.json"
+ERASED = "erased"
 
 
 @dataclass(frozen=True, kw_only=True, config=config.STRICT)
 class Suppressed:
-    """What was erased.
+    """A patient who was erased.
 
     Attributes:
-        subjects: Pseudonyms of patients.
-        replaced: Id of a version that is no more to the one that was current then.
+        subject: Their pseudonym.
+        replaced: Id of a version that had them to the one that was current when it was deleted.
     """
 
-    subjects: tuple[str, ...] = ()
+    subject: str
     replaced: Mapping[str, str] = Field(default_factory=dict)
 
 
-def read_suppressed(root: Location) -> Suppressed:
-    """Return who was erased from a cohort; nobody where nobody was.
+def read_suppressed(root: Location) -> dict[str, Suppressed]:
+    """Return who was erased from a cohort, by pseudonym; nobody where nobody was.
 
     Raises:
-        InputError: If the list is damaged: nothing may be committed then, for it might bring somebody back.
+        InputError: If what is known of one is damaged: nothing may be committed then, for it might bring somebody back.
     """
+    folder = root.join(ERASED)
     try:
-        data = json.loads(root.join(ERASED).read())
+        names = [entry.name for entry in folder.entries()]
     except NotFoundError:
-        return Suppressed()
+        return {}
+    found = [_read(folder, name) for name in names if name.endswith(".json")]
+    return {one.subject: one for one in found}
+
+
+def suppress(root: Location, suppressed: Suppressed) -> None:
+    """Write down who was erased."""
+    data = json.dumps(config.dump(suppressed), indent=1).encode()
+    root.join(ERASED, f"{file_name(suppressed.subject)}.json").write(data)
+
+
+def standing(root: Location, version: str) -> str:
+    """Return the id of the version that stands where one stood: itself, unless somebody was erased from it."""
+    if not version or root.join("versions", f"{version}.json").exists():
+        return version
+    replaced: dict[str, set[str]] = {}
+    for one in read_suppressed(root).values():
+        for old, new in one.replaced.items():
+            replaced.setdefault(old, set()).add(new)
+    known, left = {version}, [version]
+    while left:
+        for new in sorted(replaced.get(left.pop(), set()) - known):
+            if root.join("versions", f"{new}.json").exists():
+                return new
+            known.add(new)
+            left.append(new)
+    return version
+
+
+def _read(folder: Location, name: str) -> Suppressed:
+    try:
+        data = json.loads(folder.join(name).read())
     except ValueError:
-        raise InputError(f"{root.path}/{ERASED} is damaged: get it from a backup, it says who must not come back") from None
-    return config.load(Suppressed, data, what=ERASED)
-
-
-def write_suppressed(root: Location, suppressed: Suppressed) -> None:
-    """Write the list."""
-    root.join(ERASED).write(json.dumps(config.dump(suppressed), indent=1).encode())
+        told = f"{folder.path} holds a damaged file: get it from a backup, it says who must not come back"
+        raise InputError(told) from None
+    return config.load(Suppressed, data, what=f"{ERASED}/{name}")

@@ -7,21 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from medray import config
-from medray.cohort.parquet import parquet_table
 from medray.errors import NotFoundError
+from medray.inference.baseline import read_reference
 from medray.monitoring.alarm import Outlook, Watch, lately, looked
 from medray.monitoring.drift import Finding
 from medray.monitoring.features import FEATURES
-from medray.monitoring.record import PredictionRecord, records_of, sample_of
+from medray.monitoring.record import PredictionRecord, sample_of
 from medray.monitoring.records import last_records
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
 
-__all__ = ["REFERENCE", "Check", "Studies", "check", "compared_with_reference", "counts", "studies"]
-
-REFERENCE = "reference.parquet"
-"""File beside a version."""
+__all__ = ["Check", "Studies", "check", "compared_with_reference", "counts", "studies"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +85,9 @@ def studies(model: str, records: Location, watch: Watch, *, registry: Registry |
     """Read what `check` looks at; raises what that does."""
     store = registry or Registry()
     version = store.resolve(model)
-    data = store.kept(version, REFERENCE)
-    if data is None:
+    reference = read_reference(version, store)
+    if reference is None:
         raise NotFoundError(f"{version} has no reference to tell drift by: medray monitor baseline {version} --cohort ROOT")
-    reference = records_of(parquet_table(data))
     known = {one.id for one in reference}
     last = last_records(records, version.name, watch.window, lambda one: counts(one, version) and one.id not in known)
     return Studies(version, reference, last)

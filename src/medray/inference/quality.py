@@ -14,6 +14,7 @@ from medray import config
 from medray.audit import Event, open_trail
 from medray.cohort.cohort import Cohort, open_cohort
 from medray.cohort.manifest import SeriesRow
+from medray.cohort.suppression import standing
 from medray.errors import InputError, NotFoundError
 from medray.inference.evaluate import Evaluation, facts_of, held_out, require_labels, score_cases, seen_by
 from medray.inference.predictor import Predictor
@@ -23,7 +24,7 @@ from medray.registry.registry import Registry
 from medray.tasks.answer import Record
 from medray.tasks.task import Task, task_of
 
-__all__ = ["Quality", "fresh_rows", "quality"]
+__all__ = ["Quality", "fresh_rows", "quality", "trained_on"]
 
 SHUFFLES = 1999
 FEWEST = 2
@@ -93,7 +94,7 @@ def quality(
     plan = card.recipe()
     require_labels(str(version), plan, cohort)
     seen, usable = seen_by(card), {row.series for row in learnable(cohort.rows, plan.task, located=plan.located)}
-    old = _trained_on(card, cohort)
+    old = trained_on(card, cohort)
     fresh = [row for row in _newer(cohort, old) if row.series in usable and row.subject not in seen]
     without = seen | {row.subject for row in fresh}
     tested = [row for row in held_out(old, plan, "test") if row.subject not in without] if old else []
@@ -113,13 +114,13 @@ def quality(
 
 def fresh_rows(card: ModelCard, cohort: Cohort) -> Sequence[SeriesRow]:
     """Return the labelled images that the cohort version which a model was trained on hasn't, or has with other labels."""
-    return _newer(cohort, _trained_on(card, cohort))
+    return _newer(cohort, trained_on(card, cohort))
 
 
-def _trained_on(card: ModelCard, cohort: Cohort) -> Cohort | None:
-    """Return the version of a cohort that a model was trained on; None where it was another cohort, or is no more."""
+def trained_on(card: ModelCard, cohort: Cohort) -> Cohort | None:
+    """Return the version of a cohort that a model was trained on, without who was erased; None where it was another cohort."""
     try:
-        return open_cohort(cohort.root, version=card.lineage.get("cohort", ""))
+        return open_cohort(cohort.root, version=standing(cohort.root, card.lineage.get("cohort", "")))
     except NotFoundError:
         return None
 

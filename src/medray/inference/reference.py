@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from medray.audit import Event, open_trail
 from medray.cohort.cohort import Cohort
 from medray.cohort.manifest import SeriesRow
 from medray.errors import InputError
+from medray.inference.baseline import keep_reference
 from medray.inference.bundled import load_predictor
-from medray.inference.check import REFERENCE, counts
+from medray.inference.check import counts
 from medray.inference.recorded import kept_pseudonyms, nameless
 from medray.inference.seen import seen_in
-from medray.monitoring.record import PredictionRecord, table_of
+from medray.monitoring.record import PredictionRecord
 from medray.monitoring.records import read_records
 from medray.preprocessing.plan import learnable
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
 
-__all__ = ["keep_baseline", "keep_reference", "reference_from_cohort", "reference_from_records"]
+__all__ = ["keep_baseline", "reference_from_cohort", "reference_from_records"]
 
 ENOUGH = 50
 """Studies that weren't trained on; where there are fewer, those that were are in the reference, too."""
@@ -108,16 +105,3 @@ def keep_baseline(
     found = reference_from_cohort(model, cohort, registry=registry, on_progress=on_progress)
     keep_reference(model, found, why=why or f"cohort {cohort.index.id}", registry=registry)
     return len(found)
-
-
-def keep_reference(
-    model: str, reference: Sequence[PredictionRecord], *, why: str = "", registry: Registry | None = None
-) -> ModelVersion:
-    """Keep a reference beside a version, instead of an older one."""
-    store = registry or Registry()
-    version = store.resolve(model)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table_of(reference), sink, compression="zstd")
-    open_trail().record([Event("model.reference", str(version), detail=f"{len(reference)} studies: {why}".rstrip(": "))])
-    store.keep(version, REFERENCE, sink.getvalue().to_pybytes())
-    return version

@@ -3,13 +3,14 @@
 ::
 
     ROOT/NAME/day=2026-11-28/part-<name>.parquet
+    ROOT/_erased/<name>.json        see `medray.monitoring.suppression`
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from medray.audit import Event, open_trail
 from medray.cohort.parquet import parquet_table
 from medray.errors import InputError, NotFoundError
 from medray.monitoring.record import PredictionRecord, records_of, table_of
+from medray.monitoring.suppression import ERASED, Suppressed, read_suppressed, suppress
 from medray.storage.location import Entry, Location, locate
 
 __all__ = [
@@ -50,7 +52,7 @@ def records_root(uri: str = "") -> Location:
 
 
 def write_records(root: Location, records: Sequence[PredictionRecord], *, name: str) -> None:
-    """Write records, a file for each model and day.
+    """Write records, a file for each model and day, but those of patients who were erased since.
 
     Args:
         root: Of all records.
@@ -60,8 +62,9 @@ def write_records(root: Location, records: Sequence[PredictionRecord], *, name: 
     Raises:
         StorageError: If the store can't be written.
     """
+    gone = read_suppressed(root)
     days: dict[tuple[str, date], list[PredictionRecord]] = defaultdict(list)
-    for record in records:
+    for record in _left(records, gone):
         days[record.model, record.at.date()].append(record)
     for (model, day), found in days.items():
         _write(_folder(root, model, day).join(f"part-{name}.parquet"), sorted(found, key=lambda record: record.at))
@@ -122,7 +125,7 @@ def find_record(root: Location, id_: str) -> PredictionRecord:
 
 def models_of(root: Location) -> list[str]:
     """Return the names of the models that have records."""
-    return sorted({entry.name.partition("/")[0] for entry in _entries(root)})
+    return sorted({entry.name.partition("/")[0] for entry in _entries(root)} - {ERASED})
 
 
 def days_of(root: Location, model: str) -> list[date]:
@@ -149,7 +152,8 @@ def rewrite(
     changed = sum(kept[id_] is not record for id_, record in records.items())
     if not changed and len(files) <= 1:
         return 0
-    left = sorted((record for record in kept.values() if record is not None), key=lambda record: record.at)
+    staying = _left((record for record in kept.values() if record is not None), read_suppressed(root))
+    left = sorted(staying, key=lambda record: record.at)
     name = f"part-{hashlib.sha256(''.join(record.id for record in left).encode()).hexdigest()[:24]}.parquet"
     if left:
         _write(folder.join(name), left)
@@ -183,14 +187,20 @@ def purge_records(root: Location, before: date) -> int:
 
 
 def erase_subject(root: Location, *subjects: str, series: Collection[str] = ()) -> int:
-    """Delete one patient's records, by their pseudonyms or those of their series, and return how many that were."""
-    images = {f"image:{name}" for name in series}
+    """Delete one patient's records, by their pseudonyms or those of their series, and return how many that were.
+
+    Those that are still on their way from a node are left out when they arrive.
+    """
+    theirs = suppress(root, datetime.now(UTC), subjects, series)
 
     def keep(record: PredictionRecord) -> PredictionRecord | None:
-        theirs = record.subject in subjects or record.series in series or record.reference in images
-        return None if theirs else record
+        return None if theirs.has(record) else record
 
     return sum(rewrite(root, model, day, keep) for model in models_of(root) for day in days_of(root, model))
+
+
+def _left(records: Iterable[PredictionRecord], gone: Sequence[Suppressed]) -> list[PredictionRecord]:
+    return [record for record in records if not any(one.covers(record) for one in gone)]
 
 
 def _folder(root: Location, model: str, day: date) -> Location:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from medray.errors import StorageError
 from medray.evaluation.calibration import CALIBRATION
 from medray.models.lean import without
 from medray.storage.location import Location
@@ -18,7 +19,17 @@ from medray.storage.location import Location
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["UNUSED", "download", "evaluations_of", "files_of", "keep_evaluation", "keep_file", "kept_file", "local_folder"]
+__all__ = [
+    "UNUSED",
+    "discard_files",
+    "download",
+    "evaluations_of",
+    "files_of",
+    "keep_evaluation",
+    "keep_file",
+    "kept_file",
+    "local_folder",
+]
 
 FILES = ("plan.json", "weights.safetensors")
 OPTIONAL_FILES = (CALIBRATION,)
@@ -74,6 +85,24 @@ def kept_file(client: MlflowClient, run: str, name: str) -> bytes | None:
         return None
     with tempfile.TemporaryDirectory() as place:
         return Path(client.download_artifacts(run, f"{BESIDE}/{name}", place)).read_bytes()
+
+
+def discard_files(client: MlflowClient, run: str, folder: str = "") -> None:
+    """Delete a run's files, or those of one folder, wherever MLflow keeps them.
+
+    Raises:
+        StorageError: If that store refuses.
+    """
+    if not client.list_artifacts(run, folder or None):
+        return
+    with without(UNUSED):
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
+
+    uri = client.get_run(run).info.artifact_uri
+    try:
+        get_artifact_repository(uri, tracking_uri=client.tracking_uri).delete_artifacts(folder or None)
+    except Exception as error:  # noqa: BLE001 - each kind of store has its own
+        raise StorageError(f"files of run {run} can't be deleted ({type(error).__name__}): delete them in {uri}") from None
 
 
 def evaluations_of(client: MlflowClient, run: str) -> list[dict[str, Any]]:

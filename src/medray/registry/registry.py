@@ -26,6 +26,7 @@ from medray.registry.aliases import Aliases, known
 from medray.registry.card import ModelCard
 from medray.registry.files import (
     UNUSED,
+    discard_files,
     download,
     evaluations_of,
     files_of,
@@ -37,7 +38,7 @@ from medray.registry.files import (
 from medray.registry.recall import Recall
 from medray.registry.rollout import CHALLENGER, CHAMPION, Canary, Rollout, rollout_of
 from medray.registry.served import served_until
-from medray.registry.tracking import Tracking, metric_name
+from medray.registry.tracking import PICTURES, Tracking, metric_name
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
 
@@ -289,15 +290,18 @@ class Registry:
         """Return a file that is kept beside a version, or None."""
         return kept_file(self._client, self._run_of(version), name)
 
+    def discard_pictures(self, version: ModelVersion) -> None:
+        """Delete the pictures of validation patients that its fit has left in the registry."""
+        discard_files(self._client, self._run_of(version), PICTURES)
+
     def _run_of(self, version: ModelVersion) -> str:
         return str(self._client.get_model_version(version.name, str(version.version)).run_id)
 
     def delete(self, reference: str, *, why: str = "", actor: str = "") -> ModelVersion:
-        """Delete a version that nothing serves: its entry, and its files where they lie on a disk.
-
-        Files in an object store stay until ``mlflow gc`` is run on the server.
+        """Delete a version that nothing serves: its entry, and its files.
 
         Raises:
+            StorageError: If its entry is gone, and the store doesn't let its files be deleted.
             ConflictError: If an alias points at it, an endpoint has answered with it in the last ten minutes, or it is what its
                 model's bare name means.
         """
@@ -312,8 +316,9 @@ class Registry:
         self._record("model.delete", found, "deleted", why, actor)
         run = self._run_of(found)
         self._client.delete_model_version(found.name, str(found.version))
+        shutil.rmtree(self._kept(found.source), ignore_errors=True)
+        discard_files(self._client, run)
         self._client.delete_run(run)
-        shutil.rmtree(local_folder(found.source) or self._kept(found.source), ignore_errors=True)
         return found
 
     def _experiment(self) -> str:

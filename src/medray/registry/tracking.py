@@ -14,7 +14,9 @@ from medray.storage.location import Location
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Tracking", "metric_name"]
+__all__ = ["PICTURES", "Tracking", "metric_name"]
+
+PICTURES = "pictures"
 
 MEASURED = ("loss", "score", "seconds", "step_seconds", "wait_share", "samples_per_second", "validation_seconds")
 
@@ -47,7 +49,7 @@ class Tracking:
         with tempfile.TemporaryDirectory() as place:
             for entry in folder.entries() if folder.exists() else ():
                 (Path(place) / Path(entry.name).name).write_bytes(folder.join(entry.name).read())
-            self._client.log_artifacts(self.run, place, "pictures")
+            self._client.log_artifacts(self.run, place, PICTURES)
 
     def end(self, *, failed: bool = False) -> None:
         """Say that nothing more will come."""

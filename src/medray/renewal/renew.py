@@ -9,9 +9,10 @@ from typing import Any
 from medray.annotation.export import export_labels
 from medray.audit import Event, open_trail
 from medray.cohort.cohort import Cohort, open_cohort
-from medray.errors import ConflictError, InputError, NotFoundError
+from medray.errors import InputError
 from medray.inference.compare import MEAN, Comparison, compare, judged, promote_if_better
 from medray.inference.evaluate import evaluate
+from medray.inference.quality import trained_on
 from medray.inference.reference import keep_baseline
 from medray.preprocessing.prepare import prepare
 from medray.registry.about import About
@@ -153,19 +154,20 @@ def _was(version: str, action: str, alias: str) -> bool:
 
 def _kept(new: str, old: str, card: ModelCard, cohort: Cohort, store: Registry) -> Comparison | None:
     """Compare on what the champion was tested on before anything was new."""
-    before = card.lineage.get("cohort", "")
-    if before == cohort.index.id:
+    before = trained_on(card, cohort)
+    if before is None or before.index.id == cohort.index.id:
         return None
     try:
-        return compare(new, old, open_cohort(cohort.root, version=before), registry=store)
-    except (NotFoundError, ConflictError):  # a patient of it was erased, or it is another cohort's
+        return compare(new, old, before, registry=store)
+    except InputError:  # whom it was tested on was erased
         return None
 
 
 def _forgotten(kept: Comparison | None, rule: RenewalRule, card: ModelCard, cohort: Cohort) -> list[str]:
-    before = card.lineage.get("cohort", "")
-    if kept is None and before != cohort.index.id:
-        return [f"what it has forgotten can't be measured: cohort version {before or 'unknown'} is no more"]
+    before = trained_on(card, cohort)
+    if kept is None and (before is None or before.index.id != cohort.index.id):
+        gone = card.lineage.get("cohort") or "unknown"
+        return [f"what it has forgotten can't be measured: cohort version {gone}, or whom it was tested on, is no more"]
     if kept is None or kept.overall[MEAN].value >= -rule.forgotten:
         return []
     lost = -kept.overall[MEAN].value
