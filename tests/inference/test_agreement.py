@@ -18,13 +18,14 @@ def box(at, label="a"):
     ("one", "other", "values", "found"),
     [
         (mask(1, 1, 2, 0), mask(1, 0, 2, 0), {"a": 1, "b": 2}, {"a": 2 / 3, "b": 1}),
-        (mask(0, 0), mask(0, 0), {"a": 1}, {"a": 1}),
+        (mask(0, 0), mask(0, 0), {"a": 1}, {}),
+        (mask(0, 2), mask(0, 2), {"a": 1, "b": 2}, {"b": 1}),
         (mask(0, 1), mask(0, 0), {"a": 1}, {"a": 0}),
         (mask(0, 1), mask(0), {"a": 1}, {"a": 0}),
         (Answer(probabilities={"a": 0.9}), Answer(probabilities={"a": 0.6}), {}, {"a": 0.7}),
         (Answer(boxes=[box(0), box(9)]), Answer(boxes=[box(0.5)]), {}, {"a": 2 / 3}),
         (Answer(boxes=[box(0)]), Answer(boxes=[box(0, "b")]), {}, {"a": 0, "b": 0}),
-        (Answer(), Answer(), {}, {"boxes": 1}),
+        (Answer(), Answer(), {}, {}),
     ],
 )
 def test_what_agrees(one, other, values, found):

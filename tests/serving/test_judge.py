@@ -21,7 +21,7 @@ def requests(rng, count=LIMIT, *, errors=0.0, slower=1.0, agreement=0.97, noise=
         if rng.random() < errors:
             yield Pair(failed=True)
         else:
-            yield Pair(False, slower * np.exp(noise * rng.normal()), float(np.clip(rng.normal(agreement, 0.04), 0, 1)))
+            yield Pair(False, slower * np.exp(noise * rng.normal()), {"a": float(np.clip(rng.normal(agreement, 0.04), 0, 1))})
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,24 @@ def test_at_the_limit_it_is_seldom():
 
 
 def test_one_failure_is_no_reason_and_what_is_long_ago_is_none():
-    assert taken_back([Pair(failed=True), *[Pair(False, 1.0, 1.0)] * 50])[0] is None
-    assert taken_back([Pair(False, 1.0, 1.0)] * 600 + [Pair(failed=True)] * 60)[0] is not None
+    assert taken_back([Pair(failed=True), *[Pair(False, 1.0, {"a": 1.0})] * 50])[0] is None
+    assert taken_back([Pair(False, 1.0, {"a": 1.0})] * 600 + [Pair(failed=True)] * 60)[0] is not None
 
 
 def test_a_challenger_that_never_agrees_or_never_answers_is_seen_soon():
-    assert (taken_back([Pair(False, 1.0, 0.0)] * 50)[0] or 99) <= 10
+    assert (taken_back([Pair(False, 1.0, {"a": 0.0})] * 50)[0] or 99) <= 10
     assert (taken_back([Pair(failed=True)] * 50)[0] or 99) <= 10
+
+
+def test_one_target_that_is_never_found_is_enough_among_many():
+    rng = np.random.default_rng(0)
+    many = {f"organ {number}": 1.0 for number in range(30)}
+    never = [Pair(False, 1.0, many | ({"lesion": 0.0} if rng.random() < 0.3 else {})) for _ in range(LIMIT)]
+    number, why = taken_back(never)
+    assert number is not None
+    assert "on lesion by 0.000" in why
+    assert taken_back([Pair(False, 1.0, many)] * LIMIT)[0] is None
+
+
+def test_times_that_cannot_be_compared_say_nothing():
+    assert taken_back([Pair(False, None, {"a": 1.0})] * LIMIT)[0] is None

@@ -189,3 +189,7 @@ def test_one_that_ends_its_replica_has_failed_and_one_that_is_busy_has_not(store
     store.challenge(f"ball/{OTHER}", PATIENT)
     assert asyncio.run(run()) == {200}
     assert (store.rollout("ball").challenger is not None) == stays
+    store.withdraw(f"ball/{OTHER}")
+    store.promote(f"ball/{OTHER}", "shadow")
+    assert asyncio.run(run()) == {200}
+    assert (store.rollout("ball").shadow is not None) == stays

@@ -19,10 +19,10 @@ HIT = 0.1
 
 
 def agreement(one: Answer, other: Answer, values: Mapping[str, int]) -> dict[str, float]:
-    """Return for each target how far two answers agree, 0 to 1.
+    """Return for each target how far two answers agree, 0 to 1; nothing of a target that neither has found.
 
-    Of masks it is Dice, 1 where both are empty; of probabilities 1 less their difference; of boxes twice the pairs, of all
-    boxes.
+    Of masks it is Dice; of probabilities 1 less their difference; of boxes twice the pairs, of all boxes. That neither has
+    found something says little where most images have nothing of the kind, and would hide that one of them never finds it.
 
     Args:
         one: An answer.
@@ -35,8 +35,7 @@ def agreement(one: Answer, other: Answer, values: Mapping[str, int]) -> dict[str
         both = one.probabilities.keys() & other.probabilities.keys()
         return {name: 1 - abs(one.probabilities[name] - other.probabilities[name]) for name in sorted(both)}
     labels = sorted({box.label for box in (*one.boxes, *other.boxes)})
-    found = {label: _boxes(*([box for box in side.boxes if box.label == label] for side in (one, other))) for label in labels}
-    return found or {"boxes": 1.0}
+    return {label: _boxes(*([box for box in side.boxes if box.label == label] for side in (one, other))) for label in labels}
 
 
 def _masks(one: np.ndarray, other: np.ndarray, values: Mapping[str, int]) -> dict[str, float]:
@@ -46,7 +45,8 @@ def _masks(one: np.ndarray, other: np.ndarray, values: Mapping[str, int]) -> dic
     for channel, (name, value) in enumerate(values.items()):
         at = channel if len(one) > 1 else 0
         dice = overlap(one[at] == value, other[at] == value).dice
-        found[name] = 1.0 if math.isnan(dice) else dice
+        if not math.isnan(dice):
+            found[name] = dice
     return found
 
 

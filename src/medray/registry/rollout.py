@@ -28,7 +28,8 @@ class Canary:
         compared: Share of all requests that the other version answers, too, unseen, so that the two can be compared.
         errors: Share of requests that the champion can answer and the challenger may fail at.
         slower: How many times the champion's time the challenger may take.
-        agreement: The least mean agreement of the two, 0 to 1: Dice of masks, 1 less the difference of probabilities.
+        agreement: The least mean agreement of the two, 0 to 1, over images and targets: Dice of masks, 1 less the difference of
+            probabilities. Half of it is asked for of each target alone.
         since: When it began; set by the registry, so that a version that was taken back may be tried again.
     """
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import beta, t
@@ -27,13 +28,13 @@ class Pair:
 
     Attributes:
         failed: Whether the challenger gave no answer where the champion did.
-        slower: The challenger's time of the champion's; None where it failed.
-        agreement: The mean over targets, 0 to 1; None where it failed.
+        slower: The challenger's time of the champion's; None where it failed, or the two went in batches of different size.
+        agreement: Target to how far both agree, 0 to 1, of those that either has found.
     """
 
     failed: bool = False
     slower: float | None = None
-    agreement: float | None = None
+    agreement: Mapping[str, float] = field(default_factory=dict)
 
 
 class Judge:
@@ -71,13 +72,24 @@ class Judge:
         return f"it takes {np.median(known):.2f} times the champion's time; {self._canary.slower:g} is allowed"
 
     def _disagreement(self) -> str:
-        known = np.array([pair.agreement for pair in self._pairs if pair.agreement is not None])
-        if len(known) < FEWEST or known.mean() >= self._canary.agreement:
-            return ""
-        half = float(t.ppf(SURE, len(known) - 1)) * float(known.std(ddof=1)) / math.sqrt(len(known))
-        if known.mean() + half >= self._canary.agreement:
-            return ""
-        return f"it agrees with the champion by {known.mean():.3f}; {self._canary.agreement:g} is asked for"
+        found = [pair.agreement for pair in self._pairs if pair.agreement]
+        least = self._canary.agreement
+        if _surely_below([sum(one.values()) / len(one) for one in found], least):
+            mean = np.mean([sum(one.values()) / len(one) for one in found])
+            return f"it agrees with the champion by {mean:.3f}; {least:g} is asked for"
+        for target in sorted({name for one in found for name in one}):
+            values = [one[target] for one in found if target in one]
+            if _surely_below(values, least / 2):
+                return f"it agrees with the champion on {target} by {np.mean(values):.3f}; {least / 2:g} is asked for"
+        return ""
+
+
+def _surely_below(values: Sequence[float], least: float) -> bool:
+    """Tell whether the upper end of a mean's one-sided interval, by Student's t, is below what is asked for."""
+    if len(values) < FEWEST:
+        return False
+    half = float(t.ppf(SURE, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)) + half < least
 
 
 def _least_share(hits: int, of: int) -> float:

@@ -239,6 +239,7 @@ class Pool:
             prediction, together = await self._predicted(predictor, volume, stages, stack, progress)
             form = (wanted.version, wanted.media_type, stages, files, wanted.ticket.id)
             reply: Reply = await self._by_hand(partial(answer, prediction, *form))
+            reply = replace(reply, together=together)
             reply, agrees = await self._by_hand(partial(compared, prediction, reply, wanted.ticket))
             self._last, self._answered = wanted.version, time.monotonic()
             facts = Told(wanted.ticket, wanted.version, wanted.task, files, reply.timing, volume=volume, prediction=prediction)

@@ -90,6 +90,7 @@ class Reply:
         body: Its bytes.
         headers: Beside the usual ones.
         timing: Stage to milliseconds, in turn.
+        together: How many images went through the network at once.
         kept: Where the answer is kept, for who compares another version's with it; see `medray.serving.ticket`.
     """
 
@@ -98,6 +99,7 @@ class Reply:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
+    together: int = 1
     kept: tuple[Any, ...] = ()
 
     @property

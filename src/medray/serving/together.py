@@ -88,7 +88,7 @@ class _Case:
         self.stages.end("postprocess")
         wanted = self.wanted
         reply = answer(self.prediction, version, wanted.media_type, self.stages, [wanted.image], wanted.ticket.id)
-        self.reply, self.agreement = compared(self.prediction, reply, wanted.ticket)
+        self.reply, self.agreement = compared(self.prediction, replace(reply, together=self.together), wanted.ticket)
 
     def told(self, version: str, plan: Plan | None) -> Told:
         """Return what is to be recorded."""

@@ -10,14 +10,17 @@ import json
 import logging
 import random
 import time
+from collections import Counter
+from collections.abc import Coroutine
 from contextvars import Context
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import Any
 
 from medray.errors import MedrayError
 from medray.monitoring.arms import OWN
 from medray.registry.registry import REFERENCE, Registry
-from medray.registry.rollout import CHALLENGER, CHAMPION, Rollout
+from medray.registry.rollout import CHALLENGER, CHAMPION, SHADOW, Rollout
 from medray.registry.version import ModelVersion
 from medray.serving.desk import DIED, Desk
 from medray.serving.judge import Judge, Pair
@@ -29,6 +32,8 @@ __all__ = ["Traffic"]
 
 AT_ONCE = 4
 """Copies that are under way; while there are so many, others are left out: nobody's answer waits for a copy."""
+DEATHS = 3
+"""Replicas that may end over a shadow's copies before it is taken back."""
 ACTOR = "medray canary"
 
 logger = logging.getLogger("ray.serve")
@@ -71,6 +76,7 @@ class Traffic:
         self._judges: dict[_Trial, Judge] = {}
         self._ended: set[_Trial] = set()
         self._copies: set[asyncio.Task[None]] = set()
+        self._deaths: Counter[str] = Counter()
         self._draw = random.Random(seed)  # noqa: S311 - which request goes where is no secret
 
     async def ask(self, reference: str, version: ModelVersion, asked: _Asked, wish: str) -> Reply:
@@ -124,7 +130,7 @@ class Traffic:
         found = []
         if rollout.challenger and rollout.canary and self._draw.random() < rollout.canary.compared:
             found.append(rollout.champion if first is rollout.challenger else rollout.challenger)
-        if rollout.shadow:
+        if rollout.shadow and self._deaths[str(rollout.shadow)] < DEATHS:
             found.append(rollout.shadow)
         return found
 
@@ -132,10 +138,7 @@ class Traffic:
         """Have another version see the image, too, unless so many others are being seen; tell whether."""
         if len(self._copies) >= AT_ONCE:
             return False
-        # In a context of its own: a copy is no part of the request whose image it has.
-        task = asyncio.create_task(self._compare(rollout, other, asked, reply, ticket), context=Context())
-        self._copies.add(task)
-        task.add_done_callback(self._copies.discard)
+        self._later(self._compare(rollout, other, asked, reply, ticket))
         return True
 
     async def _compare(self, rollout: Rollout, other: ModelVersion, asked: _Asked, reply: Reply, ticket: Ticket) -> None:
@@ -143,6 +146,8 @@ class Traffic:
         role = "champion" if other is rollout.champion else "challenger" if other is rollout.challenger else "shadow"
         mine = Ticket(role=role, beside=ticket.id, against=ticket.against)  # type: ignore[arg-type]
         copy = await self._desk.ask(other, asked.task, asked.image, JSON, mine)
+        if role == "shadow" and copy.title == DIED:
+            self._mourn(other)
         if role == "shadow" or _busy(copy):
             return
         if copy.status != HTTPStatus.OK:
@@ -151,9 +156,15 @@ class Traffic:
             return
         times = _own_ms(reply), _own_ms(copy)
         champion, challenger = times if role == "challenger" else times[::-1]
+        slower = challenger / max(champion, 0.1) if reply.together == copy.together else None
         found = json.loads(copy.headers.get("X-Medray-Agreement", "{}"))
-        mean = sum(found.values()) / len(found) if found else None
-        self._judge(rollout, Pair(slower=challenger / max(champion, 0.1), agreement=mean))
+        self._judge(rollout, Pair(slower=slower, agreement=found))
+
+    def _mourn(self, shadow: ModelVersion) -> None:
+        """Take a shadow back that ends replicas: each of them was answering others, too."""
+        self._deaths[str(shadow)] += 1
+        if self._deaths[str(shadow)] == DEATHS:
+            self._later(self._withdraw(shadow, SHADOW, f"{DEATHS} replicas ended over its images"))
 
     def _judge(self, rollout: Rollout, pair: Pair) -> None:
         challenger, canary = rollout.challenger, rollout.canary
@@ -167,22 +178,26 @@ class Traffic:
             self._ended.add(trial)  # at once: no further request goes there
             seen = self._judges.pop(trial).seen
             logger.warning("%s is taken back after %d requests: %s", challenger, seen, why)
-            task = asyncio.create_task(self._withdraw(challenger, f"{why}, after {seen} requests"), context=Context())
-            self._copies.add(task)
-            task.add_done_callback(self._copies.discard)
+            self._later(self._withdraw(challenger, CHALLENGER, f"{why}, after {seen} requests"))
 
-    async def _withdraw(self, challenger: ModelVersion, why: str) -> None:
-        """Take the alias away; until that has worked the challenger is left out here all the same."""
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in a context of its own: it is no part of the request that it follows."""
+        task = asyncio.create_task(work, context=Context())
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
+
+    async def _withdraw(self, version: ModelVersion, alias: str, why: str) -> None:
+        """Take an alias away; until that has worked its version is left out here all the same."""
         pause = 1.0
         while True:
             try:
-                await asyncio.to_thread(self._registry.withdraw, str(challenger), CHALLENGER, why=why, actor=ACTOR)
+                await asyncio.to_thread(self._registry.withdraw, str(version), alias, why=why, actor=ACTOR)
             except Exception as error:  # noqa: BLE001 - an outage of the registry or the audit trail; tried again in a moment
-                logger.warning("%s can't be taken back yet (%s)", challenger, type(error).__name__)
+                logger.warning("%s can't be taken back yet (%s)", version, type(error).__name__)
                 await asyncio.sleep(pause)
                 pause = min(60.0, 2 * pause)
             else:
-                self._known.pop(challenger.name, None)
+                self._known.pop(version.name, None)
                 return
 
     async def _rollout(self, version: ModelVersion) -> Rollout | None:
