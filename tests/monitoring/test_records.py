@@ -104,6 +104,10 @@ def test_the_last_ones_are_found_without_reading_all(tmp_path):
     found = last_records(root, "ball", 10, lambda one: one.version == 2)
     assert [one.id for one in found] == [f"r{60 * number}" for number in range(181, 200, 2)]
     assert len(last_records(root, "ball", 1000)) == 200
+    first = days_of(root, "ball")[0]
+    assert {one.at.date() for one in last_records(root, "ball", 1000, since=first + timedelta(days=1))} == set(
+        days_of(root, "ball")[1:]
+    )
 
 
 def test_what_comes_later_completes_a_record(tmp_path):

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed"),
 ]
 OBSERVABILITY = Path(__file__).parents[2] / "cluster" / "observability"
-WITHOUT_DATA = {"ray_node_gpus_utilization", 'status=~"5.."', "ray_medray_probability"}
+WITHOUT_DATA = {"ray_node_gpus_utilization", 'status=~"5.."', "ray_medray_probability", "ray_medray_unanswered"}
 """What isn't there on a machine without a GPU, where nothing fails, and of a segmentation."""
 
 

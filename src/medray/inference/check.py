@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Any
 
 from medray import config
@@ -14,6 +15,7 @@ from medray.monitoring.drift import Finding
 from medray.monitoring.features import FEATURES
 from medray.monitoring.record import PredictionRecord, sample_of
 from medray.monitoring.records import last_records
+from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
@@ -89,7 +91,13 @@ def studies(model: str, records: Location, watch: Watch, *, registry: Registry |
     if reference is None:
         raise NotFoundError(f"{version} has no reference to tell drift by: medray monitor baseline {version} --cohort ROOT")
     known = {one.id for one in reference}
-    last = last_records(records, version.name, watch.window, lambda one: counts(one, version) and one.id not in known)
+    last = last_records(
+        records,
+        version.name,
+        watch.window,
+        lambda one: counts(one, version) and one.id not in known,
+        since=_made_on(store.card(version)),
+    )
     return Studies(version, reference, last)
 
 
@@ -98,6 +106,14 @@ def compared_with_reference(found: Studies, watch: Watch) -> Check:
     window = lately(sample_of(found.last), watch.window)
     outlook = looked(sample_of(found.reference), window, watch)
     return Check(str(found.version), window.size, len(found.reference), outlook)
+
+
+def _made_on(card: ModelCard) -> date:
+    """Return the day on which a version was made: it said nothing before."""
+    try:
+        return datetime.fromisoformat(card.created).astimezone(UTC).date()
+    except ValueError:  # a card that says less
+        return date.min
 
 
 def counts(record: PredictionRecord, version: ModelVersion) -> bool:

@@ -19,6 +19,7 @@ SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0
 MILLILITRES = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000)
 METRICS: dict[str, str] = {
     "medray_predictions": "predictions, by model, version, role, task and HTTP status",
+    "medray_unanswered": "requests that no replica answered, by model, version and reason: busy, time-out, replica-died",
     "medray_latency_ms": "milliseconds of each stage of a prediction",
     "medray_batch_images": "images that went through a network together",
     "medray_waiting": "requests of a replica that wait for memory",
@@ -55,6 +56,10 @@ class Meters:
         for target, agreement in record.agreement.items():
             self._agreement.observe(max(agreement, 1e-6), {**tags, "role": record.role, "target": target})
         self._numbers(record.numbers, tags)
+
+    def unanswered(self, model: str, version: int, reason: str) -> None:
+        """Count a request that no replica answered, and of which there is no record."""
+        self._unanswered.inc(1, {"model": model, "version": str(version), "reason": reason})
 
     def waiting(self, requests: int, unmoved: int) -> None:
         """Say how many requests wait in this replica, and how many lines of its journal."""
@@ -98,6 +103,10 @@ class Meters:
     @cached_property
     def _predictions(self) -> Counter:
         return Counter("medray_predictions", METRICS["medray_predictions"], (*MODEL, "role", "task", "status"))
+
+    @cached_property
+    def _unanswered(self) -> Counter:
+        return Counter("medray_unanswered", METRICS["medray_unanswered"], (*MODEL, "reason"))
 
     @cached_property
     def _latency(self) -> Histogram:

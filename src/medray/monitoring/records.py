@@ -88,7 +88,12 @@ def read_records(
 
 
 def last_records(
-    root: Location, model: str, count: int, wanted: Callable[[PredictionRecord], bool] = lambda record: True
+    root: Location,
+    model: str,
+    count: int,
+    wanted: Callable[[PredictionRecord], bool] = lambda record: True,
+    *,
+    since: date = date.min,
 ) -> list[PredictionRecord]:
     """Return a model's last records of some kind, the oldest first, and read no more files than that takes.
 
@@ -97,9 +102,10 @@ def last_records(
         model: Its name.
         count: How many, or all where there are fewer.
         wanted: Tells which count.
+        since: No older day is looked at.
     """
     found: dict[str, PredictionRecord] = {}
-    for day in reversed(days_of(root, model)):
+    for day in reversed([day for day in days_of(root, model) if day >= since]):
         folder = _folder(root, model, day)
         for entry in sorted(_entries(folder), key=lambda entry: -entry.modified_ns):
             found |= {record.id: record for record in _read_file(folder.join(entry.name)) if wanted(record)}

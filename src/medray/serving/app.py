@@ -82,6 +82,7 @@ class ServeConfig:
         record: Whether predictions are recorded, and counted for Prometheus.
         records: Folder, a path or a URI, where they are; below ``MEDRAY_HOME`` when empty.
         records_s: Seconds after which records go there from the disk of the node that made them.
+        records_days: Days after which they are deleted; 0 keeps them.
         watch_s: Seconds after which drift of what is served is looked at again.
         spool: Local folder where these come in, one for each endpoint; below ``MEDRAY_HOME`` when empty.
         quiet_s: Seconds without a new object after which a study is whole.
@@ -122,6 +123,7 @@ class ServeConfig:
     record: bool = True
     records: str = ""
     records_s: float = Field(default=30, gt=0)
+    records_days: int = Field(default=0, ge=0)
     watch_s: float = Field(default=300, gt=0)
     spool: str = ""
     quiet_s: float = Field(default=30, gt=0)

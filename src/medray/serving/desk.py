@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -15,9 +15,11 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from medray.errors import ImageError, ResourceError
+from medray.errors import ImageError, MedrayError, ResourceError
+from medray.monitoring.metrics import Meters
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
+from medray.registry.served import SERVED_S
 from medray.registry.version import ModelVersion
 from medray.serving.parcels import Parcels, Wanted, is_small
 from medray.serving.patient import Patient
@@ -61,6 +63,7 @@ class Limits:
         spool: Local folder where they come in; below ``MEDRAY_HOME`` where it is empty.
         quiet_s: Seconds without a new object after which a study is whole.
         records: URI of where predictions are recorded; below ``MEDRAY_HOME`` where it is empty.
+        records_days: Days after which they are deleted; 0 keeps them.
         watch_s: Seconds after which drift is looked at again.
     """
 
@@ -80,6 +83,7 @@ class Limits:
     spool: str = ""
     quiet_s: float = 30
     records: str = ""
+    records_days: int = 0
     watch_s: float = 300
 
     @property
@@ -95,15 +99,15 @@ class Desk:
         registry: Where models are.
         limits: What may be asked for.
         sources: What may be referred to.
-        served: Versions that are kept loaded, or have been asked.
 
     Args:
         pool: Who answers.
         registry: Where models are.
         limits: What may be asked for.
+        meters: Count what got no answer; nobody does without.
     """
 
-    def __init__(self, pool: DeploymentHandle[Any], registry: Registry, limits: Limits) -> None:
+    def __init__(self, pool: DeploymentHandle[Any], registry: Registry, limits: Limits, meters: Meters | None = None) -> None:
         self._pool = pool
         self.registry = registry
         self.limits = limits
@@ -111,7 +115,8 @@ class Desk:
         self.sources = Sources(limits.sources, limits.pacs, limits.cohort)
         self._cards: dict[str, ModelCard] = {}
         self._parcels = Parcels(self._send, CALLS_EACH * limits.max_replicas)
-        self.served: set[str] = set()
+        self._meters = meters
+        self._asked: dict[str, float] = {}
         self._bodies = Room(limits.bodies_mb << 20, most_waiting=0)
 
     async def resolve(self, reference: str) -> ModelVersion:
@@ -147,9 +152,16 @@ class Desk:
     async def ready(self) -> None:
         """Wait until the models that are kept loaded are."""
         for reference in self.limits.models:
-            version = await self.resolve(reference)
-            await self.warm(version)
-            self.served.add(str(version))
+            await self.warm(await self.resolve(reference))
+
+    async def served(self) -> frozenset[str]:
+        """Return the versions that are kept loaded, or were asked a while ago at most."""
+        now = time.monotonic()
+        for reference in self.limits.models:
+            with suppress(MedrayError):  # the registry is away, or it was deleted: what was asked counts all the same
+                self._asked[str(await self.resolve(reference))] = now
+        self._asked = {version: at for version, at in self._asked.items() if now - at < SERVED_S}
+        return frozenset(self._asked)
 
     async def ask(
         self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str, ticket: Ticket | None = None
@@ -160,12 +172,13 @@ class Desk:
         """
         ticket = ticket or Ticket()
         attempts = ATTEMPTS if ticket.role == "champion" else 1
-        self.served.add(str(version))
+        self._asked[str(version)] = time.monotonic()
         if isinstance(image, bytes) and is_small(image):
             wanted = Wanted(task, image, media_type, ticket)
-            return await self._once(lambda: self._parcels.ask(str(version), wanted), attempts)
+            return await self._once(version, lambda: self._parcels.ask(str(version), wanted), attempts)
         handle = self._pool.options(multiplexed_model_id=str(version))
-        return await self._once(lambda: handle.answer.remote(str(version), task, image, media_type, ticket), attempts)
+        words = (str(version), task, image, media_type, ticket)
+        return await self._once(version, lambda: handle.answer.remote(*words), attempts)
 
     async def _send(self, version: str, wanted: Sequence[Wanted]) -> Sequence[Reply]:
         """Have small images answered in one call."""
@@ -174,14 +187,17 @@ class Desk:
 
     async def track(self, version: ModelVersion, patient: Patient, media_type: str) -> Reply:
         """Have a patient's scans compared; see `Pool.track`."""
+        self._asked[str(version)] = time.monotonic()
         handle = self._pool.options(multiplexed_model_id=str(version))
-        return await self._once(lambda: handle.track.remote(str(version), patient, media_type))
+        return await self._once(version, lambda: handle.track.remote(str(version), patient, media_type))
 
     async def view(self, image: bytes | Reference) -> Reply:
         """Have an image read; see `Pool.view`."""
-        return await self._once(lambda: self._pool.view.remote(image))
+        return await self._once(None, lambda: self._pool.view.remote(image))
 
-    async def _once(self, call: Callable[[], Awaitable[Reply]], attempts: int = ATTEMPTS) -> Reply:
+    async def _once(
+        self, version: ModelVersion | None, call: Callable[[], Awaitable[Reply]], attempts: int = ATTEMPTS
+    ) -> Reply:
         """Have something answered while its caller waits."""
         title = "busy"
         try:
@@ -198,8 +214,14 @@ class Desk:
                     return reply
         except TimeoutError:
             said = f"no answer within {self.limits.timeout_s:g} s: try again later, or send less"
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "time-out", said, BUSY)
+            return self._unanswered(version, "time-out", said)
         said = "a replica ended over this image: try again" if title == DIED else "all replicas are busy: try again"
+        return self._unanswered(version, title, said)
+
+    def _unanswered(self, version: ModelVersion | None, title: str, said: str) -> Reply:
+        """Say that there is no answer, and count that: no replica knows of it."""
+        if self._meters is not None and version is not None:
+            self._meters.unanswered(version.name, version.version, title)
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, title, said, BUSY)
 
     async def follow(
@@ -222,6 +244,7 @@ class Desk:
             tell: Called with how far it is, 0 to 1.
             patience_s: For which it waits; as long as answers are kept, by default.
         """
+        self._asked[str(version)] = time.monotonic()
         handle = self._pool.options(multiplexed_model_id=str(version), stream=True)
         deaths, pause = 0, 1.0
         patience = time.monotonic() + (patience_s or self.limits.keep_answers_s)
@@ -239,7 +262,8 @@ class Desk:
                 continue
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "replicas died over it, or all were busy: try again", BUSY)
+        title = DIED if deaths == ATTEMPTS else "busy"
+        return self._unanswered(version, title, "replicas ended over it, or all were busy: try again")
 
     @asynccontextmanager
     async def received(self, request: Request, *, empty: bool = False) -> AsyncIterator[bytes]:

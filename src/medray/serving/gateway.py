@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -38,10 +38,18 @@ from medray.serving.sentinel import Sentinel
 from medray.serving.sessions import Sessions
 from medray.serving.track import track
 from medray.serving.traffic import Traffic
+from medray.serving.upkeep import Upkeep
 from medray.serving.v1 import jobs, respond, v1
 from medray.serving.worklist import Worklist
 
-__all__ = ["Doors", "Gateway", "web"]
+__all__ = ["Doors", "Gateway", "Worker", "web"]
+
+
+class Worker(Protocol):
+    """Works beside requests."""
+
+    async def run(self) -> None:
+        """Work until cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +89,8 @@ class Doors:
         return LocalTokens(signing_key())
 
 
-def web(desk: Desk, doors: Doors, ledger: Ledger, sentinel: Sentinel | None = None) -> FastAPI:
-    """Make the web application."""
+def web(desk: Desk, doors: Doors, ledger: Ledger, *beside: Worker) -> FastAPI:
+    """Make the web application, which has workers beside those that requests need."""
     docket, sessions, errands = Docket(desk.limits.jobs), Sessions(desk.limits.jobs), Errands(desk.registry.uri)
     shown = Worklist(desk.limits.cohort) if desk.limits.cohort else None
     clerk = Clerk(docket, desk, desk.limits.keep_answers_s)
@@ -92,7 +100,7 @@ def web(desk: Desk, doors: Doors, ledger: Ledger, sentinel: Sentinel | None = No
 
     @asynccontextmanager
     async def working(app: FastAPI) -> AsyncIterator[None]:
-        work = [asyncio.create_task(worker.run()) for worker in (clerk, sessions, courier, sentinel) if worker]
+        work = [asyncio.create_task(worker.run()) for worker in (clerk, sessions, courier, *beside) if worker]
         yield
         await errands.close()
         for worker in work:
@@ -167,13 +175,14 @@ class Gateway:
     """
 
     def __init__(self, pool: DeploymentHandle[Any], registry: str, limits: Limits, doors: Doors) -> None:
-        self._desk = Desk(pool, Registry(registry), limits)
+        self._meters = Meters()
+        self._desk = Desk(pool, Registry(registry), limits, self._meters)
         self._doors = doors
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Make what answers; called by Serve."""
-        sentinel = Sentinel(self._desk, self._desk.limits.records, self._desk.limits.watch_s, Meters())
-        return web(self._desk, self._doors, Ledger(), sentinel)
+        sentinel = Sentinel(self._desk, self._desk.limits.records, self._desk.limits.watch_s, self._meters)
+        return web(self._desk, self._doors, Ledger(), sentinel, Upkeep(self._desk))
 
     async def ready(self) -> None:
         """Wait until the models that are kept loaded are."""

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 
 from medray.errors import MedrayError, NotFoundError
 from medray.inference.check import compared_with_reference, studies
 from medray.monitoring.alarm import Watch
 from medray.monitoring.metrics import Meters
 from medray.monitoring.records import records_root
-from medray.registry.served import note_served
 from medray.serving.desk import Desk
 
 __all__ = ["Sentinel"]
-
-NOTE_S = 60.0
-"""How often it is said what is served: see `medray.registry.served`."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -44,26 +37,19 @@ class Sentinel:
         self._seen: dict[str, datetime] = {}
 
     async def run(self) -> None:
-        """Look until cancelled; that a version is served is said more often, so that nobody deletes it."""
-        looked = time.monotonic()
+        """Look until cancelled."""
         while True:
-            await asyncio.sleep(min(NOTE_S, self._every_s))
-            await self._try(self._note, "what is served")
-            if time.monotonic() - looked >= self._every_s:
-                looked = time.monotonic()
-                for version in sorted(self._desk.served):
-                    await self._try(partial(self._look, version), f"drift of {version}")
+            await asyncio.sleep(self._every_s)
+            for version in sorted(await self._desk.served()):
+                await self._try(version)
 
-    async def _try(self, work: Callable[[], None], what: str) -> None:
+    async def _try(self, version: str) -> None:
         try:
-            await asyncio.to_thread(work)
+            await asyncio.to_thread(self._look, version)
         except MedrayError as error:
-            logger.warning("%s isn't known: %s", what, error)
+            logger.warning("drift of %s isn't known: %s", version, error)
         except Exception as error:  # noqa: BLE001 - an outage of the registry or the store; tried again in a moment
-            logger.warning("%s isn't known (%s)", what, type(error).__name__)
-
-    def _note(self) -> None:
-        note_served(self._registry.uri, self._desk.served.copy())
+            logger.warning("drift of %s isn't known (%s)", version, type(error).__name__)
 
     def _look(self, version: str) -> None:
         watch = Watch()
