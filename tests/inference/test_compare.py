@@ -10,11 +10,12 @@ from medray.errors import ConflictError, InputError, NotFoundError
 from medray.imaging.labels import LabelSchema
 from medray.inference.card_page import card_page
 from medray.inference.compare import MEAN, Comparison, Difference, Rule, compare, judged, promote_if_better
-from medray.inference.dossier import write_dossier
+from medray.inference.dossier import check_dossier, write_dossier
 from medray.inference.evaluate import evaluate
 from medray.preprocessing.planning import plan
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
+from medray.registry.signing import public_key
 from medray.storage.location import locate
 from tests.inference.test_predictor import untrained
 from tests.phantoms import SMALL_PLAN
@@ -119,7 +120,7 @@ def test_a_dossier_has_all_that_is_known_of_a_model(two, phantom_cohort, tmp_pat
     folder = tmp_path / "dossier"
     sums = json.loads((folder / "checksums.json").read_text())
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert set(sums) == files - {"checksums.json"}
+    assert set(sums) == files - {"checksums.json", "checksums.sig"}
     assert all(hashlib.sha256((folder / path).read_bytes()).hexdigest() == digest for path, digest in sums.items())
     audit = json.loads((folder / "audit.json").read_text())
     assert audit["trail"]["problems"] == []
@@ -128,7 +129,17 @@ def test_a_dossier_has_all_that_is_known_of_a_model(two, phantom_cohort, tmp_pat
     assert json.loads((folder / "versions/1/evaluations.json").read_text())[0]["cohort"] == phantom_cohort.index.id
     assert [one["version"] for one in json.loads((folder / "lineage.json").read_text())] == ["ball/1", "ball/2"]
     with pytest.raises(NotFoundError):
-        write_dossier("nothing", locate(tmp_path), registry=two)
+        write_dossier("nothing", locate(tmp_path / "nothing"), registry=two)
+    with pytest.raises(ConflictError, match="give a new folder"):
+        write_dossier("ball", locate(folder), registry=two)
+    assert check_dossier(locate(folder), public_key()) == []
+    (folder / "versions/1/card.json").write_text("{}")
+    (folder / "lineage.json").unlink()
+    (folder / "more.json").write_text("{}")
+    assert check_dossier(locate(folder)) == ["lineage.json", "more.json", "versions/1/card.json"]
+    (folder / "checksums.json").write_text("{}")
+    with pytest.raises(InputError, match="isn't signed by"):
+        check_dossier(locate(folder))
 
 
 def test_labels_that_mean_something_else_are_refused(two, phantom_cohort):

@@ -8,8 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medray.audit import open_trail
 from medray.errors import ConfigError, InputError, MedrayError
-from medray.registry.archive import _signing_key, export_version, import_version, public_key
+from medray.registry.archive import export_version, import_version
 from medray.registry.registry import Registry
+from medray.registry.signing import _signing_key, public_key
 
 FACTS = {"cohort": "c", "split": "test", "at": "2026-01-02", "overall": {"cases": 3}}
 

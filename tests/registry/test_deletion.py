@@ -1,9 +1,11 @@
 import time
+from dataclasses import replace
 
 import pytest
 
 from medray.errors import ConflictError, NotFoundError
 from medray.registry.served import SERVED_S, note_served, served_until
+from medray.storage.location import locate
 
 
 def test_only_what_nothing_serves_is_deleted(stored, monkeypatch):
@@ -45,3 +47,41 @@ def test_each_registry_has_its_own_list(stored):
     note_served(store.uri, ["ball/1"])
     assert served_until(store.uri, "ball/1") > time.time()
     assert served_until("sqlite:///another", "ball/1") == 0
+
+
+def test_a_rollback_passes_over_what_was_deleted(stored):
+    store, card, folder = stored
+    for number in (1, 2, 3):
+        store.promote(str(store.register(replace(card, created=f"202{number}"), folder)))
+    store.delete("ball/2")
+    assert str(store.rollback("ball")) == "ball/1"
+    store.promote("ball/3")
+    store.delete("ball/1")
+    with pytest.raises(ConflictError, match="nothing to go back to"):
+        store.rollback("ball")
+
+
+def test_nothing_of_a_version_is_left(stored, tmp_path):
+    store, card, folder = stored
+    store.promote(str(store.register(card, folder)))
+    pictures = locate(tmp_path / "pictures")
+    pictures.join("epoch-0001.png").write(b"a picture")
+    with store.tracking("ball") as tracking:
+        tracking.pictures(pictures)
+        version = store.register(replace(card, created="2027"), folder, tracking=tracking)
+    store.keep(version, "reference.parquet", b"a reference")
+
+    def left():
+        """Folders that have something; some object stores go on naming those that have nothing."""
+        entries = store._client.list_artifacts(tracking.run)
+        return sorted(entry.path for entry in entries if store._client.list_artifacts(tracking.run, entry.path))
+
+    assert left() == ["beside", "model", "pictures"]
+    store.discard_pictures(version)
+    store.discard_pictures(version)
+    assert left() == ["beside", "model"]
+    fetched = store.fetch(version)
+    store.delete(str(version))
+    assert left() == []
+    assert not fetched.exists()
+    assert store.fetch("ball/1").exists()

@@ -39,9 +39,27 @@ def export(
 ) -> None:
     """Write all that a regulator asks of a model: cards, lineage, evaluations, and what was done to it by whom and why."""
     from medray.inference.dossier import write_dossier
+    from medray.registry.signing import public_key
     from medray.storage.location import locate
 
-    show({"model": name, "versions": write_dossier(name, locate(out)), "folder": out}, as_json=as_json)
+    found = {"model": name, "versions": write_dossier(name, locate(out)), "folder": out, "signer": public_key()}
+    show(found, as_json=as_json)
+
+
+@audit_app.command("check")
+def check(
+    folder: Annotated[str, typer.Argument(help="What medray audit export wrote.")],
+    signer: Annotated[str, typer.Option(help="The public key of who signed it; one's own by default.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check that an export is what was signed: nothing changed, left out or added."""
+    from medray.inference.dossier import check_dossier
+    from medray.storage.location import locate
+
+    problems = check_dossier(locate(folder), signer)
+    show({"folder": folder, "problems": problems}, as_json=as_json)
+    if problems:
+        raise InputError(f"{len(problems)} files of {folder} aren't as they were signed: {problems[0]}")
 
 
 @audit_app.command("show")

@@ -163,7 +163,8 @@ def export(
     model: Model, target: Annotated[str, typer.Argument(help="The .zip to write: a path or a URI.")], as_json: Json = False
 ) -> None:
     """Write a version with its card and evaluations as one signed archive."""
-    from medray.registry.archive import export_version, public_key
+    from medray.registry.archive import export_version
+    from medray.registry.signing import public_key
 
     show({"model": str(export_version(model, target)), "archive": target, "signer": public_key()}, as_json=as_json)
 
@@ -185,7 +186,7 @@ def import_archive(
 @models_app.command("key")
 def key(as_json: Json = False) -> None:
     """Print the public key by which others check the archives that are exported here."""
-    from medray.registry.archive import public_key
+    from medray.registry.signing import public_key
 
     show({"signer": public_key()}, as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""`write_dossier`: all that a regulator asks of a model, in one folder.
+"""A dossier: all that a regulator asks of a model, in one folder.
 
 ::
 
@@ -6,6 +6,7 @@
     FOLDER/lineage.json     each version, what it learned from, what it began with, which aliases it has
     FOLDER/audit.json       what was done to the model, by whom, when and why, and whether the trail is whole
     FOLDER/checksums.json   SHA-256 of each of these files
+    FOLDER/checksums.sig    signature of that, by `medray.registry.signing`
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from typing import Any
 
 from medray import config
 from medray.audit import Event, open_trail
-from medray.errors import NotFoundError
+from medray.errors import ConflictError, NotFoundError
 from medray.inference.card_page import card_page
 from medray.registry.registry import Registry
+from medray.registry.signing import public_key, require_signature, signature
 from medray.storage.location import Location
 
-__all__ = ["write_dossier"]
+__all__ = ["check_dossier", "write_dossier"]
+
+SUMS, SIGNATURE = "checksums.json", "checksums.sig"
 
 
 def write_dossier(name: str, folder: Location, *, registry: Registry | None = None) -> int:
@@ -30,12 +34,16 @@ def write_dossier(name: str, folder: Location, *, registry: Registry | None = No
 
     Args:
         name: The model's.
-        folder: Where to.
+        folder: Where to; a new one, for what an older dossier left would stand among it.
         registry: The default one when None.
 
     Raises:
+        ConfigError: If there is no ``MEDRAY_KEY`` to sign with.
+        ConflictError: If the folder has files.
         NotFoundError: If there is no such model.
     """
+    if folder.exists() and folder.entries():
+        raise ConflictError(f"{folder.path} has files already: give a new folder")
     store = registry or Registry()
     versions = store.versions(name)
     if not versions:
@@ -53,10 +61,30 @@ def write_dossier(name: str, folder: Location, *, registry: Registry | None = No
     files["lineage.json"] = _json(lineage)
     files["audit.json"] = _json(_told_of(name))
     open_trail().record([Event("model.dossier", name, detail=f"{len(versions)} versions")])
-    files["checksums.json"] = _json({path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())})
+    sums = _json({path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())})
+    files |= {SUMS: sums, SIGNATURE: signature(sums)}
     for path, data in files.items():
         folder.join(path).write(data)
     return len(versions)
+
+
+def check_dossier(folder: Location, signer: str = "") -> list[str]:
+    """Return the files of a dossier that aren't what was signed, that are missing, or that are none of it.
+
+    Args:
+        folder: With the dossier.
+        signer: The public key of who must have signed it, hex; one's own when empty.
+
+    Raises:
+        ConfigError: If neither a signer is given nor a ``MEDRAY_KEY`` is there.
+        InputError: If it isn't signed by that signer.
+        NotFoundError: If there is no dossier.
+    """
+    sums = folder.join(SUMS).read()
+    require_signature(sums, folder.join(SIGNATURE).read(), signer.strip().lower() or public_key())
+    named, there = json.loads(sums), {entry.name for entry in folder.entries()} - {SUMS, SIGNATURE}
+    changed = {path for path in there & named.keys() if hashlib.sha256(folder.join(path).read()).hexdigest() != named[path]}
+    return sorted(changed | (there ^ named.keys()))
 
 
 def _told_of(name: str) -> dict[str, Any]:

@@ -52,6 +52,16 @@ class Aliases:
             self._client.set_model_version_tag(self._name, str(version.version), f"{BEFORE}.{alias}", before)
         self._client.set_registered_model_alias(self._name, alias, str(version.version))
 
+    def forget(self, version: ModelVersion) -> None:
+        """Let what had an alias after a version go back to what had it before that; for one that is about to be deleted."""
+        theirs = self._client.get_model_version(self._name, str(version.version)).tags
+        for other in self._client.search_model_versions(f"name='{self._name}'"):
+            for tag in [tag for tag, value in other.tags.items() if _before(tag) and value == str(version.version)]:
+                if tag in theirs and theirs[tag] != str(other.version):
+                    self._client.set_model_version_tag(self._name, str(other.version), tag, theirs[tag])
+                else:
+                    self._client.delete_model_version_tag(self._name, str(other.version), tag)
+
     def challenge(self, version: ModelVersion, canary: Canary) -> None:
         """Make a version the challenger."""
         self._client.set_registered_model_tag(self._name, CANARY_TAG, json.dumps(config.dump(canary)))
@@ -62,6 +72,10 @@ class Aliases:
         self._client.delete_registered_model_alias(self._name, alias)
         if alias == CHALLENGER:
             self._client.delete_registered_model_tag(self._name, CANARY_TAG)
+
+
+def _before(tag: str) -> bool:
+    return tag.startswith(f"{BEFORE}.")
 
 
 def known(ask: Callable[..., T], *of: str | None) -> T | None:

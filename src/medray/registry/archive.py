@@ -1,9 +1,8 @@
 """A registered version as one signed file, and back.
 
-A zip of ``manifest.json``, which names each file with its SHA-256 and the signer's public key, ``manifest.sig``, an Ed25519
-signature (RFC 8032) of the manifest's bytes, and below ``model/`` and ``evaluations/`` the files. The signing key follows from
-``MEDRAY_KEY``, so that whoever holds that can sign, and anybody who was given the public key can check. Nothing of an archive
-is read before its signature is found to be that of a signer who is trusted.
+A zip of ``manifest.json``, which names each file with its SHA-256 and the signer's public key, ``manifest.sig``, the signature
+of its bytes (`medray.registry.signing`), and below ``model/`` and ``evaluations/`` the files. Nothing of an archive is
+read before its signature is found to be that of a signer who is trusted.
 """
 
 from __future__ import annotations
@@ -19,33 +18,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from medray import config
 from medray.audit import Event, open_trail
-from medray.errors import ConfigError, InputError
+from medray.errors import InputError
 from medray.models.bundle_card import BundleCard
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
+from medray.registry.signing import public_key, require_signature, signature
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location, locate
 
-__all__ = ["export_version", "import_version", "public_key"]
+__all__ = ["export_version", "import_version"]
 
 MANIFEST, SIGNATURE, CARD = "manifest.json", "manifest.sig", "model/card.json"
 BUNDLE = "model/bundle.json"
-PURPOSE = "model archives"
 MOST_FILES, MOST_MANIFEST = 20_000, 4 << 20
-
-
-def public_key() -> str:
-    """Return the public key, hex, by which others check what is exported here.
-
-    Raises:
-        ConfigError: If there is no ``MEDRAY_KEY``.
-    """
-    return _signing_key().public_key().public_bytes_raw().hex()
 
 
 def export_version(reference: str, target: str | Path | Location, *, registry: Registry | None = None) -> ModelVersion:
@@ -60,7 +47,7 @@ def export_version(reference: str, target: str | Path | Location, *, registry: R
         ConfigError: If there is no ``MEDRAY_KEY`` to sign with.
         NotFoundError: If there is no such version.
     """
-    key, store = _signing_key(), registry or Registry()
+    store = registry or Registry()
     version = store.resolve(reference)
     folder = store.fetch(version)
     files = {f"model/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in _files(folder)}
@@ -76,7 +63,7 @@ def export_version(reference: str, target: str | Path | Location, *, registry: R
     manifest = json.dumps(said, indent=1).encode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # weights are noise to a compressor
-        for name, data in {MANIFEST: manifest, SIGNATURE: key.sign(manifest), **files}.items():
+        for name, data in {MANIFEST: manifest, SIGNATURE: signature(manifest), **files}.items():
             archive.writestr(name, data)
     open_trail().record([Event("model.export", str(version), detail=hashlib.sha256(manifest).hexdigest())])
     locate(target).write(packed.getvalue())
@@ -141,7 +128,7 @@ def _opened(data: bytes, signer: str) -> tuple[Mapping[str, Any], dict[str, byte
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             manifest = _bounded(archive, MANIFEST, MOST_MANIFEST)
-            _check(manifest, _bounded(archive, SIGNATURE, 64), signer)
+            require_signature(manifest, _bounded(archive, SIGNATURE, 64), signer)
             said: Mapping[str, Any] = json.loads(manifest)
             if len(said["files"]) > MOST_FILES:
                 raise InputError(f"the archive names {len(said['files'])} files, more than any model has")
@@ -160,28 +147,6 @@ def _bounded(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     if archive.getinfo(name).file_size > most:
         raise InputError(f"{name} in the archive is larger than any: it is none of medray models export")
     return archive.read(name)
-
-
-def _check(manifest: bytes, signature: bytes, signer: str) -> None:
-    try:
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer))
-    except ValueError:
-        raise ConfigError(f"signer {signer[:80]!r} is no public key: 64 hex digits, as medray models key prints") from None
-    try:
-        key.verify(signature, manifest)
-    except InvalidSignature:
-        raise InputError(
-            f"the archive isn't signed by {signer[:16]}…, or was changed since: ask its sender for their key"
-        ) from None
-
-
-def _signing_key() -> Ed25519PrivateKey:
-    seed = config.derived_key(PURPOSE)
-    if not seed:
-        raise ConfigError(
-            "archives are signed and checked with a key that follows from MEDRAY_KEY: set that, or name the signer"
-        )
-    return Ed25519PrivateKey.from_private_bytes(seed)
 
 
 def _files(folder: Path) -> list[Path]:

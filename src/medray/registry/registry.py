@@ -315,6 +315,7 @@ class Registry:
             raise ConflictError(f"{found} is what {found.name} means, for no version is champion: promote one first")
         self._record("model.delete", found, "deleted", why, actor)
         run = self._run_of(found)
+        self._aliases(found.name).forget(found)
         self._client.delete_model_version(found.name, str(found.version))
         shutil.rmtree(self._kept(found.source), ignore_errors=True)
         discard_files(self._client, run)
