@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import zipfile
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -20,7 +21,7 @@ from medray.formats.nrrd import write_nrrd
 from medray.inference.replay import replay
 from medray.monitoring.features import FEATURES
 from medray.monitoring.journal import Journal
-from medray.monitoring.records import find_record, read_records, records_root
+from medray.monitoring.records import find_record, read_records, records_root, write_records
 from medray.storage.location import locate
 from tests.phantoms import grid, orientations, phantom
 from tests.ports import free_port
@@ -101,10 +102,24 @@ def test_each_prediction_can_be_made_again_to_the_last_bit(endpoint, tmp_path, p
         source.write_bytes(body)
         found = replay(record.id, records_root(), source="" if headers else source, **more)
         assert found.same, name
+        assert found.differs == {}
         assert found.prediction.plain()["volumes_ml"] == reply.json()["volumes_ml"]
         assert {"volume ball", "confidence", "entropy", *FEATURES} <= record.numbers.keys()
         assert len(record.embedding) > 4
         assert record.latencies == reply.json()["latencies"]
+
+
+def test_it_is_said_what_made_a_prediction_elsewhere(endpoint, tmp_path):
+    (tmp_path / "scan").write_bytes(write_nifti(scan(6)))
+    record = recorded(asked(endpoint, (tmp_path / "scan").read_bytes()))
+    assert record.device == "cpu"
+    assert record.software.startswith(f"medray {medray.__version__}, torch ")
+    elsewhere = replace(record, id="elsewhere", device="NVIDIA H100", software="medray 0.0.1, torch 2.0")
+    write_records(records_root(), [elsewhere], name="elsewhere")
+    found = replay("elsewhere", records_root(), source=tmp_path / "scan")
+    assert found.differs == {"device": "NVIDIA H100", "software": "medray 0.0.1, torch 2.0"}
+    write_records(records_root(), [replace(elsewhere, device="", software="")], name="elsewhere")
+    assert replay("elsewhere", records_root(), source=tmp_path / "scan").differs == {}, "an older medray said less"
 
 
 @pytest.mark.parametrize(("kind", "model"), [("detect", "spots"), ("diagnose", "finds")])

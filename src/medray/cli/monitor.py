@@ -178,6 +178,7 @@ def replay(
 
     found = run(prediction, records_root(records), source=source, cohort=cohort)
     facts = {"prediction": prediction, "model": f"{found.record.model}/{found.record.version}", "same": found.same}
+    facts |= {"then": dict(found.differs)} if found.differs else {}
     show({**facts, "recorded": found.record.output_sha256, "now": found.output_sha256}, as_json=as_json)
 
 

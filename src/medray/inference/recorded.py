@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from medray.inference.bundled import BundlePredictor
 from medray.inference.prediction import Prediction
 from medray.inference.predictor import Predictor
 from medray.inference.seen import digest_of, input_digest, plan_digest, seen_in
+from medray.inference.workbench import workbench
 from medray.models.runtime import Runtime
 from medray.monitoring.record import PredictionRecord
 from medray.privacy.pseudonym import Pseudonyms
@@ -64,8 +64,7 @@ def recorded(
         input_sha256=input_digest(files),
         input_bytes=sum(map(len, files)),
         plan_sha256=plan_digest(predictor.plan) if isinstance(predictor, Predictor) else "",
-        runtime=str(runtime),
-        machine=platform.machine(),
+        **workbench(runtime),
         threads=torch.get_num_threads() if runtime.name == "torch" else runtime.threads,
         output_sha256=digest_of(prediction),
         numbers=dict(seen.numbers),

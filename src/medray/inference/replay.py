@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from medray.inference.bundled import BundlePredictor, load_predictor
 from medray.inference.prediction import Prediction
 from medray.inference.predictor import Predictor
 from medray.inference.seen import digest_of, input_digest, plan_digest
+from medray.inference.workbench import workbench
 from medray.models.runtime import Runtime, RuntimeName
 from medray.monitoring.record import PredictionRecord
 from medray.monitoring.records import find_record
@@ -39,11 +41,13 @@ class Replay:
         record: Of the first time.
         prediction: Of now.
         output_sha256: Of now.
+        differs: What it was made by the first time, where that isn't what it was made by now: last bits may differ then.
     """
 
     record: PredictionRecord
     prediction: Prediction
     output_sha256: str
+    differs: Mapping[str, str]
 
     @property
     def same(self) -> bool:
@@ -86,7 +90,9 @@ def replay(
         raise ConflictError(f"{version} has another plan than when prediction {id_} was made: its files were changed")
     open_trail().record([Event("model.replay", str(version), detail=id_)])
     prediction = _predicted(predictor, read_image_files(files), record)
-    return Replay(record, prediction, digest_of(prediction))
+    now = workbench(runtime, "cpu")
+    differs = {name: then for name in now if (then := getattr(record, name)) and then != now[name]}
+    return Replay(record, prediction, digest_of(prediction), differs)
 
 
 def _predicted(predictor: Predictor | BundlePredictor, volume: Volume, record: PredictionRecord) -> Prediction:

@@ -46,6 +46,8 @@ class PredictionRecord:
         plan_sha256: Of the model's plan, by which the image was prepared.
         runtime: What ran the network: ``torch``, ``openvino``; with ``+bf16`` where it may run in bfloat16.
         machine: Kind of processor, for who replays it elsewhere.
+        device: ``cpu``, or the GPU's name.
+        software: What ran it, with versions, such as ``medray 0.1.0, torch 2.13.0``.
         threads: Cores that the network might use.
         together: How many images went through the network at once.
         output_sha256: Of the answer: a mask's voxels, or what was said.
@@ -74,6 +76,8 @@ class PredictionRecord:
     plan_sha256: str = ""
     runtime: str = "torch"
     machine: str = ""
+    device: str = ""
+    software: str = ""
     threads: int = 0
     together: int = 1
     output_sha256: str = ""

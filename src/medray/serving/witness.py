@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from medray.imaging.volume import Volume
 from medray.inference.prediction import Prediction
 from medray.inference.recorded import kept_pseudonyms, nameless, of_row, sealed, whose
 from medray.inference.seen import digest_of, input_digest, output_numbers, plan_digest, seen_in
+from medray.inference.workbench import workbench
 from medray.models.runtime import Runtime
 from medray.monitoring.journal import Journal
 from medray.monitoring.metrics import Meters
@@ -98,7 +98,7 @@ class Witness:
         self, journal: Journal, runtime: Runtime, meters: Meters, row_of: Callable[[str], SeriesRow], every_s: float = 30
     ) -> None:
         self._journal = journal
-        self._runtime = str(runtime)
+        self._workbench = workbench(runtime)
         self._threads = runtime.threads
         self._meters = meters
         self._row = row_of
@@ -166,8 +166,7 @@ class Witness:
             status=told.status,
             reason=told.reason,
             input_bytes=sum(map(len, told.files)),
-            runtime=self._runtime,
-            machine=platform.machine(),
+            **self._workbench,
             threads=self._threads,
             together=told.together,
             numbers=output_numbers(told.prediction) if told.prediction else {},
