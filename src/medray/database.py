@@ -42,7 +42,18 @@ def _with_tables(url: str, tables: sa.MetaData) -> sa.Engine:
             ):  # of two who make a table at once, one fails, though it asks whether it is there
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(TABLES_LOCK)))
             tables.create_all(connection)
+            _add_columns(connection, tables)
     return engine
+
+
+def _add_columns(connection: sa.Connection, tables: sa.MetaData) -> None:
+    """Add columns that the tables of an older medray lack; each such column has a default of the server's."""
+    there = sa.inspect(connection)
+    for table in tables.sorted_tables:
+        known = {column["name"] for column in there.get_columns(table.name)}
+        for column in (column for column in table.columns if column.name not in known):
+            said = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {said}")
 
 
 @lru_cache(maxsize=16)

@@ -40,7 +40,9 @@ def endpoint(*, limits=None, doors=None, record=None, work_mb=1024):
     registry, limits = medray.Registry(), limits or Limits()
     replica: Any = Pool.func_or_class  # type: ignore[attr-defined]
     where = (limits.sources, limits.pacs, limits.cohort)
-    handle: Any = Inside(replica(PoolConfig(registry.uri, 2, 512, work_mb, 1_000_000, *where, records_s=0.3)))
+    handle: Any = Inside(
+        replica(PoolConfig(registry.uri, 2, 512, work_mb, 1_000_000, *where, records=limits.records, records_s=0.3))
+    )
     app = web(Desk(handle, registry, limits), doors or Doors(insecure=True), Ledger(record))
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -12,10 +12,13 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 from requests import Session
 
+import medray
 from medray import config
 from medray.errors import ConfigError
 from medray.formats.dicom_header import SeriesFacts
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
+from medray.monitoring.records import read_records, records_root
+from medray.registry.rollout import Canary
 from medray.serving.app import ServeConfig
 from medray.serving.auth import make_token
 from medray.serving.desk import Limits
@@ -160,6 +163,27 @@ def test_a_series_comes_in_and_its_results_are_in_the_pacs_once(scan, tmp_path):
     assert {one.SegmentLabel for one in segmentation.SegmentSequence} <= set(LABELS.names)
     assert len(reports) == 2
     assert all(one.StudyInstanceUID == source.StudyInstanceUID for one in reports)
+
+
+@pytest.mark.services
+@ORTHANC
+def test_a_challenger_has_its_share_of_what_comes_in(scan, tmp_path):
+    """No copy here, so that nothing is compared: there is no Ray between gateway and pool."""
+    records = tmp_path / "records"
+    store, mine = medray.Registry(), Rule(model="ball", modality="MR")
+    (tmp_path / "pacs").mkdir()
+    store.challenge("ball/2", Canary(share=1, compared=0))
+    try:
+        with orthanc_server(tmp_path / "pacs") as orthanc:
+            where = limits(tmp_path, f"dicomweb+http://127.0.0.1:{orthanc.http}/dicom-web", mine, Rule(model="ball/1"))
+            with endpoint(limits=replace(where, records=str(records))) as client:
+                send(client, write_dicom_series(scan, replace(WHO, study="70", series="71")))
+                wait_until(lambda: states() == ["stored"])
+                wait_until(lambda: read_records(records_root(str(records)), "ball") != [])
+            assert len(kept(orthanc, "SEG")) == 1
+    finally:
+        store.withdraw("ball/2")
+    assert {(one.version, one.role) for one in read_records(records_root(str(records)), "ball")} == {(2, "challenger")}
 
 
 @pytest.mark.services

@@ -4,6 +4,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,10 +17,11 @@ from medray.errors import NotFoundError
 from medray.formats.nifti import write_nifti
 from medray.monitoring.records import read_records, records_root
 from medray.registry.card import ModelCard
-from medray.registry.rollout import Canary
+from medray.registry.rollout import Canary, Rollout
 from medray.serving.desk import DIED, Limits
+from medray.serving.jobs import OVER
 from medray.serving.results import JSON, Reply, problem
-from medray.serving.traffic import Traffic
+from medray.serving.traffic import Asked, Traffic, _drawn
 from medray.storage.location import locate
 from tests.inference.test_predictor import model_folder, untrained
 from tests.phantoms import grid, orientations, phantom
@@ -110,6 +112,37 @@ def test_viewers_take_part(url, store):
         assert (reply.status_code, reply.headers["x-medray-model"]) == (200, who)
 
 
+def test_what_is_answered_later_takes_part(url, store):
+    store.challenge(f"ball/{SAME}", PATIENT)
+    started(url, f"ball/{SAME}")
+
+    def answered(model, number):
+        headers = {"Prefer": "respond-async"}
+        job = f"{url}{asked(url, scan(3 + number % 20), model, **headers).headers['location']}"
+        wait_until(lambda: httpx.get(job).json()["state"] in OVER, seconds=60)
+        assert httpx.get(job).json()["state"] == "done"
+        return httpx.get(f"{job}/result").headers["x-medray-model"]
+
+    with ThreadPoolExecutor(4) as callers:
+        models = list(callers.map(partial(answered, "ball"), range(24)))
+    assert set(models) == {"ball/1", f"ball/{SAME}"}
+    assert {answered("ball/1", number) for number in range(4)} == {"ball/1"}, "who is named answers"
+    store.withdraw(f"ball/{SAME}")
+    store.challenge(f"ball/{FAILS}", replace(PATIENT, share=1))
+    started(url, "ball/1")
+    assert {answered("ball", number) for number in range(3)} == {"ball/1"}, "what it can't answer the champion does"
+
+
+def test_begun_again_it_is_answered_by_the_same_version(store):
+    canary = replace(PATIENT, share=0.3, since="2026-11-28")
+    rollout = Rollout(champion=store.resolve("ball/1"), challenger=store.resolve(f"ball/{SAME}"), canary=canary)
+    first = [_drawn(f"key {number}", rollout) for number in range(2000)]
+    assert first == [_drawn(f"key {number}", rollout) for number in range(2000)]
+    assert sum(first) / len(first) == pytest.approx(0.3, abs=0.04)
+    later = replace(rollout, canary=replace(canary, since="2026-11-29"))
+    assert first != [_drawn(f"key {number}", later) for number in range(2000)], "another trial has others"
+
+
 def test_a_shadow_s_answers_are_compared_and_never_seen(url, store):
     started(url, "ball/1")
     store.promote(f"ball/{OTHER}", "shadow")
@@ -182,7 +215,7 @@ def test_one_that_ends_its_replica_has_failed_and_one_that_is_busy_has_not(store
     async def run():
         desk: Any = Fatal()
         traffic, champion = Traffic(desk, seed=0), store.resolve("ball/1")
-        replies = [await traffic.ask("ball", champion, traffic.asked("segmentation", b"", JSON), "") for _ in range(40)]
+        replies = [await traffic.ask("ball", champion, Asked("segmentation", b"", JSON), "") for _ in range(40)]
         await asyncio.sleep(1)
         return {reply.status for reply in replies}
 

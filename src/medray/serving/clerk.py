@@ -11,11 +11,11 @@ from collections.abc import Callable
 from medray.errors import MedrayError
 from medray.registry.version import ModelVersion
 from medray.serving.auth import Refusal
-from medray.serving.desk import Desk
 from medray.serving.jobs import Docket, Job
 from medray.serving.patient import TRACKING, Patient
 from medray.serving.results import Reply, refusal
 from medray.serving.sources import Reference, parse_reference
+from medray.serving.traffic import Asked, Traffic
 
 __all__ = ["Clerk"]
 
@@ -33,21 +33,24 @@ class Clerk:
 
     Args:
         docket: Where jobs are.
-        desk: Who has them answered.
+        traffic: Who has them answered.
         keep_answers_s: Seconds after which an answer is deleted.
     """
 
-    def __init__(self, docket: Docket, desk: Desk, keep_answers_s: float) -> None:
+    def __init__(self, docket: Docket, traffic: Traffic, keep_answers_s: float) -> None:
         self._docket = docket
-        self._desk = desk
+        self._traffic = traffic
         self._keep_answers_s = keep_answers_s
         self._new = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
         self._purged = 0.0
 
-    async def take(self, owner: str, version: ModelVersion, task: str, accept: str, body: bytes, *, referred: bool) -> Job:
+    async def take(
+        self, owner: str, version: ModelVersion, task: str, accept: str, body: bytes, *, referred: bool, shared: bool = False
+    ) -> Job:
         """Take a job in, to be worked on as soon as may be; see `Docket.add`."""
-        job = await asyncio.to_thread(self._docket.add, owner, str(version), task, accept, body, referred=referred)
+        how = {"referred": referred, "shared": shared}
+        job = await asyncio.to_thread(self._docket.add, owner, str(version), task, accept, body, **how)
         self._new.set()
         return job
 
@@ -102,13 +105,15 @@ class Clerk:
             answering.cancel()
             await asyncio.shield(asyncio.to_thread(self._docket.release, job.id))
             raise
-        await asyncio.to_thread(self._docket.finish, job.id, reply.status, reply.media_type, reply.body)
+        who = reply.headers.get("X-Medray-Model", "")
+        await asyncio.to_thread(self._docket.finish, job.id, reply.status, reply.media_type, reply.body, who)
 
     async def _answer(self, job: Job, tell: Callable[[float], None]) -> Reply:
         try:
             body = await asyncio.to_thread(self._docket.input, job.id)
             wanted = await asyncio.to_thread(_wanted, job, body)
-            return await self._desk.follow(ModelVersion.parse(job.model), job.task, wanted, job.accept, tell)
+            version, asked = ModelVersion.parse(job.model), Asked(job.task, wanted, job.accept)
+            return await self._traffic.follow(version, asked, tell, key=job.id if job.shared else "")
         except (MedrayError, Refusal) as error:
             return refusal(error)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from medray import config
 from medray.audit import Event
 from medray.errors import ImageError, MedrayError, StorageError
+from medray.registry.rollout import CHAMPION
 from medray.registry.version import ModelVersion
 from medray.serving.desk import Desk, Limits
 from medray.serving.form import zip_of
@@ -27,6 +28,7 @@ from medray.serving.guard import Ledger
 from medray.serving.orders import Order, OrderBook
 from medray.serving.results import OBJECTS, Reply
 from medray.serving.rules import models_for
+from medray.serving.traffic import Asked, Traffic
 
 if TYPE_CHECKING:
     from medray.pacs.dicomweb import DicomwebPacs
@@ -65,15 +67,17 @@ class Courier:
     Args:
         spool: Where series come in.
         book: The orders.
-        desk: Who has images answered; its limits say which models series are for.
+        desk: Its limits say which models series are for.
+        traffic: Who has images answered.
         pacs: Where results go.
         ledger: Where events go.
     """
 
-    def __init__(self, spool: Spool, book: OrderBook, desk: Desk, pacs: DicomwebPacs, ledger: Ledger) -> None:
+    def __init__(self, spool: Spool, book: OrderBook, desk: Desk, traffic: Traffic, pacs: DicomwebPacs, ledger: Ledger) -> None:
         self._spool = spool
         self._book = book
         self._desk = desk
+        self._traffic = traffic
         self._pacs = pacs
         self._ledger = ledger
         self._expired = 0.0
@@ -175,8 +179,10 @@ class Courier:
         packed = await asyncio.to_thread(lambda: zip_of([path.read_bytes() for path in sorted(folder.glob("*.dcm"))]))
         if not any(folder.glob("*.dcm")):
             raise StorageError("the series isn't in the spool: send it again")
-        words = (ModelVersion.parse(order.model), task, packed, OBJECTS, lambda share: None)
-        return await self._desk.follow(*words, patience_s=PATIENCE_S)
+        version = ModelVersion.parse(order.model)
+        shared = any(rule.model in {version.name, f"{version.name}@{CHAMPION}"} for rule in self._desk.limits.rules)
+        key = f"{order.series} {order.model}" if shared else ""  # begun again, it is answered by the same version
+        return await self._traffic.follow(version, Asked(task, packed, OBJECTS), key=key, patience_s=PATIENCE_S)
 
     async def _tidy(self) -> None:
         now = asyncio.get_running_loop().time()

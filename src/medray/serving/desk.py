@@ -166,12 +166,9 @@ class Desk:
     async def ask(
         self, version: ModelVersion, task: str, image: bytes | Reference, media_type: str, ticket: Ticket | None = None
     ) -> Reply:
-        """Have an image answered; see `Pool.answer`.
-
-        Of a version on trial one replica may die over an image, and no more.
-        """
+        """Have an image answered; see `Pool.answer`."""
         ticket = ticket or Ticket()
-        attempts = ATTEMPTS if ticket.role == "champion" else 1
+        attempts = _attempts(ticket)
         self._asked[str(version)] = time.monotonic()
         if isinstance(image, bytes) and is_small(image):
             wanted = Wanted(task, image, media_type, ticket)
@@ -231,6 +228,7 @@ class Desk:
         wanted: bytes | Reference | Patient,
         media_type: str,
         tell: Callable[[float], None],
+        ticket: Ticket | None = None,
         *,
         patience_s: float = 0.0,
     ) -> Reply:
@@ -242,15 +240,18 @@ class Desk:
             wanted: The image's file, or where it is; or the patient's scans.
             media_type: Of the answer.
             tell: Called with how far it is, 0 to 1.
+            ticket: Why it is asked.
             patience_s: For which it waits; as long as answers are kept, by default.
         """
         self._asked[str(version)] = time.monotonic()
         handle = self._pool.options(multiplexed_model_id=str(version), stream=True)
+        ticket = ticket or Ticket()
+        attempts = _attempts(ticket)
         deaths, pause = 0, 1.0
         patience = time.monotonic() + (patience_s or self.limits.keep_answers_s)
-        while deaths < ATTEMPTS and time.monotonic() < patience:
+        while deaths < attempts and time.monotonic() < patience:
             try:
-                async for said in handle.answer_slowly.remote(str(version), task, wanted, media_type):
+                async for said in handle.answer_slowly.remote(str(version), task, wanted, media_type, ticket):
                     if not isinstance(said, Reply):
                         tell(said)
                     elif said.status != HTTPStatus.SERVICE_UNAVAILABLE:
@@ -262,7 +263,7 @@ class Desk:
                 continue
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
-        title = DIED if deaths == ATTEMPTS else "busy"
+        title = DIED if deaths == attempts else "busy"
         return self._unanswered(version, title, "replicas ended over it, or all were busy: try again")
 
     @asynccontextmanager
@@ -293,3 +294,8 @@ class Desk:
             if not size and not empty:
                 raise ImageError("empty-body", "the body is empty: send the image's bytes")
             yield b"".join(chunks)
+
+
+def _attempts(ticket: Ticket) -> int:
+    """Return how many replicas may die over an image: of a version on trial one, and no more."""
+    return ATTEMPTS if ticket.role == "champion" else 1

@@ -93,10 +93,11 @@ def web(desk: Desk, doors: Doors, ledger: Ledger, *beside: Worker) -> FastAPI:
     """Make the web application, which has workers beside those that requests need."""
     docket, sessions, errands = Docket(desk.limits.jobs), Sessions(desk.limits.jobs), Errands(desk.registry.uri)
     shown = Worklist(desk.limits.cohort) if desk.limits.cohort else None
-    clerk = Clerk(docket, desk, desk.limits.keep_answers_s)
+    guard, traffic = Guard(doors.tokens(), Rate(doors.rate)), Traffic(desk)
+    clerk = Clerk(docket, traffic, desk.limits.keep_answers_s)
     pacs, spool = pacs_of(desk.limits), spool_of(desk.limits)
     book = OrderBook(spool.name if spool else "")
-    courier = Courier(spool, book, desk, pacs, ledger) if spool and pacs else None
+    courier = Courier(spool, book, desk, traffic, pacs, ledger) if spool and pacs else None
 
     @asynccontextmanager
     async def working(app: FastAPI) -> AsyncIterator[None]:
@@ -109,7 +110,6 @@ def web(desk: Desk, doors: Doors, ledger: Ledger, *beside: Worker) -> FastAPI:
 
     about = "Medical image analysis. Research use only."
     app = FastAPI(title="medray", version=__version__, description=about, docs_url=None, redoc_url=None, lifespan=working)
-    guard, traffic = Guard(doors.tokens(), Rate(doors.rate)), Traffic(desk)
     app.include_router(reading_room())
     app.include_router(v1(desk, guard, clerk, traffic))
     app.include_router(track(desk, guard, shown, clerk))

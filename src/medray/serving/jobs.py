@@ -42,6 +42,7 @@ JOBS = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("media_type", sa.String(100), nullable=False),
+    sa.Column("shared", sa.Boolean, nullable=False, server_default=sa.false()),
 )  # fmt: skip
 
 
@@ -52,7 +53,7 @@ class Job:
     Attributes:
         id: Nobody can guess it.
         owner: Whose it is.
-        model: ``name/version``, as it was when it was asked for.
+        model: ``name/version``, as it was when it was asked for; when it is over, of who has answered.
         task: What is asked for.
         accept: Media type of the answer.
         referred: Whether the input is a reference.
@@ -64,6 +65,7 @@ class Job:
         attempts: Gateways that have begun it.
         status: HTTP's, of the answer; 0 while there is none.
         media_type: Of the answer.
+        shared: Whether the request left it to the endpoint which version answers.
     """
 
     id: str
@@ -80,6 +82,7 @@ class Job:
     attempts: int
     status: int
     media_type: str
+    shared: bool
 
     def plain(self) -> dict[str, Any]:
         """Return what a client is told."""
@@ -108,12 +111,13 @@ class Docket:
         self._engine = open_database(_tables)
         self._folder = own_folder(folder, "jobs")
 
-    def add(self, owner: str, model: str, task: str, accept: str, body: bytes, *, referred: bool) -> Job:
+    def add(self, owner: str, model: str, task: str, accept: str, body: bytes, *, referred: bool, shared: bool = False) -> Job:
         """Take a job in: when this returns, it outlives a crash."""
         now = time.time()
         job = Job(
             uuid.uuid4().hex, owner, model, task, accept, referred,
             state="queued", progress=0.0, created=now, changed=now, lease=0.0, attempts=0, status=0, media_type="",
+            shared=shared,
         )  # fmt: skip
         self._place(job.id, "input").write(body)
         with told_plainly("jobs", "written"), self._engine.begin() as connection:
@@ -168,10 +172,11 @@ class Docket:
             running = (JOBS.c.id == number) & (JOBS.c.state == "running")
             connection.execute(JOBS.update().where(running).values(state="queued", lease=0.0, attempts=JOBS.c.attempts - 1))
 
-    def finish(self, number: str, status: int, media_type: str, body: bytes) -> None:
-        """Store an answer and say that a job is over, unless it was cancelled."""
+    def finish(self, number: str, status: int, media_type: str, body: bytes, model: str = "") -> None:
+        """Store an answer, with who has given it, and say that a job is over, unless it was cancelled."""
         self._place(number, "answer").write(body)
         changes = {"state": "done" if status < 400 else "failed", "progress": 1.0, "status": status, "media_type": media_type}
+        changes |= {"model": model} if model else {}
         with told_plainly("jobs", "written"), self._engine.begin() as connection:
             running = (JOBS.c.id == number) & (JOBS.c.state == "running")
             connection.execute(JOBS.update().where(running).values(**changes, changed=time.time()))

@@ -21,7 +21,7 @@ from medray.serving.form import Part, compose, json_of, media_type_of, parts_of,
 from medray.serving.results import JSON, NIFTI, SEGMENTATION, SEGMENTS, Reply, told
 from medray.serving.sessions import Session, Sessions
 from medray.serving.sources import Reference
-from medray.serving.traffic import Traffic
+from medray.serving.traffic import Asked, Traffic
 from medray.serving.v1 import WISH, respond
 from medray.serving.worklist import Worklist
 
@@ -93,7 +93,7 @@ class Models:
             fields = await asyncio.to_thread(_fields, request, body)
             params = json_of(fields["params"].data if "params" in fields else b"", "params")
             given = fields["file"].data if "file" in fields else await self._image(request, image, session_id)
-            asked = self._traffic.asked(said["task"], given, _media_type(said["task"], params, output))
+            asked = Asked(said["task"], given, _media_type(said["task"], params, output))
             reply = await self._traffic.ask(model, version, asked, request.headers.get(WISH, ""))
         if reply.status != HTTPStatus.OK:
             return respond(reply)

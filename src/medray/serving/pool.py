@@ -202,7 +202,12 @@ class Pool:
         return await _told(self._view(image))
 
     async def answer_slowly(
-        self, version: str, task: str, wanted: bytes | Reference | Patient, media_type: str
+        self,
+        version: str,
+        task: str,
+        wanted: bytes | Reference | Patient,
+        media_type: str,
+        ticket: Ticket | None = None,
     ) -> AsyncIterator[float | Reply]:
         """Do what `answer` or, of a patient, `track` does; yields how far it is, 0 to 1, and the reply last."""
         if isinstance(wanted, Patient):
@@ -210,7 +215,7 @@ class Pool:
             answering = asyncio.create_task(self.track(version, wanted, media_type, progress))
         else:
             progress = Progress()
-            answering = asyncio.create_task(self.answer(version, task, wanted, media_type, progress=progress))
+            answering = asyncio.create_task(self.answer(version, task, wanted, media_type, ticket, progress))
         try:
             while not answering.done():
                 await asyncio.wait([answering], timeout=TELL_S)

@@ -6,12 +6,12 @@ A challenger's failure is nobody's: the champion answers then. What is compared 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import random
-import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -19,16 +19,18 @@ from typing import Any
 
 from medray.errors import MedrayError
 from medray.monitoring.arms import OWN
-from medray.registry.registry import REFERENCE, Registry
+from medray.registry.registry import REFERENCE
 from medray.registry.rollout import CHALLENGER, CHAMPION, SHADOW, Rollout
 from medray.registry.version import ModelVersion
 from medray.serving.desk import DIED, Desk
 from medray.serving.judge import Judge, Pair
+from medray.serving.patient import Patient
 from medray.serving.results import JSON, Reply
+from medray.serving.rollouts import Rollouts
 from medray.serving.sources import Reference
 from medray.serving.ticket import Ticket
 
-__all__ = ["Traffic"]
+__all__ = ["Asked", "Traffic", "is_shared"]
 
 AT_ONCE = 4
 """Copies that are under way; while there are so many, others are left out: nobody's answer waits for a copy."""
@@ -43,22 +45,28 @@ _Trial = tuple[str, str, str]
 """Champion, challenger, and when the trial began."""
 
 
-@dataclass(slots=True, eq=False)
-class _Known:
-    """What is known of a model's rollout."""
-
-    rollout: Rollout
-    at: float
-    check: asyncio.Task[None] | None = None
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
-    """What is asked of a model."""
+class Asked:
+    """What is asked of a model.
+
+    Attributes:
+        task: What is asked for.
+        image: The image's file, or where it is; or a patient's scans, which one version compares.
+        media_type: Of the answer.
+    """
 
     task: str
-    image: bytes | Reference
+    image: bytes | Reference | Patient
     media_type: str
+
+
+_Answer = Callable[[ModelVersion, Ticket], Awaitable[Reply]]
+
+
+def is_shared(reference: str) -> bool:
+    """Tell whether who asks leaves it to the endpoint which version answers: they name none, or the champion."""
+    match = REFERENCE.fullmatch(reference)
+    return match is not None and not match["version"] and match["alias"] in {None, CHAMPION}
 
 
 class Traffic:
@@ -71,50 +79,89 @@ class Traffic:
 
     def __init__(self, desk: Desk, seed: int | None = None) -> None:
         self._desk = desk
-        self._registry: Registry = desk.registry
-        self._known: dict[str, _Known] = {}
+        self._rollouts = Rollouts(desk)
         self._judges: dict[_Trial, Judge] = {}
         self._ended: set[_Trial] = set()
         self._copies: set[asyncio.Task[None]] = set()
         self._deaths: Counter[str] = Counter()
         self._draw = random.Random(seed)  # noqa: S311 - which request goes where is no secret
 
-    async def ask(self, reference: str, version: ModelVersion, asked: _Asked, wish: str) -> Reply:
+    async def ask(self, reference: str, version: ModelVersion, asked: Asked, wish: str) -> Reply:
         """Have an image answered by who is to.
 
         Args:
-            reference: As the request has it; only one that names no version, or the champion, is shared out.
+            reference: As the request has it; see `is_shared`.
             version: What it means now.
-            asked: The image, and what of it.
+            asked: What.
             wish: ``always`` or ``never``: whether the challenger is to answer; anything else leaves it to chance.
         """
-        match = REFERENCE.fullmatch(reference)
-        shared = match is not None and not match["version"] and match["alias"] in {None, CHAMPION}
-        rollout = await self._rollout(version) if shared else None
+        rollout = await self._rollout(version) if is_shared(reference) else None
+
+        def answer(one: ModelVersion, ticket: Ticket) -> Awaitable[Reply]:
+            return self._once(one, asked, ticket)
+
         if rollout is None or rollout.alone:
-            return await self._once(version, asked, Ticket())
+            return await answer(version, Ticket())
         first = rollout.challenger if rollout.challenger and self._chosen(rollout, wish) else version
-        others = self._others(rollout, first)
-        ticket = Ticket(role="champion" if first is version else "challenger", keep=bool(others))
-        reply = await self._once(first, asked, ticket)
-        if first is not version and reply.status != HTTPStatus.OK:
-            return await self._instead(rollout, asked, ticket, reply)
+        return await self._shared_out(rollout, first, asked, answer)
+
+    async def follow(
+        self,
+        version: ModelVersion,
+        asked: Asked,
+        tell: Callable[[float], None] = lambda share: None,
+        *,
+        key: str = "",
+        patience_s: float = 0.0,
+    ) -> Reply:
+        """Have something answered however long that takes, as `Desk.follow` does, by who is to.
+
+        Args:
+            version: What the request meant when it came.
+            asked: What.
+            tell: Called with how far it is, 0 to 1.
+            key: Of the request, where it leaves open who answers: the same one is answered by the same version, as long as
+                the canary lasts.
+            patience_s: For which it waits; as long as answers are kept, by default.
+        """
+
+        def answer(one: ModelVersion, ticket: Ticket) -> Awaitable[Reply]:
+            return self._desk.follow(one, asked.task, asked.image, asked.media_type, tell, ticket, patience_s=patience_s)
+
+        shared = bool(key) and not isinstance(asked.image, Patient)
+        rollout = await self._rollout(version) if shared else None
+        if rollout is None or rollout.alone or await self._is_past(version):
+            return await answer(version, Ticket())
+        first = rollout.challenger if rollout.challenger and _drawn(key, rollout) else version
+        return await self._shared_out(rollout, first, asked, answer)
+
+    async def _is_past(self, version: ModelVersion) -> bool:
+        """Tell whether another version has become champion since a request came."""
+        try:
+            return (await self._desk.resolve(version.name)).version != version.version
+        except MedrayError:
+            return True
+
+    async def _shared_out(self, rollout: Rollout, first: ModelVersion, asked: Asked, answer: _Answer) -> Reply:
+        """Have a version answer, and others see the image, too; what a challenger can't answer the champion does."""
+        trial, others = first is not rollout.champion, self._others(rollout, first)
+        ticket = Ticket(role="challenger" if trial else "champion", keep=bool(others))
+        reply = await answer(first, ticket)
+        if trial and reply.status != HTTPStatus.OK:
+            return await self._instead(rollout, answer, ticket, reply)
         if reply.status == HTTPStatus.OK:
             copied = [self._copy(rollout, other, asked, reply, replace(ticket, against=reply.kept)) for other in others]
-            if first is not version and not any(copied):
+            if trial and not any(copied):
                 self._judge(rollout, Pair())  # its failures count, and so must this
         return replace(reply, kept=())
 
-    def asked(self, task: str, image: bytes | Reference, media_type: str) -> _Asked:
-        """Put together what is asked."""
-        return _Asked(task, image, media_type)
+    async def _once(self, version: ModelVersion, asked: Asked, ticket: Ticket, media_type: str = "") -> Reply:
+        assert not isinstance(asked.image, Patient)  # noqa: S101 - one version compares their scans
+        return await self._desk.ask(version, asked.task, asked.image, media_type or asked.media_type, ticket)
 
-    async def _once(self, version: ModelVersion, asked: _Asked, ticket: Ticket) -> Reply:
-        return await self._desk.ask(version, asked.task, asked.image, asked.media_type, ticket)
-
-    async def _instead(self, rollout: Rollout, asked: _Asked, ticket: Ticket, refused: Reply) -> Reply:
+    async def _instead(self, rollout: Rollout, answer: _Answer, ticket: Ticket, refused: Reply) -> Reply:
         """Have the champion answer what the challenger couldn't."""
-        reply = await self._once(rollout.champion, asked, Ticket(beside=ticket.id))
+        reply = await answer(rollout.champion, Ticket(beside=ticket.id))
         if reply.status == HTTPStatus.OK and not _busy(refused):
             self._judge(rollout, Pair(failed=True))
         return reply
@@ -134,18 +181,18 @@ class Traffic:
             found.append(rollout.shadow)
         return found
 
-    def _copy(self, rollout: Rollout, other: ModelVersion, asked: _Asked, reply: Reply, ticket: Ticket) -> bool:
+    def _copy(self, rollout: Rollout, other: ModelVersion, asked: Asked, reply: Reply, ticket: Ticket) -> bool:
         """Have another version see the image, too, unless so many others are being seen; tell whether."""
         if len(self._copies) >= AT_ONCE:
             return False
         self._later(self._compare(rollout, other, asked, reply, ticket))
         return True
 
-    async def _compare(self, rollout: Rollout, other: ModelVersion, asked: _Asked, reply: Reply, ticket: Ticket) -> None:
+    async def _compare(self, rollout: Rollout, other: ModelVersion, asked: Asked, reply: Reply, ticket: Ticket) -> None:
         """Have another version see an image, and look at how the two differ."""
         role = "champion" if other is rollout.champion else "challenger" if other is rollout.challenger else "shadow"
         mine = Ticket(role=role, beside=ticket.id, against=ticket.against)  # type: ignore[arg-type]
-        copy = await self._desk.ask(other, asked.task, asked.image, JSON, mine)
+        copy = await self._once(other, asked, mine, JSON)
         if role == "shadow" and copy.title == DIED:
             self._mourn(other)
         if role == "shadow" or _busy(copy):
@@ -191,55 +238,31 @@ class Traffic:
         pause = 1.0
         while True:
             try:
-                await asyncio.to_thread(self._registry.withdraw, str(version), alias, why=why, actor=ACTOR)
+                await asyncio.to_thread(self._desk.registry.withdraw, str(version), alias, why=why, actor=ACTOR)
             except Exception as error:  # noqa: BLE001 - an outage of the registry or the audit trail; tried again in a moment
                 logger.warning("%s can't be taken back yet (%s)", version, type(error).__name__)
                 await asyncio.sleep(pause)
                 pause = min(60.0, 2 * pause)
             else:
-                self._known.pop(version.name, None)
+                self._rollouts.forget(version.name)
                 return
 
     async def _rollout(self, version: ModelVersion) -> Rollout | None:
-        """Return a model's rollout: what was known a moment ago, while it is looked up again behind the request."""
-        known = self._known.get(version.name)
-        if known is None:
-            rollout = await self._look_up(version.name)
-            if rollout is None:
-                return None
-            known = self._known.setdefault(version.name, _Known(rollout, time.monotonic()))
-        elif time.monotonic() - known.at > self._desk.limits.refresh_s and (known.check is None or known.check.done()):
-            known.check = asyncio.create_task(self._look_again(version.name, known), context=Context())
-        found = replace(known.rollout, champion=version)
-        challenger, canary = found.challenger, found.canary
-        if challenger is None or canary is None:
+        """Return which versions of a model get which requests now, but for a challenger whose trial is over."""
+        found = await self._rollouts.of(version)
+        if found is None or found.challenger is None or found.canary is None:
             return found
-        over = challenger.version == version.version or (str(version), str(challenger), canary.since) in self._ended
+        over = (str(version), str(found.challenger), found.canary.since) in self._ended
         return replace(found, challenger=None, canary=None) if over else found
 
-    async def _look_again(self, name: str, known: _Known) -> None:
-        found = await self._look_up(name)
-        if found is not None:
-            for version in (found.challenger, found.shadow):
-                if version is not None and version not in (known.rollout.challenger, known.rollout.shadow):
-                    await self._warm(version)
-            known.rollout = found
-        known.at = time.monotonic()
 
-    async def _look_up(self, name: str) -> Rollout | None:
-        try:
-            return await asyncio.to_thread(self._registry.rollout, name)
-        except Exception as error:  # noqa: BLE001 - of a registry that doesn't answer the last word stands
-            logger.warning("the rollout of %s isn't known (%s)", name, type(error).__name__)
-            return None
-
-    async def _warm(self, version: ModelVersion) -> None:
-        try:
-            await self._desk.warm(version)
-        except MedrayError as error:
-            logger.warning("%s isn't loaded: %s", version, error)
-        except Exception as error:  # noqa: BLE001 - one that can't be loaded must not keep others from being taken back
-            logger.warning("%s isn't loaded (%s)", version, type(error).__name__)
+def _drawn(key: str, rollout: Rollout) -> bool:
+    """Tell whether a challenger answers what has a key: its share of all keys, each time the same."""
+    canary = rollout.canary
+    if canary is None:
+        return False
+    digest = hashlib.sha256(f"{key} {canary.since}".encode()).digest()
+    return int.from_bytes(digest[:8]) < canary.share * 2**64
 
 
 def _busy(reply: Reply) -> bool:

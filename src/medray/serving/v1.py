@@ -16,7 +16,7 @@ from medray.serving.guard import Guard
 from medray.serving.jobs import OVER, Docket, Job
 from medray.serving.results import BOTH, FORMATS, JSON, NIFTI, NRRD, PROBLEM, Reply, accepted, told
 from medray.serving.sources import Reference, parse_reference
-from medray.serving.traffic import Traffic
+from medray.serving.traffic import Asked, Traffic, is_shared
 
 __all__ = ["BODY", "WISH", "image_in", "jobs", "may_wait", "promised", "respond", "unwrapped", "v1"]
 
@@ -88,10 +88,11 @@ def v1(desk: Desk, guard: Guard, clerk: Clerk, traffic: Traffic) -> APIRouter:
             if may_wait(request):
                 image_in(desk, request, body)  # a reference that may not be is refused now, not later
                 owner = request.state.principal.name
-                return promised(await clerk.take(owner, version, task, media_type, body, referred=_refers(request)))
+                how = {"referred": _refers(request), "shared": is_shared(model)}
+                return promised(await clerk.take(owner, version, task, media_type, body, **how))
             received = time.perf_counter()
             wish = request.headers.get(WISH, "")
-            reply = await traffic.ask(model, version, traffic.asked(task, image_in(desk, request, body), media_type), wish)
+            reply = await traffic.ask(model, version, Asked(task, image_in(desk, request, body), media_type), wish)
         done = time.perf_counter()
         known = {"receive": (received - started) * 1000, **reply.timing}
         total = (done - started) * 1000
