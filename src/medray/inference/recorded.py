@@ -48,7 +48,7 @@ def recorded(
         predictor: The model.
         prediction: What it said.
         volume: Of what.
-        files: The image's, as they were read.
+        files: The image's, as they were read; none of one that nobody will ask for again.
         runtime: What ran the network.
         **facts: Fields of `PredictionRecord` that are known beside.
     """
@@ -61,7 +61,7 @@ def recorded(
         model=version.name,
         version=version.version,
         task=predictor.task,
-        input_sha256=input_digest(files),
+        input_sha256=input_digest(files) if files else "",
         input_bytes=sum(map(len, files)),
         plan_sha256=plan_digest(predictor.plan) if isinstance(predictor, Predictor) else "",
         **workbench(runtime),

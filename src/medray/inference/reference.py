@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 from medray.cohort.cohort import Cohort
-from medray.cohort.manifest import SeriesRow
 from medray.errors import InputError
 from medray.inference.baseline import keep_reference
 from medray.inference.bundled import load_predictor
 from medray.inference.check import counts
-from medray.inference.recorded import kept_pseudonyms, nameless
-from medray.inference.seen import seen_in
+from medray.inference.recorded import of_row, recorded
+from medray.models.runtime import EXACT
 from medray.monitoring.record import PredictionRecord
 from medray.monitoring.records import read_records
 from medray.preprocessing.plan import learnable
 from medray.registry.registry import Registry
-from medray.registry.version import ModelVersion
 from medray.storage.location import Location
 
 __all__ = ["keep_baseline", "reference_from_cohort", "reference_from_records"]
@@ -55,27 +51,10 @@ def reference_from_cohort(
         raise InputError(f"cohort {cohort.index.id} has no image that {version} is for")
     predictor, found = load_predictor(store.fetch(version)), []
     for done, row in enumerate(chosen, start=1):
-        found.append(_record(version, predictor, cohort, row))
+        volume = cohort.volume(row)
+        found.append(recorded(version, predictor, predictor.predict(volume), volume, (), EXACT, **of_row(row)))
         on_progress("reference", done, len(chosen))
     return found
-
-
-def _record(version: ModelVersion, predictor: Any, cohort: Cohort, row: SeriesRow) -> PredictionRecord:
-    volume = cohort.volume(row)
-    seen = seen_in(volume, predictor.predict(volume))
-    return PredictionRecord(
-        id=secrets.token_hex(12),
-        at=datetime.now(UTC),
-        model=version.name,
-        version=version.version,
-        task=predictor.task,
-        subject=row.subject,
-        study=row.study,
-        series=row.series,
-        numbers=dict(seen.numbers),
-        groups=nameless(seen.groups, kept_pseudonyms()),
-        embedding=() if seen.embedding is None else tuple(map(float, seen.embedding)),
-    )
 
 
 def reference_from_records(
