@@ -1,6 +1,6 @@
 """How soon is it noticed that scans are of another kind, and how often is that said of scans that aren't?
 
-Simulated people of `samples/brain`, scanned coarsely so that many can be made; a U-Net that learned lesions from some. A
+Simulated people of `samples/brain`, scanned coarsely so that many can be made; a U-Net that learned tissues and lesions from some. A
 monitor has a reference of studies that are as they should be and looks every few studies at the last ones, as ``medray
 monitor check`` does. Null studies, 10,000 of them, are of the reference's kind: a block of 50 with any alarm counts as a
 false one. Then from one study on everything is changed in one way, at a random place between two looks. Beside it stands
@@ -39,16 +39,16 @@ from medray.imaging.volume import Volume
 from medray.monitoring.alarm import Watch, looked
 from medray.monitoring.drift import Sample
 from medray.samples.anatomy import load_anatomy
-from medray.samples.scan import Protocol, scan_subject
+from medray.samples.scan import BRAIN_LABELS, Protocol, scan_subject
 from medray.samples.subject import make_subject
 
 NULL, SHIFTED, REFERENCE = (
     int(os.environ.get(f"BENCH_{name}", most)) for name, most in (("NULL", 10_000), ("SHIFTED", 1_000), ("REFERENCE", 400))
 )
-COARSE, PEOPLE, HEALTHY = 2.8, 24, 0.6
+COARSE, PEOPLE, HEALTHY = 2.8, 48, 0.6
 BLOCK, SIZES = 50, (10, 20, 30, 50)
 CORES, CHUNK = 2, 200
-MODEL = "lesions"
+MODEL = "brain"
 PLAIN = Protocol(spacing=COARSE)
 WATCH = Watch()
 
@@ -116,7 +116,7 @@ def measure(folder: Path) -> None:
 
 
 def trained(folder: Path) -> Path:
-    """Train a U-Net on some people's lesions, and return its folder."""
+    """Train a U-Net on some people's tissues and lesions, and return its folder."""
     place = folder / "model"
     if place.exists():
         return place
@@ -132,12 +132,12 @@ def trained(folder: Path) -> Path:
         where = source / f"sub-{number:03d}"
         where.mkdir(parents=True)
         (where / f"sub-{number:03d}_T1w.nii.gz").write_bytes(write_nifti(scan.image))
-        mask = Volume((scan.mask == 3).astype(np.uint8)[np.newaxis], scan.image.affine)
-        (where / f"sub-{number:03d}_dseg.nii.gz").write_bytes(write_nifti(mask))
-    (source / "dseg.tsv").write_text("index\tname\n0\tbackground\n1\tlesion\n")
+        (where / f"sub-{number:03d}_dseg.nii.gz").write_bytes(write_nifti(Volume(scan.mask[np.newaxis], scan.image.affine)))
+    names = "".join(f"{value}\t{name}\n" for name, value in BRAIN_LABELS.names.items())
+    (source / "dseg.tsv").write_text(f"index\tname\n0\tbackground\n{names}")
     cohort = medray.ingest(source, folder / "cohort", labels="**/*_dseg.nii.gz")
     prepared = medray.prepare(cohort, medray.plan(cohort), folder / "prepared")
-    length = medray.FitConfig(epochs=12, steps=60, picture=False)
+    length = medray.FitConfig(epochs=40, steps=60, picture=False)
     medray.fit(prepared, length, name=MODEL, runs=folder / "runs")
     run = folder / "runs" / MODEL / "1" / "model"
     run.rename(place)

@@ -39,9 +39,9 @@ from medray.samples.subject import make_subject
 from medray.storage.location import locate
 
 OLD, NEW = Protocol(spacing=2.2), Protocol(spacing=2.2, contrast="t2")
-PEOPLE = 30
-FIRST = medray.FitConfig(epochs=12, steps=60, picture=False)
-AGAIN = medray.FitConfig(epochs=12, steps=60, learning_rate=2e-3, picture=False)
+PEOPLE, TEST = 48, 0.25
+FIRST = medray.FitConfig(epochs=30, steps=60, picture=False)
+AGAIN = medray.FitConfig(epochs=60, steps=60, learning_rate=2e-3, picture=False)
 MODEL = "brain"
 
 
@@ -57,7 +57,7 @@ def measure(folder: Path) -> None:
     store = medray.Registry()
     if MODEL not in store.names():
         old = medray.ingest(written(folder / "old", OLD, 1), folder / "cohort", labels="**/*_dseg.nii.gz")
-        recipe = medray.plan(old)
+        recipe = medray.plan(old, changes={"test": TEST})
         run = medray.fit(medray.prepare(old, recipe, folder / "first"), FIRST, name=MODEL)
         store.register(medray.card_from_run(run, plan=recipe), run.model)
         store.promote(f"{MODEL}/1")

@@ -1,5 +1,6 @@
 """A patient is taken out: of every version, of labels and records, and of what comes later."""
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from medray.annotation.erase import erase_subject
 from medray.annotation.store import Label, LabelStore, Version
 from medray.audit import open_trail
+from medray.cohort import erase
 from medray.cohort.cohort import open_cohort
 from medray.cohort.commit import Base, Contents, base_of, commit_cohort, restore_version
 from medray.cohort.erase import erase_from_cohort
@@ -20,9 +22,11 @@ from medray.cohort.suppression import read_suppressed, standing
 from medray.errors import InputError, NotFoundError
 from medray.inference.baseline import keep_reference, read_reference
 from medray.ingestion.verify import verify
+from medray.monitoring import records
 from medray.monitoring.journal import Journal
 from medray.monitoring.record import PredictionRecord
-from medray.monitoring.records import models_of, read_records, records_root, write_records
+from medray.monitoring.records import erase_subject as erase_records
+from medray.monitoring.records import models_of, read_records, records_root, rewrite, write_records
 from medray.preprocessing.planning import plan
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
@@ -118,6 +122,47 @@ def test_of_an_old_version_stays_what_it_was_of_others(root):
     assert [row.series for row in restored.rows] == [row.series for row in old.rows]
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_others_keep_the_labels_that_came_later(root, old):
+    """What a version was before its patient came is an old version once more, and no news to join."""
+    whole = open_cohort(root)
+    last = whole.rows[-1].subject
+    labelled = replace(whole.rows[0], label="", findings=())
+    for rows in ((labelled, *whole.rows[1:-1]), (labelled, *whole.rows[1:]), whole.rows):
+        commit_cohort(root, Contents(rows, whole.quarantine, whole.index.labels), {}, base=base_of(root))
+    if old:
+        for path in (Path(root.path) / "versions").iterdir():
+            os.utime(path, (0, 0))
+    erased(root, last)
+    newer = open_cohort(root)
+    commit_cohort(root, Contents(newer.rows[:-1], (), whole.index.labels), {}, base=base_of(root))
+    now = open_cohort(root)
+    assert [row.series for row in now.rows] == [row.series for row in newer.rows[:-1]]
+    assert next(row for row in now.rows if row.series == labelled.series).label == whole.rows[0].label
+
+
+def test_what_is_committed_meanwhile_stays_and_has_no_patient(root, monkeypatch):
+    whole = open_cohort(root)
+    hers, late = whole.rows[0], replace(whole.rows[1], series="late", subject="somebody")
+    read = erase._versions
+    done: list[bool] = []
+
+    def versions(place):
+        found = read(place)
+        if not done and read_suppressed(place):  # she is on the list, and an ingest that began before commits
+            done.append(True)
+            rows = (*whole.rows, late)
+            commit_cohort(root, Contents(rows, whole.quarantine, whole.index.labels), {}, base=base_of(root))
+        return found
+
+    monkeypatch.setattr(erase, "_versions", versions)
+    erased(root, hers.subject)
+    assert done
+    assert {"somebody", *whole.subjects} - {hers.subject} == set(open_cohort(root).subjects)
+    for entry in root.join("versions").entries():
+        assert hers.subject not in open_cohort(root, version=entry.name.removesuffix(".json")).subjects
+
+
 def test_two_are_erased_at_once(root):
     subjects = [row.subject for row in open_cohort(root).rows[:2]]
     with ThreadPoolExecutor(2) as threads:
@@ -168,6 +213,37 @@ def record(id_, subject, at=None):
     return PredictionRecord(
         id=id_, at=at or datetime.now(UTC), model="ball", version=1, task="segmentation", subject=subject, numbers={"mean": 1.0}
     )
+
+
+def test_records_of_dicom_know_no_parts_of_a_series(root):
+    whole = open_cohort(root)
+    row = replace(whole.rows[0], series="1a2b3c-ABCDEFGH", subject="of no PatientID")
+    commit_cohort(root, Contents((*whole.rows, row), (), whole.index.labels), {}, base=base_of(root))
+    served = replace(record("served", ""), series="1a2b3c")
+    write_records(records_root(), [served], name="some")
+    assert erased(root, row.subject).records == 1
+
+
+@pytest.mark.parametrize("write", [write_records, None])
+def test_who_was_erased_between_look_and_write_does_not_come_back(tmp_path, monkeypatch, write):
+    place, hers = locate(tmp_path / "records"), record("hers", "she")
+    write_records(place, [hers, record("other", "other")], name="some")
+    put = records._write
+    done: list[bool] = []
+
+    def late(file, found):
+        if not done:
+            done.append(True)
+            erase_records(place, "she")
+        put(file, found)
+
+    monkeypatch.setattr(records, "_write", late)
+    if write:
+        write(place, [hers], name="late")
+    else:
+        rewrite(place, "ball", hers.at.date(), lambda one: replace(one, reason="changed"))
+    assert done
+    assert [one.id for one in read_records(place, "ball")] == ["other"]
 
 
 def test_labels_and_records_go_too_and_models_are_named(root, tmp_path):

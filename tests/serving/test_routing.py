@@ -14,6 +14,7 @@ from requests import Session
 
 import medray
 from medray import config
+from medray.audit import open_trail
 from medray.errors import ConfigError
 from medray.formats.dicom_header import SeriesFacts
 from medray.formats.dicom_series import SeriesIdentity, write_dicom_series
@@ -175,12 +176,15 @@ def test_a_challenger_has_its_share_of_what_comes_in(scan, tmp_path):
     store.challenge("ball/2", Canary(share=1, compared=0))
     try:
         with orthanc_server(tmp_path / "pacs") as orthanc:
-            where = limits(tmp_path, f"dicomweb+http://127.0.0.1:{orthanc.http}/dicom-web", mine, Rule(model="ball/1"))
+            where = limits(tmp_path, f"dicomweb+http://127.0.0.1:{orthanc.http}/dicom-web", mine)
             with endpoint(limits=replace(where, records=str(records))) as client:
                 send(client, write_dicom_series(scan, replace(WHO, study="70", series="71")))
                 wait_until(lambda: states() == ["stored"])
                 wait_until(lambda: read_records(records_root(str(records)), "ball") != [])
+                [order] = client.get("/v1/orders").json()["orders"]
+                assert (order["model"], order["detail"]) == ("ball/1", "by ball/2")
             assert len(kept(orthanc, "SEG")) == 1
+        assert [event.target for event in open_trail().events(action="result.store")] == ["ball/2"]
     finally:
         store.withdraw("ball/2")
     assert {(one.version, one.role) for one in read_records(records_root(str(records)), "ball")} == {(2, "challenger")}

@@ -116,8 +116,8 @@ def test_what_is_answered_later_takes_part(url, store):
     store.challenge(f"ball/{SAME}", PATIENT)
     started(url, f"ball/{SAME}")
 
-    def answered(model, number):
-        headers = {"Prefer": "respond-async"}
+    def answered(model, number, **headers):
+        headers = {"Prefer": "respond-async", **headers}
         job = f"{url}{asked(url, scan(3 + number % 20), model, **headers).headers['location']}"
         wait_until(lambda: httpx.get(job).json()["state"] in OVER, seconds=60)
         assert httpx.get(job).json()["state"] == "done"
@@ -127,6 +127,8 @@ def test_what_is_answered_later_takes_part(url, store):
         models = list(callers.map(partial(answered, "ball"), range(24)))
     assert set(models) == {"ball/1", f"ball/{SAME}"}
     assert {answered("ball/1", number) for number in range(4)} == {"ball/1"}, "who is named answers"
+    for wish, who in (("always", f"ball/{SAME}"), ("never", "ball/1")):
+        assert {answered("ball", number, **{"X-Medray-Canary": wish}) for number in range(4)} == {who}
     store.withdraw(f"ball/{SAME}")
     store.challenge(f"ball/{FAILS}", replace(PATIENT, share=1))
     started(url, "ball/1")
@@ -201,7 +203,7 @@ def test_a_promotion_in_the_middle_of_traffic_loses_nothing(url, store):
 
 
 @pytest.mark.parametrize(("title", "stays"), [(DIED, False), ("busy", True)])
-def test_one_that_ends_its_replica_has_failed_and_one_that_is_busy_has_not(store, title, stays):
+def test_one_that_ends_its_replica_has_failed_and_one_that_is_busy_has_not(store, title, stays, monkeypatch):
     class Fatal:
         """Stands for a desk whose challenger's replicas end, or are busy."""
 
@@ -225,4 +227,9 @@ def test_one_that_ends_its_replica_has_failed_and_one_that_is_busy_has_not(store
     store.withdraw(f"ball/{OTHER}")
     store.promote(f"ball/{OTHER}", "shadow")
     assert asyncio.run(run()) == {200}
-    assert (store.rollout("ball").shadow is not None) == stays
+    assert store.rollout("ball").shadow is not None, "copies that end together are of one replica"
+    monkeypatch.setattr("medray.serving.traffic.ONE_DEATH_S", 0.0)
+    for _ in range(2):  # and a second time
+        assert asyncio.run(run()) == {200}
+        assert (store.rollout("ball").shadow is not None) == stays
+        store.promote(f"ball/{OTHER}", "shadow")

@@ -17,6 +17,8 @@ from medray.registry.served import SERVED_S, served_until
 from medray.registry.version import ModelVersion
 from medray.serving.desk import DIED, Desk, Limits
 from medray.serving.results import JSON, Reply
+from medray.serving.sentinel import Sentinel
+from medray.serving.ticket import Ticket
 from medray.serving.upkeep import Upkeep
 
 BALL, OTHER = ModelVersion.parse("ball/1"), ModelVersion.parse("ball/2")
@@ -69,6 +71,54 @@ def test_what_no_replica_answers_is_counted(error, reason):
     patient: Any = None
     assert asyncio.run(desk.track(OTHER, patient, JSON)).status == 503
     assert counted == [("ball", 1, reason), ("ball", 2, reason)]
+
+
+def test_of_a_copy_and_of_what_is_on_trial_nobody_waits():
+    desk, counted = desk_of(BackPressureError(1, 1))
+    for ticket in (Ticket(role="shadow"), Ticket(role="challenger"), Ticket(role="champion", beside="a", against=("kept",))):
+        assert asyncio.run(desk.ask(BALL, "segmentation", bytes(1 << 22), JSON, ticket)).status == 503
+    assert counted == []
+    assert asyncio.run(desk.ask(BALL, "segmentation", bytes(1 << 22), JSON, Ticket(beside="a"))).status == 503
+    assert counted == [("ball", 1, "busy")], "it answers in a challenger's place"
+
+
+@pytest.mark.parametrize("error", [BackPressureError(1, 1), None])
+def test_a_challenger_that_cannot_be_loaded_keeps_no_job_waiting(error):
+    class Slow(Handle):
+        """Stands for a handle whose calls say how far they are."""
+
+        @property
+        def answer_slowly(self):
+            return self
+
+        async def remote(self, *words):
+            if self._error is not None:
+                raise self._error
+            yield 0.5
+            yield Reply(503, JSON, b"{}")
+
+    handle: Any = Slow(error)
+    desk = Desk(handle, medray.Registry(), Limits())
+    following = desk.follow(OTHER, "segmentation", b"", JSON, lambda share: None, Ticket(role="challenger"))
+    assert asyncio.run(asyncio.wait_for(following, 5)).status == 503
+
+
+def test_a_registry_that_is_away_ends_no_watch(monkeypatch, tmp_path):
+    desk, _ = desk_of(models=("ball",))
+
+    async def away(reference):
+        raise OSError("the registry is away")
+
+    monkeypatch.setattr(desk, "resolve", away)
+    meters: Any = Counted()
+
+    async def going():
+        watch = asyncio.create_task(Sentinel(desk, str(tmp_path), 0.01, meters).run())
+        await asyncio.sleep(0.2)
+        assert not watch.done()
+        watch.cancel()
+
+    asyncio.run(going())
 
 
 def test_an_answer_is_not(monkeypatch):

@@ -92,6 +92,7 @@ def erase_subject(
             unknown = error if len(cohorts) == 1 else unknown
     Journal(records).move()  # what ended processes of this node have left
     series = {name for erasure in done.values() for name in erasure.series}
+    series |= {name.rpartition("-")[0] for name in series} - {""}  # records of DICOM know no parts of a series
     gone = erase_records(records, subject, *also, series=series)
     known = registry or Registry()
     references = tuple(without_patient({subject, *also}, series, known))

@@ -27,7 +27,17 @@ from medray.errors import InputError, MedrayError, NotFoundError
 from medray.imaging.labels import LabelSchema
 from medray.storage.location import Location
 
-__all__ = ["Base", "Contents", "base_of", "commit_cohort", "content_id", "joined", "remake_version", "restore_version"]
+__all__ = [
+    "Base",
+    "Contents",
+    "base_of",
+    "commit_cohort",
+    "content_id",
+    "joined",
+    "parents_of",
+    "remake_version",
+    "restore_version",
+]
 
 ID_LETTERS = 16
 MARGIN_NS = 600 * 10**9
@@ -100,7 +110,13 @@ def joined(contents: Contents, other: Cohort | Contents, base: Cohort | Contents
 
 
 def commit_cohort(
-    root: Location, contents: Contents, lineage: Mapping[str, str], *, base: Base | None = None, join: Join = joined
+    root: Location,
+    contents: Contents,
+    lineage: Mapping[str, str],
+    *,
+    base: Base | None = None,
+    join: Join = joined,
+    ancestors: AbstractSet[str] = frozenset(),
 ) -> Cohort:
     """Write manifest, quarantine and version, join what others committed since, and make the result current.
 
@@ -110,13 +126,14 @@ def commit_cohort(
         lineage: Where it came from.
         base: What the contents were made from; none for what holds everything itself.
         join: See `joined`.
+        ancestors: Ids of further versions that it is made from: one that is about to be deleted can't be asked for its own.
 
     Raises:
         InputError: If ``join`` refuses another's version; this one isn't current then.
         StorageError: If the store fails; a version that was current before still is, or the new one is.
     """
     base = base or Base(None, 0)
-    parents = {base.cohort.index.id} if base.cohort else set[str]()
+    parents = {*ancestors} | ({base.cohort.index.id} if base.cohort else set[str]())
     contents = _allowed(root, contents)
     written, pointed = _write(root, contents, lineage, parents), False
     while True:
@@ -209,7 +226,7 @@ def _write(root: Location, contents: Contents, lineage: Mapping[str, str], paren
     manifest, manifest_hash = write_table(root, "manifest", rows, SERIES_SCHEMA)
     refused, refused_hash = write_table(root, "quarantine", quarantine, QUARANTINE_SCHEMA)
     known = _open(root, digest)
-    older = _parents(known) if known else set[str]()
+    older = parents_of(known) if known else set[str]()
     counts = {
         "subjects": len({row.subject for row in rows}),
         "series": len(rows),
@@ -228,9 +245,9 @@ def _write(root: Location, contents: Contents, lineage: Mapping[str, str], paren
         lineage={**lineage, PARENT: " ".join(sorted((older | parents) - {digest}))},
     )
     if known and known.index.hashes == index.hashes:
-        if digest in parents and parents <= older | {digest}:
+        if REMADE in lineage or (digest in parents and parents <= older | {digest}):
             return _Written(known, fresh=False)
-        older_lineage = {name: value for name, value in known.index.lineage.items() if name != REMADE or REMADE in lineage}
+        older_lineage = {name: value for name, value in known.index.lineage.items() if name != REMADE}
         index = replace(known.index, lineage={**older_lineage, PARENT: index.lineage[PARENT]})
     _version(root, digest).write(json.dumps(config.dump(index), indent=1).encode())
     return _Written(Cohort(root, index), fresh=known is None)
@@ -252,11 +269,12 @@ def _with_ancestors(root: Location, versions: AbstractSet[str], *, among: Abstra
         version = left.pop()
         known.add(version)
         made = _open(root, version) if among is None or version in among else None
-        left |= _parents(made) - known if made else set()
+        left |= parents_of(made) - known if made else set()
     return known
 
 
-def _parents(cohort: Cohort) -> set[str]:
+def parents_of(cohort: Cohort) -> set[str]:
+    """Return the ids of the versions that one was made from."""
     return set(cohort.index.lineage.get(PARENT, "").split())
 
 
@@ -288,7 +306,7 @@ def _others(root: Location, cohort: Cohort, since_ns: int) -> list[Cohort]:
     """Return versions written since that are neither the cohort nor one that it was made from."""
     entries = root.join("versions").entries()
     recent = {entry.name.removesuffix(".json") for entry in entries if entry.modified_ns >= since_ns - MARGIN_NS}
-    known = {cohort.index.id} | _with_ancestors(root, _parents(cohort), among=recent)
+    known = {cohort.index.id} | _with_ancestors(root, parents_of(cohort), among=recent)
     found = [_open(root, version) for version in sorted(recent - known)]
     return [other for other in found if other is not None and REMADE not in other.index.lineage]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medray.cohort.cohort import Cohort, open_cohort
-from medray.cohort.commit import Contents, base_of, commit_cohort, remake_version
+from medray.cohort.commit import Base, Contents, base_of, commit_cohort, parents_of, remake_version
 from medray.cohort.manifest import SeriesRow
 from medray.cohort.shards import shard_location
 from medray.cohort.suppression import Suppressed, read_suppressed, suppress
@@ -56,34 +56,47 @@ def erase_from_cohort(root: Location, subject: str, labels: Callable[[Sequence[s
         NotFoundError: If there is no cohort, or no version has that patient.
         InputError: If the cohort has nobody else.
     """
-    base = base_of(root)
-    if base.cohort is None:
+    _require_one_of_several(root, subject)
+    known = read_suppressed(root).get(subject) or Suppressed(subject=subject)
+    suppress(root, known)  # first: from here on nobody brings them back
+    replaced: dict[str, str] = {}
+    series: set[str] = set()
+    gone = 0
+    while True:
+        base = base_of(root)  # before the versions: whoever commits meanwhile is joined
+        theirs = {name: cohort for name, cohort in _versions(root).items() if subject in cohort.subjects}
+        if base.cohort is None or not theirs:
+            break
+        rows = {row.series: row for cohort in theirs.values() for row in cohort.rows if row.subject == subject}
+        current = _without(root, base, theirs)
+        replaced |= {name: _remade(root, version, base.cohort, current) for name, version in theirs.items()}
+        suppress(root, Suppressed(subject=subject, replaced={**known.replaced, **replaced}))
+        gone += _delete(root, theirs, list(rows.values()), labels(sorted(rows)))
+        series |= rows.keys()
+    _forget(root, subject, series)
+    return Erasure(open_cohort(root).index.id, replaced, sorted(series), gone)
+
+
+def _require_one_of_several(root: Location, subject: str) -> None:
+    """Refuse a patient whom no version has ever had, and one who is all that a cohort has."""
+    current = base_of(root).cohort
+    if current is None:
         raise NotFoundError(f"no complete cohort at {root.path}: there is nobody to erase")
-    versions = _versions(root)
-    theirs = {name: cohort for name, cohort in versions.items() if any(row.subject == subject for row in cohort.rows)}
-    known = read_suppressed(root).get(subject)
-    if not theirs and known is None:
-        raise NotFoundError(f"no version of the cohort has a subject {subject}: medray cohort split lists them")
-    if {row.subject for row in base.cohort.rows} == {subject}:
+    if set(current.subjects) == {subject}:
         raise InputError("the patient is the only one of this cohort: delete its folder")
-    # First: from here on nobody brings them back.
-    known = known or Suppressed(subject=subject)
-    suppress(root, known)
-    rows = {row.series: row for cohort in theirs.values() for row in cohort.rows if row.subject == subject}
-    current = _without(root, base.cohort, subject)
-    replaced = {name: _remade(root, version, base.cohort, current) for name, version in theirs.items()}
-    suppress(root, Suppressed(subject=subject, replaced={**known.replaced, **replaced}))
-    gone = _delete(root, theirs, list(rows.values()), labels(sorted(rows)))
-    _forget(root, subject, set(rows))
-    return Erasure(current.index.id, replaced, sorted(rows), gone)
+    if subject in current.subjects or subject in read_suppressed(root):
+        return
+    if not any(subject in cohort.subjects for cohort in _versions(root).values()):
+        raise NotFoundError(f"no version of the cohort has a subject {subject}: medray cohort split lists them")
 
 
-def _without(root: Location, cohort: Cohort, subject: str) -> Cohort:
-    """Commit the current version without a patient, if it has them."""
-    if subject not in cohort.subjects:
-        return cohort
-    contents = Contents(cohort.rows, cohort.quarantine, cohort.index.labels)  # a commit leaves out who was erased
-    return commit_cohort(root, contents, {**cohort.index.lineage, "erased": "1"}, base=base_of(root))
+def _without(root: Location, base: Base, theirs: Mapping[str, Cohort]) -> Cohort:
+    """Make a version without the patient current, that knows the ancestors of those that are about to be deleted."""
+    assert base.cohort is not None  # noqa: S101 - of a cohort that has versions one is current
+    before = base.cohort
+    contents = Contents(before.rows, before.quarantine, before.index.labels)  # a commit leaves out who was erased
+    ancestors = {*theirs}.union(*(parents_of(cohort) for cohort in theirs.values()))
+    return commit_cohort(root, contents, {**before.index.lineage, "erased": "1"}, base=base, ancestors=ancestors)
 
 
 def _remade(root: Location, version: Cohort, before: Cohort, current: Cohort) -> str:

@@ -68,6 +68,9 @@ def write_records(root: Location, records: Sequence[PredictionRecord], *, name: 
         days[record.model, record.at.date()].append(record)
     for (model, day), found in days.items():
         _write(_folder(root, model, day).join(f"part-{name}.parquet"), sorted(found, key=lambda record: record.at))
+    if read_suppressed(root) != gone:  # somebody was erased meanwhile, who may not have seen these files
+        for model, day in days:
+            rewrite(root, model, day)
 
 
 def read_records(
@@ -154,19 +157,19 @@ def rewrite(
     folder = _folder(root, model, day)
     files = [entry.name for entry in _entries(folder)]
     records = {record.id: record for name in files for record in _read_file(folder.join(name))}
-    kept = {id_: keep(record) for id_, record in records.items()}
+    gone = read_suppressed(root)
+    kept = {id_: keep(record) if _left([record], gone) else None for id_, record in records.items()}
     changed = sum(kept[id_] is not record for id_, record in records.items())
     if not changed and len(files) <= 1:
         return 0
-    staying = _left((record for record in kept.values() if record is not None), read_suppressed(root))
-    left = sorted(staying, key=lambda record: record.at)
+    left = sorted((record for record in kept.values() if record is not None), key=lambda record: record.at)
     name = f"part-{hashlib.sha256(''.join(record.id for record in left).encode()).hexdigest()[:24]}.parquet"
     if left:
         _write(folder.join(name), left)
     for old in files:
         if old != name or not left:
             folder.join(old).remove()
-    return changed
+    return changed if read_suppressed(root) == gone else changed + rewrite(root, model, day)
 
 
 def join_days(root: Location) -> int:

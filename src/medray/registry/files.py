@@ -93,7 +93,7 @@ def discard_files(client: MlflowClient, run: str, folder: str = "") -> None:
     Raises:
         StorageError: If that store refuses.
     """
-    if not client.list_artifacts(run, folder or None):
+    if not _holds(client, run, folder):
         return
     with without(UNUSED):
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
@@ -103,6 +103,14 @@ def discard_files(client: MlflowClient, run: str, folder: str = "") -> None:
         get_artifact_repository(uri, tracking_uri=client.tracking_uri).delete_artifacts(folder or None)
     except Exception as error:  # noqa: BLE001 - each kind of store has its own
         raise StorageError(f"files of run {run} can't be deleted ({type(error).__name__}): delete them in {uri}") from None
+    if _holds(client, run, folder):  # S3 refuses file by file, and MLflow doesn't look
+        raise StorageError(f"files of run {run} can't be deleted: delete them in {uri}")
+
+
+def _holds(client: MlflowClient, run: str, folder: str) -> bool:
+    """Tell whether there is a file; some stores go on naming folders that have none."""
+    entries = client.list_artifacts(run, folder or None)
+    return any(not entry.is_dir or _holds(client, run, entry.path) for entry in entries)
 
 
 def evaluations_of(client: MlflowClient, run: str) -> list[dict[str, Any]]:

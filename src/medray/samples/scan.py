@@ -50,7 +50,8 @@ class Protocol:
         noise: Times the noise.
         bias: Deviation of the smooth gain's coefficients: 0.06 is what is left after bias correction, 0.15 about what is there
             before.
-        contrast: ``"t1"``, or ``"t2"`` for the same tissues the other way round: fluid bright, white matter dark.
+        contrast: ``"t1"``, or ``"t2"`` for the same tissues the other way round: fluid and lesions bright,
+            white matter dark.
     """
 
     spacing: float = 1.0
@@ -70,7 +71,9 @@ def scan_subject(subject: Subject, rng: np.random.Generator, protocol: Protocol 
     points = grid_points(affine, shape)
     t1, grey, white = sample_maps(subject, points)
     inside = _inside_lesions(subject, points, affine)
-    signal = _signal(_seen(t1, protocol.contrast), grey, white, inside, rng)
+    signal = _signal(t1, grey, white, inside, rng)
+    if protocol.contrast == "t2":
+        signal = _turned(signal, t1)
     signal *= bias(points, subject.centre, rng, protocol.bias)
     noisy = rician(signal, rng.uniform(0.008, 0.03) * protocol.noise, rng)
     gain = rng.uniform(0.6, 1.5) * protocol.gain * WHITE_MATTER_VALUE
@@ -78,11 +81,9 @@ def scan_subject(subject: Subject, rng: np.random.Generator, protocol: Protocol 
     return Scan(image, _truth(grey, white, inside))
 
 
-def _seen(t1: Field, contrast: str) -> Field:
-    """Return what a contrast shows of the head that T1 shows so."""
-    if contrast == "t1":
-        return t1
-    turned: Field = np.where(t1 > HEAD, np.clip(1.15 - t1, 0.1, 1), t1).astype(np.float32)
+def _turned(signal: Field, t1: Field) -> Field:
+    """Return a head's signal the other way round: fluid and lesions, which T1 shows dark, are bright."""
+    turned: Field = np.where(t1 > HEAD, np.clip(1.15 - signal, 0.1, 1), signal).astype(np.float32)
     return turned
 
 

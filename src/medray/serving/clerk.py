@@ -11,7 +11,7 @@ from collections.abc import Callable
 from medray.errors import MedrayError
 from medray.registry.version import ModelVersion
 from medray.serving.auth import Refusal
-from medray.serving.jobs import Docket, Job
+from medray.serving.jobs import NAMED, Docket, Job
 from medray.serving.patient import TRACKING, Patient
 from medray.serving.results import Reply, refusal
 from medray.serving.sources import Reference, parse_reference
@@ -46,11 +46,11 @@ class Clerk:
         self._purged = 0.0
 
     async def take(
-        self, owner: str, version: ModelVersion, task: str, accept: str, body: bytes, *, referred: bool, shared: bool = False
+        self, owner: str, version: ModelVersion, task: str, accept: str, body: bytes, *, referred: bool, wish: str = NAMED
     ) -> Job:
         """Take a job in, to be worked on as soon as may be; see `Docket.add`."""
-        how = {"referred": referred, "shared": shared}
-        job = await asyncio.to_thread(self._docket.add, owner, str(version), task, accept, body, **how)
+        words = (owner, str(version), task, accept, body)
+        job = await asyncio.to_thread(self._docket.add, *words, referred=referred, wish=wish)
         self._new.set()
         return job
 
@@ -113,7 +113,8 @@ class Clerk:
             body = await asyncio.to_thread(self._docket.input, job.id)
             wanted = await asyncio.to_thread(_wanted, job, body)
             version, asked = ModelVersion.parse(job.model), Asked(job.task, wanted, job.accept)
-            return await self._traffic.follow(version, asked, tell, key=job.id if job.shared else "")
+            key = "" if job.wish == NAMED else job.id
+            return await self._traffic.follow(version, asked, tell, key=key, wish=job.wish)
         except (MedrayError, Refusal) as error:
             return refusal(error)
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from medray import config
 from medray.audit import Event
 from medray.errors import ImageError, MedrayError, StorageError
-from medray.registry.rollout import CHAMPION
 from medray.registry.version import ModelVersion
 from medray.serving.desk import Desk, Limits
 from medray.serving.form import zip_of
@@ -28,7 +27,7 @@ from medray.serving.guard import Ledger
 from medray.serving.orders import Order, OrderBook
 from medray.serving.results import OBJECTS, Reply
 from medray.serving.rules import models_for
-from medray.serving.traffic import Asked, Traffic
+from medray.serving.traffic import Asked, Traffic, is_shared
 
 if TYPE_CHECKING:
     from medray.pacs.dicomweb import DicomwebPacs
@@ -112,7 +111,7 @@ class Courier:
             content = await asyncio.to_thread(_content, study / series)
             for reference in models:
                 version = await self._desk.resolve(reference)
-                await asyncio.to_thread(self._book.add, study.name, series, str(version), content)
+                await asyncio.to_thread(self._book.add, study.name, series, str(version), content, shared=is_shared(reference))
         await asyncio.to_thread(self._spool.mark_taken, [study])
 
     async def _work(self) -> None:
@@ -139,10 +138,11 @@ class Courier:
                 await asyncio.wait([work], timeout=KEEP_S)
                 if not work.done():
                     await asyncio.to_thread(self._book.keep, order)
-            why = work.result()
-            said = Event("result.store", order.model, "refused" if why else "ok", f"series {order.series} {why}"[:250], ACTOR)
+            why, who = work.result()
+            said = Event("result.store", who, "refused" if why else "ok", f"series {order.series} {why}"[:250], ACTOR)
             await self._ledger.write(said)
-            await asyncio.to_thread(self._book.finish, order, "failed" if why else "stored", why)
+            detail = why or (f"by {who}" if who != order.model else "")
+            await asyncio.to_thread(self._book.finish, order, "failed" if why else "stored", detail)
         except asyncio.CancelledError:
             await asyncio.shield(asyncio.to_thread(self._book.release, order))
             raise
@@ -152,8 +152,8 @@ class Courier:
         finally:
             work.cancel()
 
-    async def _store(self, order: Order) -> str:
-        """Have a series answered and the answer stored; return why that can never be, or nothing.
+    async def _store(self, order: Order) -> tuple[str, str]:
+        """Have a series answered and the answer stored; return why that can never be, or nothing, and which version answered.
 
         Raises:
             MedrayError: If it may be another time.
@@ -161,17 +161,18 @@ class Courier:
         reply = self._unsent.pop(order.number, None) or await self._answer(order)
         if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise StorageError("the models are busy or down")
+        who = reply.headers.get("X-Medray-Model", order.model)
         if reply.status != HTTPStatus.OK:
-            return reply.refused
+            return reply.refused, who
         try:
             await asyncio.to_thread(self._pacs.store, reply.body, reply.media_type)
         except StorageError as error:
             if error.refused:
-                return str(error)
+                return str(error), who
             if len(self._unsent) < MOST_UNSENT:
                 self._unsent[order.number] = reply
             raise
-        return ""
+        return "", who
 
     async def _answer(self, order: Order) -> Reply:
         task = (await self._desk.describe(order.model))["task"]
@@ -180,8 +181,7 @@ class Courier:
         if not any(folder.glob("*.dcm")):
             raise StorageError("the series isn't in the spool: send it again")
         version = ModelVersion.parse(order.model)
-        shared = any(rule.model in {version.name, f"{version.name}@{CHAMPION}"} for rule in self._desk.limits.rules)
-        key = f"{order.series} {order.model}" if shared else ""  # begun again, it is answered by the same version
+        key = f"{order.series} {order.model}" if order.shared else ""  # begun again, it is answered by the same version
         return await self._traffic.follow(version, Asked(task, packed, OBJECTS), key=key, patience_s=PATIENCE_S)
 
     async def _tidy(self) -> None:

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from medray.errors import ImageError, MedrayError, ResourceError
+from medray.errors import ImageError, ResourceError
 from medray.monitoring.metrics import Meters
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
@@ -158,7 +158,7 @@ class Desk:
         """Return the versions that are kept loaded, or were asked a while ago at most."""
         now = time.monotonic()
         for reference in self.limits.models:
-            with suppress(MedrayError):  # the registry is away, or it was deleted: what was asked counts all the same
+            with suppress(Exception):  # the registry is away, or it was deleted: what was asked counts all the same
                 self._asked[str(await self.resolve(reference))] = now
         self._asked = {version: at for version, at in self._asked.items() if now - at < SERVED_S}
         return frozenset(self._asked)
@@ -168,14 +168,13 @@ class Desk:
     ) -> Reply:
         """Have an image answered; see `Pool.answer`."""
         ticket = ticket or Ticket()
-        attempts = _attempts(ticket)
         self._asked[str(version)] = time.monotonic()
         if isinstance(image, bytes) and is_small(image):
             wanted = Wanted(task, image, media_type, ticket)
-            return await self._once(version, lambda: self._parcels.ask(str(version), wanted), attempts)
+            return await self._once(version, lambda: self._parcels.ask(str(version), wanted), ticket)
         handle = self._pool.options(multiplexed_model_id=str(version))
         words = (str(version), task, image, media_type, ticket)
-        return await self._once(version, lambda: handle.answer.remote(*words), attempts)
+        return await self._once(version, lambda: handle.answer.remote(*words), ticket)
 
     async def _send(self, version: str, wanted: Sequence[Wanted]) -> Sequence[Reply]:
         """Have small images answered in one call."""
@@ -193,13 +192,13 @@ class Desk:
         return await self._once(None, lambda: self._pool.view.remote(image))
 
     async def _once(
-        self, version: ModelVersion | None, call: Callable[[], Awaitable[Reply]], attempts: int = ATTEMPTS
+        self, version: ModelVersion | None, call: Callable[[], Awaitable[Reply]], ticket: Ticket | None = None
     ) -> Reply:
         """Have something answered while its caller waits."""
-        title = "busy"
+        ticket, title = ticket or Ticket(), "busy"
         try:
             async with asyncio.timeout(self.limits.timeout_s):
-                for _ in range(attempts):
+                for _ in range(_attempts(ticket)):
                     try:
                         reply = await call()
                     except (BackPressureError, DeploymentUnavailableError):
@@ -211,13 +210,14 @@ class Desk:
                     return reply
         except TimeoutError:
             said = f"no answer within {self.limits.timeout_s:g} s: try again later, or send less"
-            return self._unanswered(version, "time-out", said)
+            return self._unanswered(version, ticket, "time-out", said)
         said = "a replica ended over this image: try again" if title == DIED else "all replicas are busy: try again"
-        return self._unanswered(version, title, said)
+        return self._unanswered(version, ticket, title, said)
 
-    def _unanswered(self, version: ModelVersion | None, title: str, said: str) -> Reply:
-        """Say that there is no answer, and count that: no replica knows of it."""
-        if self._meters is not None and version is not None:
+    def _unanswered(self, version: ModelVersion | None, ticket: Ticket, title: str, said: str) -> Reply:
+        """Say that there is no answer, and count that where somebody waits for it: no replica knows of it."""
+        waited_for = ticket.role == "champion" and not ticket.against
+        if self._meters is not None and version is not None and waited_for:
             self._meters.unanswered(version.name, version.version, title)
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, title, said, BUSY)
 
@@ -246,7 +246,7 @@ class Desk:
         self._asked[str(version)] = time.monotonic()
         handle = self._pool.options(multiplexed_model_id=str(version), stream=True)
         ticket = ticket or Ticket()
-        attempts = _attempts(ticket)
+        trial, attempts = ticket.role != "champion", _attempts(ticket)  # whoever is on trial keeps nobody waiting
         deaths, pause = 0, 1.0
         patience = time.monotonic() + (patience_s or self.limits.keep_answers_s)
         while deaths < attempts and time.monotonic() < patience:
@@ -254,17 +254,18 @@ class Desk:
                 async for said in handle.answer_slowly.remote(str(version), task, wanted, media_type, ticket):
                     if not isinstance(said, Reply):
                         tell(said)
-                    elif said.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                    elif trial or said.status != HTTPStatus.SERVICE_UNAVAILABLE:
                         return said
             except (BackPressureError, DeploymentUnavailableError):
-                pass
+                if trial:
+                    break
             except RayActorError:
                 deaths += 1
                 continue
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
         title = DIED if deaths == attempts else "busy"
-        return self._unanswered(version, title, "replicas ended over it, or all were busy: try again")
+        return self._unanswered(version, ticket, title, "replicas ended over it, or all were busy: try again")
 
     @asynccontextmanager
     async def received(self, request: Request, *, empty: bool = False) -> AsyncIterator[bytes]:

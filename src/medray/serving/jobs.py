@@ -17,13 +17,15 @@ from medray.errors import NotFoundError
 from medray.serving.auth import Principal, Role
 from medray.storage.location import Location, locate
 
-__all__ = ["OVER", "Docket", "Job", "own_folder"]
+__all__ = ["NAMED", "OVER", "Docket", "Job", "own_folder"]
 
 OVER = ("done", "failed", "cancelled")
 LEASE_S = 30.0
 """For which a gateway has a job to itself; it says that it lives more often than that."""
 ATTEMPTS = 3
 """Gateways that may die over a job before it is taken to be the cause."""
+
+NAMED = "named"
 
 _tables = sa.MetaData()
 JOBS = sa.Table(
@@ -42,7 +44,7 @@ JOBS = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("media_type", sa.String(100), nullable=False),
-    sa.Column("shared", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("wish", sa.String(8), nullable=False, server_default=NAMED),
 )  # fmt: skip
 
 
@@ -65,7 +67,7 @@ class Job:
         attempts: Gateways that have begun it.
         status: HTTP's, of the answer; 0 while there is none.
         media_type: Of the answer.
-        shared: Whether the request left it to the endpoint which version answers.
+        wish: `NAMED` where the request names a version; else whether a challenger is to answer, as `Traffic.ask` has it.
     """
 
     id: str
@@ -82,7 +84,7 @@ class Job:
     attempts: int
     status: int
     media_type: str
-    shared: bool
+    wish: str
 
     def plain(self) -> dict[str, Any]:
         """Return what a client is told."""
@@ -111,13 +113,13 @@ class Docket:
         self._engine = open_database(_tables)
         self._folder = own_folder(folder, "jobs")
 
-    def add(self, owner: str, model: str, task: str, accept: str, body: bytes, *, referred: bool, shared: bool = False) -> Job:
+    def add(self, owner: str, model: str, task: str, accept: str, body: bytes, *, referred: bool, wish: str = NAMED) -> Job:
         """Take a job in: when this returns, it outlives a crash."""
         now = time.time()
         job = Job(
             uuid.uuid4().hex, owner, model, task, accept, referred,
             state="queued", progress=0.0, created=now, changed=now, lease=0.0, attempts=0, status=0, media_type="",
-            shared=shared,
+            wish=wish,
         )  # fmt: skip
         self._place(job.id, "input").write(body)
         with told_plainly("jobs", "written"), self._engine.begin() as connection:

@@ -35,6 +35,7 @@ ORDERS = sa.Table(
     sa.Column("detail", sa.String(300), nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("changed", sa.Float, nullable=False),
+    sa.Column("shared", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("series", "model"),
 )  # fmt: skip
 
@@ -56,6 +57,7 @@ class Order:
         detail: Why it failed or waits.
         created: Seconds since 1970.
         changed: When its state last changed.
+        shared: Whether its rule leaves it to the endpoint which version answers.
     """
 
     number: int
@@ -70,6 +72,7 @@ class Order:
     detail: str
     created: float
     changed: float
+    shared: bool
 
 
 class OrderBook:
@@ -83,14 +86,22 @@ class OrderBook:
         self._engine = open_database(_tables)
         self._spool = spool
 
-    def add(self, study: str, series: str, model: str, content: str = "") -> bool:
+    def add(self, study: str, series: str, model: str, content: str = "", *, shared: bool = False) -> bool:
         """Add an order, or open it again where the series has got further objects.
 
         Returns:
             False where there is one for these objects and this model version already, whatever became of it.
         """
         now = time.time()
-        fresh = {"state": "waiting", "attempts": 0, "due": now, "detail": "", "changed": now, "content": content}
+        fresh = {
+            "state": "waiting",
+            "attempts": 0,
+            "due": now,
+            "detail": "",
+            "changed": now,
+            "content": content,
+            "shared": shared,
+        }
         this = (ORDERS.c.series == series) & (ORDERS.c.model == model)
         with told_plainly("orders", "written"), self._engine.begin() as connection:
             known = connection.execute(sa.select(ORDERS.c.content).where(this)).first()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import random
-from collections import Counter
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -36,6 +36,8 @@ AT_ONCE = 4
 """Copies that are under way; while there are so many, others are left out: nobody's answer waits for a copy."""
 DEATHS = 3
 """Replicas that may end over a shadow's copies before it is taken back."""
+ONE_DEATH_S = 5.0
+"""In which copies that end are of one replica."""
 ACTOR = "medray canary"
 
 logger = logging.getLogger("ray.serve")
@@ -83,7 +85,7 @@ class Traffic:
         self._judges: dict[_Trial, Judge] = {}
         self._ended: set[_Trial] = set()
         self._copies: set[asyncio.Task[None]] = set()
-        self._deaths: Counter[str] = Counter()
+        self._deaths: dict[str, list[float]] = {}
         self._draw = random.Random(seed)  # noqa: S311 - which request goes where is no secret
 
     async def ask(self, reference: str, version: ModelVersion, asked: Asked, wish: str) -> Reply:
@@ -102,7 +104,7 @@ class Traffic:
 
         if rollout is None or rollout.alone:
             return await answer(version, Ticket())
-        first = rollout.challenger if rollout.challenger and self._chosen(rollout, wish) else version
+        first = rollout.challenger if rollout.challenger and _chosen(wish, self._lot(rollout)) else version
         return await self._shared_out(rollout, first, asked, answer)
 
     async def follow(
@@ -112,6 +114,7 @@ class Traffic:
         tell: Callable[[float], None] = lambda share: None,
         *,
         key: str = "",
+        wish: str = "",
         patience_s: float = 0.0,
     ) -> Reply:
         """Have something answered however long that takes, as `Desk.follow` does, by who is to.
@@ -122,6 +125,7 @@ class Traffic:
             tell: Called with how far it is, 0 to 1.
             key: Of the request, where it leaves open who answers: the same one is answered by the same version, as long as
                 the canary lasts.
+            wish: See `ask`.
             patience_s: For which it waits; as long as answers are kept, by default.
         """
 
@@ -132,7 +136,7 @@ class Traffic:
         rollout = await self._rollout(version) if shared else None
         if rollout is None or rollout.alone or await self._is_past(version):
             return await answer(version, Ticket())
-        first = rollout.challenger if rollout.challenger and _drawn(key, rollout) else version
+        first = rollout.challenger if rollout.challenger and _chosen(wish, _drawn(key, rollout)) else version
         return await self._shared_out(rollout, first, asked, answer)
 
     async def _is_past(self, version: ModelVersion) -> bool:
@@ -166,10 +170,8 @@ class Traffic:
             self._judge(rollout, Pair(failed=True))
         return reply
 
-    def _chosen(self, rollout: Rollout, wish: str) -> bool:
-        """Tell whether the challenger is to answer."""
-        if wish in {"always", "never"}:
-            return wish == "always"
+    def _lot(self, rollout: Rollout) -> bool:
+        """Tell by chance whether the challenger is to answer."""
         return rollout.canary is not None and self._draw.random() < rollout.canary.share
 
     def _others(self, rollout: Rollout, first: ModelVersion) -> list[ModelVersion]:
@@ -177,7 +179,7 @@ class Traffic:
         found = []
         if rollout.challenger and rollout.canary and self._draw.random() < rollout.canary.compared:
             found.append(rollout.champion if first is rollout.challenger else rollout.challenger)
-        if rollout.shadow and self._deaths[str(rollout.shadow)] < DEATHS:
+        if rollout.shadow and len(self._deaths.get(str(rollout.shadow), ())) < DEATHS:
             found.append(rollout.shadow)
         return found
 
@@ -209,8 +211,12 @@ class Traffic:
 
     def _mourn(self, shadow: ModelVersion) -> None:
         """Take a shadow back that ends replicas: each of them was answering others, too."""
-        self._deaths[str(shadow)] += 1
-        if self._deaths[str(shadow)] == DEATHS:
+        now, name = time.monotonic(), str(shadow)
+        known = self._deaths.setdefault(name, [])
+        if known and now - known[-1] < ONE_DEATH_S:
+            return
+        known.append(now)
+        if len(known) == DEATHS:
             self._later(self._withdraw(shadow, SHADOW, f"{DEATHS} replicas ended over its images"))
 
     def _judge(self, rollout: Rollout, pair: Pair) -> None:
@@ -245,6 +251,7 @@ class Traffic:
                 pause = min(60.0, 2 * pause)
             else:
                 self._rollouts.forget(version.name)
+                self._deaths.pop(str(version), None)
                 return
 
     async def _rollout(self, version: ModelVersion) -> Rollout | None:
@@ -254,6 +261,11 @@ class Traffic:
             return found
         over = (str(version), str(found.challenger), found.canary.since) in self._ended
         return replace(found, challenger=None, canary=None) if over else found
+
+
+def _chosen(wish: str, lot: bool) -> bool:
+    """Tell whether the challenger is to answer: as it is wished for, or else as the lot says."""
+    return wish == "always" if wish in {"always", "never"} else lot
 
 
 def _drawn(key: str, rollout: Rollout) -> bool:

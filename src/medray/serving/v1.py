@@ -13,7 +13,7 @@ from medray.serving.clerk import Clerk
 from medray.serving.desk import Desk
 from medray.serving.form import FORM, RELATED, media_type_of, parts_of, zip_of
 from medray.serving.guard import Guard
-from medray.serving.jobs import OVER, Docket, Job
+from medray.serving.jobs import NAMED, OVER, Docket, Job
 from medray.serving.results import BOTH, FORMATS, JSON, NIFTI, NRRD, PROBLEM, Reply, accepted, told
 from medray.serving.sources import Reference, parse_reference
 from medray.serving.traffic import Asked, Traffic, is_shared
@@ -82,16 +82,17 @@ def v1(desk: Desk, guard: Guard, clerk: Clerk, traffic: Traffic) -> APIRouter:
         if media_type is None:
             offered = ", ".join((JSON, BOTH, *FORMATS))
             raise Refusal(HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", f"Accept one of {offered}")
-        version = await desk.resolve(model)
+        version, wish = await desk.resolve(model), request.headers.get(WISH, "")
+        wish = wish if wish in {"always", "never"} else ""
         async with desk.received(request) as sent:
             body = await unwrapped(request, sent)
             if may_wait(request):
                 image_in(desk, request, body)  # a reference that may not be is refused now, not later
                 owner = request.state.principal.name
-                how = {"referred": _refers(request), "shared": is_shared(model)}
-                return promised(await clerk.take(owner, version, task, media_type, body, **how))
+                wish = wish if is_shared(model) else NAMED
+                taken = await clerk.take(owner, version, task, media_type, body, referred=_refers(request), wish=wish)
+                return promised(taken)
             received = time.perf_counter()
-            wish = request.headers.get(WISH, "")
             reply = await traffic.ask(model, version, Asked(task, image_in(desk, request, body), media_type), wish)
         done = time.perf_counter()
         known = {"receive": (received - started) * 1000, **reply.timing}
