@@ -1,6 +1,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -12,6 +13,7 @@ from medray.inference.card_page import card_page
 from medray.inference.compare import MEAN, Comparison, Difference, Rule, compare, judged, promote_if_better
 from medray.inference.dossier import check_dossier, write_dossier
 from medray.inference.evaluate import evaluate
+from medray.monitoring.record import PredictionRecord
 from medray.preprocessing.planning import plan
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
@@ -111,6 +113,14 @@ def test_an_evaluation_is_kept_beside_the_model_and_on_its_card(two, phantom_coh
         assert text in page
     assert "src='http" not in page
     assert "not evaluated" in card_page(version, card, [])
+    assert "medray monitor baseline" in page
+    numbers = [{"noise": value, "volume ball": 2.0, "slope_p": float("nan")} for value in (0.01, 0.02, 0.03)]
+    some = [PredictionRecord(id="a", at=datetime.now(UTC), model="ball", version=1, task="s", numbers=one) for one in numbers]
+    page = card_page(version, card, [], some)
+    assert "3 studies" in page
+    assert "what changes from voxel to voxel" in page
+    assert "0.02" in page
+    assert "slope_p" not in page, "nothing is known of it"
 
 
 def test_a_dossier_has_all_that_is_known_of_a_model(two, phantom_cohort, tmp_path):

@@ -55,13 +55,15 @@ def card(
     as_json: Json = False,
 ) -> None:
     """Write a model's card as one HTML page, with its scores on each cohort that it was evaluated on."""
+    from medray.inference.baseline import read_reference
     from medray.inference.card_page import card_page
     from medray.registry.registry import Registry
     from medray.storage.location import locate
 
     store = Registry()
     version = store.resolve(model)
-    locate(out).write(card_page(version, store.card(version), store.evaluations(version)).encode())
+    reference = read_reference(version, store) or ()
+    locate(out).write(card_page(version, store.card(version), store.evaluations(version), reference).encode())
     show({"model": str(version), "page": out}, as_json=as_json)
 
 

@@ -6,10 +6,13 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from medray import config
 from medray.inference.page import COLOURS, bare, image, page, table
+from medray.monitoring.features import FEATURES
+from medray.monitoring.record import PredictionRecord, sample_of
 from medray.registry.card import ModelCard
 from medray.registry.version import ModelVersion
 
@@ -19,13 +22,19 @@ UNSAID = "not said"
 PLAN_FACTS = ("task", "modalities", "spacing_mm", "patch", "intensity", "mirror")
 
 
-def card_page(version: ModelVersion, card: ModelCard, evaluations: Sequence[Mapping[str, Any]]) -> str:
+def card_page(
+    version: ModelVersion,
+    card: ModelCard,
+    evaluations: Sequence[Mapping[str, Any]],
+    reference: Sequence[PredictionRecord] = (),
+) -> str:
     """Return the page.
 
     Args:
         version: Of the model.
         card: Its card.
         evaluations: From `Registry.evaluations`.
+        reference: What drift is told by, from `medray.inference.baseline.read_reference`.
     """
     said = {
         "Intended use": card.intended_use,
@@ -41,6 +50,7 @@ def card_page(version: ModelVersion, card: ModelCard, evaluations: Sequence[Mapp
         table(["", ""], [[name, _text(value)] for name, value in _inputs(card).items()]),
         *(_evaluation(facts) for facts in evaluations),
         *([] if evaluations else ["<h2>How good it is</h2>", _scores(card)]),
+        _expected(reference),
         "<h2>Where it came from</h2>",
         table(["", ""], [[name, value] for name, value in _origin(card).items()]),
     ]
@@ -93,6 +103,19 @@ def _evaluation(facts: Mapping[str, Any]) -> str:
     ]
     parts = [f"<h2>How good it is: {html.escape(where)}</h2>", _forest(facts)]
     return "".join([*parts, table(["who", "images", "target", f"{measure} (95 % interval)"], rows)])
+
+
+def _expected(reference: Sequence[PredictionRecord]) -> str:
+    """Show what images and answers of the reference are like: what is far from that, the model wasn't made for."""
+    if not reference:
+        return "<h2>What drift is told by</h2><p>No reference is kept: medray monitor baseline makes one.</p>"
+    rows = []
+    for name, values in sample_of(reference).numbers.items():
+        known = values[np.isfinite(values)]
+        if known.size:
+            low, middle, high = np.percentile(known, (5, 50, 95))
+            rows.append([name, FEATURES.get(name, ""), f"{middle:.4g}", f"{low:.4g} to {high:.4g}"])
+    return f"<h2>What drift is told by: {len(reference)} studies</h2>" + table(["number", "", "median", "nine in ten"], rows)
 
 
 def _names(facts: Mapping[str, Any]) -> list[str]:

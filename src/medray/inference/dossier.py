@@ -19,6 +19,7 @@ from typing import Any
 from medray import config
 from medray.audit import Event, open_trail
 from medray.errors import ConflictError, NotFoundError
+from medray.inference.baseline import read_reference
 from medray.inference.card_page import card_page
 from medray.registry.registry import Registry
 from medray.registry.signing import public_key, require_signature, signature
@@ -54,7 +55,7 @@ def write_dossier(name: str, folder: Location, *, registry: Registry | None = No
         card, evaluations = store.card(version), store.evaluations(version)
         place = f"versions/{version.version}"
         files[f"{place}/card.json"] = _json(config.dump(card))
-        files[f"{place}/card.html"] = card_page(version, card, evaluations).encode()
+        files[f"{place}/card.html"] = card_page(version, card, evaluations, read_reference(version, store) or ()).encode()
         files[f"{place}/evaluations.json"] = _json(evaluations)
         made = {"created": card.created, "revision": card.revision}
         lineage.append({"version": str(version), "aliases": list(version.aliases), **made, **card.lineage})
