@@ -1,11 +1,11 @@
 """How soon is it noticed that scans are of another kind, and how often is that said of scans that aren't?
 
-Simulated people of `samples/brain`, scanned coarsely so that many can be made; a U-Net that learned tissues and lesions from some. A
-monitor has a reference of studies that are as they should be and looks every few studies at the last ones, as ``medray
-monitor check`` does. Null studies, 10,000 of them, are of the reference's kind: a block of 50 with any alarm counts as a
-false one. Then from one study on everything is changed in one way, at a random place between two looks. Beside it stands
-what is often done: a Kolmogorov-Smirnov test of each number, corrected for how many there are and how often it is looked
-(Bonferroni), on the same rows.
+Simulated people of `samples/brain`, scanned coarsely so that many can be made; a U-Net that learned tissues and lesions
+from some. A monitor has a reference of studies that are as they should be and looks every few studies at the last ones, as
+``medray monitor check`` does. Null studies, 10,000 of them, are of the reference's kind: a block of 50 with any alarm counts
+as a false one. Then from one study on everything is changed in one way, at a random place between two looks. Beside it
+stands what is often done: a Kolmogorov-Smirnov test of each number, corrected for how many there are and how often it is
+looked (Bonferroni), on the same rows.
 
 Run with a folder to keep what was made, and go on there.
 """
@@ -43,7 +43,7 @@ from medray.samples.scan import BRAIN_LABELS, Protocol, scan_subject
 from medray.samples.subject import make_subject
 
 NULL, SHIFTED, REFERENCE = (
-    int(os.environ.get(f"BENCH_{name}", most)) for name, most in (("NULL", 10_000), ("SHIFTED", 1_000), ("REFERENCE", 400))
+    int(os.environ.get(f"BENCH_{name}", most)) for name, most in (("NULL", 10_000), ("SHIFTED", 600), ("REFERENCE", 400))
 )
 COARSE, PEOPLE, HEALTHY = 2.8, 48, 0.6
 BLOCK, SIZES = 50, (10, 20, 30, 50)

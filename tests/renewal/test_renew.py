@@ -150,4 +150,10 @@ def test_one_that_isn_t_better_is_refused_and_stays_a_shadow(place, store):
     assert not found.promoted
     assert any("not all above 0.99" in why for why in found.refused)
     assert any("was champion before, and was taken back" in why for why in found.refused), "and no rule undoes that"
+    compared = len(list(open_trail().events(action="model.compare")))
+    again = renewed(place, RenewalRule(drift=False, labels=5, better=Rule(gain=0.99), promote=True))
+    assert again.challenger == found.challenger
+    assert "refused before" in again.refused[0]
+    assert "not all above 0.99" in again.refused[0]
+    assert len(list(open_trail().events(action="model.compare"))) == compared, "the same rule says the same"
     assert store.resolve("ball").version == 1

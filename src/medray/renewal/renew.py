@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from medray import config
 from medray.annotation.export import export_labels
 from medray.audit import Event, open_trail
 from medray.cohort.cohort import Cohort, open_cohort
@@ -113,6 +116,9 @@ def renew(  # noqa: PLR0913 - each is a word of the job's config
     run = fit(ready, length, name=name, workers=workers, runs=runs, start=store.fetch(champion))
     made = card_from_run(run, about=_about(card), plan=plan, start=str(champion))
     challenger = store.register(made, run.model)
+    before = _refused_before(str(challenger), rule)
+    if before:
+        return Renewal(str(champion), why, str(challenger), cohort.index.id, refused=before)
     return _judged(champion, challenger, card, cohort, rule, why, store, on_progress)
 
 
@@ -138,13 +144,25 @@ def _judged(
         refused.append(f"{new} was champion before, and was taken back: somebody has to look at it")
     keep_baseline(new, cohort, registry=store)
     promoted = rule.promote and not refused
-    told = f"after {old}: {'; '.join(refused) or 'better, and nothing forgotten'}"
+    told = f"after {old}: {'; '.join(refused) or 'better, and nothing forgotten'}{_by(rule)}"
     open_trail().record([Event("model.propose", new, "refused" if refused else "ok", told)])
     if promoted:
         promote_if_better(gained, rule.better, why=f"renewed: {'; '.join(why)}", registry=store)
     elif not _was(new, "model.withdraw", SHADOW):
         store.promote(new, SHADOW, why=f"proposed: {'; '.join(why)}")
     return Renewal(old, why, new, cohort.index.id, gained, kept, tuple(refused), promoted)
+
+
+def _refused_before(version: str, rule: RenewalRule) -> tuple[str, ...]:
+    """Return why a version was refused by the same rule, on the same cohorts: nothing else would come out."""
+    said = [event for event in open_trail().events(action="model.propose") if event.target == version]
+    refused = bool(said) and said[-1].outcome == "refused" and said[-1].detail.endswith(_by(rule))
+    return (f"it was refused before: {said[-1].detail}",) if refused else ()
+
+
+def _by(rule: RenewalRule) -> str:
+    """Return what tells rules apart in the audit trail."""
+    return f" (rule {hashlib.sha256(json.dumps(config.dump(rule), sort_keys=True).encode()).hexdigest()[:8]})"
 
 
 def _was(version: str, action: str, alias: str) -> bool:
