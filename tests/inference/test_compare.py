@@ -105,7 +105,7 @@ def test_an_evaluation_is_kept_beside_the_model_and_on_its_card(two, phantom_coh
     for _ in range(2):
         evaluate("ball/1", phantom_cohort, registry=two)
     version = two.resolve("ball/1")
-    [facts] = two.evaluations(version)
+    [facts] = two.beside(version).evaluations()
     assert (facts["cohort"], facts["split"], facts["measure"]) == (phantom_cohort.index.id, "test", "dice")
     card = replace(two.card(version), population="Adults <of> two sites", licence="CC-BY-4.0")
     page = card_page(version, card, [facts])

@@ -19,7 +19,7 @@ FACTS = {"cohort": "c", "split": "test", "at": "2026-01-02", "overall": {"cases"
 def archive(stored, tmp_path):
     store, card, folder = stored
     version = store.register(card, folder)
-    store.add_evaluation(version, FACTS)
+    store.beside(version).add_evaluation(FACTS)
     export_version("ball/1", tmp_path / "ball.zip", registry=store)
     return tmp_path / "ball.zip"
 
@@ -45,7 +45,7 @@ def test_what_was_exported_is_what_is_imported(stored, archive, elsewhere):
     version = import_version(archive, registry=elsewhere)
     assert str(version) == "ball/1"
     assert (elsewhere.fetch(version) / "weights.safetensors").read_bytes() == folder.join("weights.safetensors").read()
-    assert elsewhere.evaluations(version) == [FACTS]
+    assert elsewhere.beside(version).evaluations() == [FACTS]
     assert elsewhere.card(version).lineage["imported"].startswith("ball/1 signed by")
     assert elsewhere.card(version).plan == card.plan
     assert {"model.export", "model.import"} <= {event.action for event in open_trail().events()}

@@ -69,7 +69,7 @@ def test_nothing_of_a_version_is_left(stored, tmp_path):
     with store.tracking("ball") as tracking:
         tracking.pictures(pictures)
         version = store.register(replace(card, created="2027"), folder, tracking=tracking)
-    store.keep(version, "reference.parquet", b"a reference")
+    store.beside(version).keep("reference.parquet", b"a reference")
 
     def left():
         """Folders that have something; some object stores go on naming those that have nothing."""
@@ -77,8 +77,8 @@ def test_nothing_of_a_version_is_left(stored, tmp_path):
         return sorted(entry.path for entry in entries if store._client.list_artifacts(tracking.run, entry.path))
 
     assert left() == ["beside", "model", "pictures"]
-    store.discard_pictures(version)
-    store.discard_pictures(version)
+    store.beside(version).discard_pictures()
+    store.beside(version).discard_pictures()
     assert left() == ["beside", "model"]
     fetched = store.fetch(version)
     store.delete(str(version))

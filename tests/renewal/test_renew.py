@@ -111,7 +111,7 @@ def test_labels_that_arrive_tell_quality(place, store):
     assert found.patients == (2, 12)
     assert found.alarm
     assert found.lately["ball"] < found.before["ball"]
-    assert store.evaluations(store.resolve("ball/1"))[-1]["split"] == "new labels"
+    assert store.beside(store.resolve("ball/1")).evaluations()[-1]["split"] == "new labels"
     rule = RenewalRule(drift=False, quality=True, watch=Watch(rate=0.05))
     [why] = occasions(rule, store.resolve("ball/1"), store.card("ball/1"), cohort, records_root(), store)
     assert "12 patients with new labels" in why
@@ -135,7 +135,7 @@ def test_a_successor_knows_the_new_and_the_old(place, store):
     assert store.rollout("ball").shadow is not None
     assert store.resolve("ball").version == 1, "a person decides"
     assert read_reference(store.resolve("ball/2"), store)
-    assert store.evaluations(store.resolve("ball/2"))
+    assert store.beside(store.resolve("ball/2")).evaluations()
     assert [event.outcome for event in open_trail().events(action="model.propose")] == ["ok"]
     again = renewed(place, RenewalRule(drift=False, labels=5, better=LENIENT, forgotten=1, promote=True))
     assert again.challenger == "ball/2", "what is trained is not trained again"

@@ -111,7 +111,7 @@ def _discard_pictures(subject: str, registry: Registry) -> None:
     for version, card in _cards(registry).items():
         if subject not in card.subjects.get("val", ()) or "imported" in card.lineage:  # whose fit was elsewhere
             continue
-        registry.discard_pictures(version)
+        registry.beside(version).discard_pictures()
         run = locate(card.lineage["run"]) if card.lineage.get("run") else None
         if run is not None and run.join("run.json").exists() and run.join(PICTURES).exists():
             for entry in run.join(PICTURES).entries():

@@ -117,7 +117,7 @@ def report(
         checked = run(name, root, Watch(), registry=store)
     except NotFoundError:
         checked = None
-    evaluations = {str(version): store.evaluations(version) for version in store.versions(name)}
+    evaluations = {str(version): store.beside(version).evaluations() for version in store.versions(name)}
     locate(out).write(use_page(name, found, checked, evaluations).encode())
     show({"model": name, "predictions": len(found), "page": out}, as_json=as_json)
 

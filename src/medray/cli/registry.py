@@ -63,7 +63,7 @@ def card(
     store = Registry()
     version = store.resolve(model)
     reference = read_reference(version, store) or ()
-    locate(out).write(card_page(version, store.card(version), store.evaluations(version), reference).encode())
+    locate(out).write(card_page(version, store.card(version), store.beside(version).evaluations(), reference).encode())
     show({"model": str(version), "page": out}, as_json=as_json)
 
 

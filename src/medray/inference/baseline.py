@@ -20,7 +20,7 @@ REFERENCE = "reference.parquet"
 
 def read_reference(version: ModelVersion, registry: Registry) -> list[PredictionRecord] | None:
     """Return what is kept beside a version, or None."""
-    data = registry.kept(version, REFERENCE)
+    data = registry.beside(version).kept(REFERENCE)
     return None if data is None else records_of(parquet_table(data))
 
 
@@ -33,7 +33,7 @@ def keep_reference(
     sink = pa.BufferOutputStream()
     pq.write_table(table_of(reference), sink, compression="zstd")
     open_trail().record([Event("model.reference", str(version), detail=f"{len(reference)} studies: {why}".rstrip(": "))])
-    store.keep(version, REFERENCE, sink.getvalue().to_pybytes())
+    store.beside(version).keep(REFERENCE, sink.getvalue().to_pybytes())
     return version
 
 

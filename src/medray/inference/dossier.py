@@ -52,7 +52,7 @@ def write_dossier(name: str, folder: Location, *, registry: Registry | None = No
     files: dict[str, bytes] = {}
     lineage = []
     for version in versions:
-        card, evaluations = store.card(version), store.evaluations(version)
+        card, evaluations = store.card(version), store.beside(version).evaluations()
         place = f"versions/{version.version}"
         files[f"{place}/card.json"] = _json(config.dump(card))
         files[f"{place}/card.html"] = card_page(version, card, evaluations, read_reference(version, store) or ()).encode()

@@ -133,7 +133,7 @@ def evaluate(
     rows = unseen(cohort, plan, seen_by(card)) if split == "test" else held_out(cohort, plan, split)
     open_trail().record([Event("cohort.evaluate", cohort.index.id, detail=f"{len(rows)} series by {version}")])
     found = score_cases(Predictor.load(store.fetch(version)), cohort, rows, on_progress)
-    store.add_evaluation(version, {**facts_of(found), "cohort": cohort.index.id, "split": split})
+    store.beside(version).add_evaluation({**facts_of(found), "cohort": cohort.index.id, "split": split})
     return found
 
 

@@ -107,7 +107,7 @@ def quality(
     open_trail().record([Event("model.quality", str(version), detail=f"{len(fresh)} series of {cohort.index.id}")])
     predictor, task = Predictor.load(store.fetch(version)), task_of(plan)
     before, lately = score_cases(predictor, old, tested, on_progress), score_cases(predictor, cohort, fresh, on_progress)
-    store.add_evaluation(version, {**facts_of(lately), "cohort": cohort.index.id, "split": "new labels"})
+    store.beside(version).add_evaluation({**facts_of(lately), "cohort": cohort.index.id, "split": "new labels"})
     p = _probability(task, before, lately)
     return Quality(str(version), cohort.index.id, task.measure, before.scores, lately.scores, patients, p, rate)
 

@@ -51,7 +51,7 @@ def export_version(reference: str, target: str | Path | Location, *, registry: R
     version = store.resolve(reference)
     folder = store.fetch(version)
     files = {f"model/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in _files(folder)}
-    for number, facts in enumerate(store.evaluations(version)):
+    for number, facts in enumerate(store.beside(version).evaluations()):
         files[f"evaluations/{number}.json"] = json.dumps(facts, indent=1).encode()
     said: dict[str, Any] = {
         "schema_version": 1,
@@ -108,7 +108,7 @@ def import_version(
     open_trail().record([Event("model.import", str(version), detail=lineage["imported"])])
     for path, data in files.items():
         if path.startswith("evaluations/"):
-            store.add_evaluation(version, json.loads(data))
+            store.beside(version).add_evaluation(json.loads(data))
     return version
 
 

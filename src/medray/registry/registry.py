@@ -16,29 +16,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medray import config
 from medray.audit import Event, open_trail
 from medray.errors import ConfigError, ConflictError, NotFoundError
 from medray.models.lean import without
 from medray.registry.aliases import Aliases, known
+from medray.registry.beside import Beside
 from medray.registry.card import ModelCard
-from medray.registry.files import (
-    UNUSED,
-    discard_files,
-    download,
-    evaluations_of,
-    files_of,
-    keep_evaluation,
-    keep_file,
-    kept_file,
-    local_folder,
-)
+from medray.registry.files import UNUSED, download, files_of, local_folder
 from medray.registry.recall import Recall
 from medray.registry.rollout import CHALLENGER, CHAMPION, Canary, Rollout, rollout_of
 from medray.registry.served import served_until
-from medray.registry.tracking import PICTURES, Tracking, metric_name
+from medray.registry.tracking import Tracking, metric_name
 from medray.registry.version import ModelVersion
 from medray.storage.location import Location
 
@@ -269,33 +260,9 @@ class Registry:
         """Return a version's card; takes what `fetch` does."""
         return config.load(ModelCard, config.read_file(self.fetch(model) / "card.json"), what=f"card of {model}")
 
-    def add_evaluation(self, version: ModelVersion, facts: Mapping[str, Any]) -> None:
-        """Keep how good a version was beside it, instead of what was kept of the same cohort, version and split.
-
-        Args:
-            version: Which.
-            facts: JSON-ready, with ``cohort``, ``split`` and ``at``.
-        """
-        keep_evaluation(self._client, self._run_of(version), facts)
-
-    def evaluations(self, version: ModelVersion) -> list[dict[str, Any]]:
-        """Return how good a version was on each cohort and split that it was evaluated on, the oldest first."""
-        return evaluations_of(self._client, self._run_of(version))
-
-    def keep(self, version: ModelVersion, name: str, data: bytes) -> None:
-        """Keep a file beside a version, instead of an older one of that name; a version's own files never change."""
-        keep_file(self._client, self._run_of(version), name, data)
-
-    def kept(self, version: ModelVersion, name: str) -> bytes | None:
-        """Return a file that is kept beside a version, or None."""
-        return kept_file(self._client, self._run_of(version), name)
-
-    def discard_pictures(self, version: ModelVersion) -> None:
-        """Delete the pictures of validation patients that its fit has left in the registry."""
-        discard_files(self._client, self._run_of(version), PICTURES)
-
-    def _run_of(self, version: ModelVersion) -> str:
-        return str(self._client.get_model_version(version.name, str(version.version)).run_id)
+    def beside(self, version: ModelVersion) -> Beside:
+        """Return what is kept with a version: evaluations, and files that may change."""
+        return Beside(self._client, str(self._client.get_model_version(version.name, str(version.version)).run_id))
 
     def delete(self, reference: str, *, why: str = "", actor: str = "") -> ModelVersion:
         """Delete a version that nothing serves: its entry, and its files.
@@ -314,11 +281,11 @@ class Registry:
         if len(self.versions(found.name)) > 1 and self.resolve(found.name).version == found.version:
             raise ConflictError(f"{found} is what {found.name} means, for no version is champion: promote one first")
         self._record("model.delete", found, "deleted", why, actor)
-        run = self._run_of(found)
+        run = str(self._client.get_model_version(found.name, str(found.version)).run_id)
         self._aliases(found.name).forget(found)
         self._client.delete_model_version(found.name, str(found.version))
         shutil.rmtree(self._kept(found.source), ignore_errors=True)
-        discard_files(self._client, run)
+        Beside(self._client, run).discard()
         self._client.delete_run(run)
         return found
 
