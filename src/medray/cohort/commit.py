@@ -18,12 +18,13 @@ from typing import NamedTuple
 from pydantic import dataclasses as pydantic_dataclasses
 
 from medray import config
+from medray.cohort.ancestry import PARENT, REMADE, opened, parents_of, with_ancestors, written_since
 from medray.cohort.cohort import CURRENT, SCHEMA_VERSION, Cohort, CohortIndex, open_cohort
 from medray.cohort.fingerprint import combine
 from medray.cohort.manifest import QUARANTINE_SCHEMA, SERIES_SCHEMA, QuarantineRow, SeriesRow, write_table
 from medray.cohort.shards import shard_location
 from medray.cohort.suppression import read_suppressed
-from medray.errors import InputError, MedrayError, NotFoundError
+from medray.errors import MedrayError, NotFoundError
 from medray.imaging.labels import LabelSchema
 from medray.storage.location import Location
 
@@ -34,15 +35,11 @@ __all__ = [
     "commit_cohort",
     "content_id",
     "joined",
-    "parents_of",
     "remake_version",
     "restore_version",
 ]
 
 ID_LETTERS = 16
-MARGIN_NS = 600 * 10**9
-"""Before a version became current, another one may have been written by somebody who was about to make that one current."""
-PARENT, REMADE = "parent", "remade"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ def commit_cohort(
     written, pointed = _write(root, contents, lineage, parents), False
     while True:
         version = written.cohort.index.id
-        others = _others(root, written.cohort, base.since_ns or _version(root, version).modified_ns())
+        others = written_since(root, written.cohort, base.since_ns or _version(root, version).modified_ns())
         if not others and pointed:
             return written.cohort
         if not others:
@@ -225,7 +222,7 @@ def _write(root: Location, contents: Contents, lineage: Mapping[str, str], paren
     digest = _name(root, content_id(rows, quarantine, contents.labels), parents)
     manifest, manifest_hash = write_table(root, "manifest", rows, SERIES_SCHEMA)
     refused, refused_hash = write_table(root, "quarantine", quarantine, QUARANTINE_SCHEMA)
-    known = _open(root, digest)
+    known = opened(root, digest)
     older = parents_of(known) if known else set[str]()
     counts = {
         "subjects": len({row.subject for row in rows}),
@@ -256,26 +253,10 @@ def _write(root: Location, contents: Contents, lineage: Mapping[str, str], paren
 def _name(root: Location, content: str, parents: AbstractSet[str]) -> str:
     """Return a version's name: its content's hash, with a number where it returns: no version is its own ancestor."""
     name, times = content, 0
-    while name not in parents and _open(root, name) is not None and name in _with_ancestors(root, parents):
+    while name not in parents and opened(root, name) is not None and name in with_ancestors(root, parents):
         times += 1
         name = f"{content}-{times}"
     return name
-
-
-def _with_ancestors(root: Location, versions: AbstractSet[str], *, among: AbstractSet[str] | None = None) -> set[str]:
-    """Return versions and all that they were made from; with ``among``, no others are opened to ask for theirs."""
-    known, left = set[str](), set(versions)
-    while left:
-        version = left.pop()
-        known.add(version)
-        made = _open(root, version) if among is None or version in among else None
-        left |= parents_of(made) - known if made else set()
-    return known
-
-
-def parents_of(cohort: Cohort) -> set[str]:
-    """Return the ids of the versions that one was made from."""
-    return set(cohort.index.lineage.get(PARENT, "").split())
 
 
 def _version(root: Location, version: str) -> Location:
@@ -300,19 +281,3 @@ def _fuller(row: SeriesRow) -> tuple[object, ...]:
 def _collision(row: SeriesRow) -> QuarantineRow:
     detail = "two runs at the same time took in different voxels under one name: use --site where they are different people's"
     return QuarantineRow(source=row.series, reason="conflicting-series", detail=detail, intake=row.intake)
-
-
-def _others(root: Location, cohort: Cohort, since_ns: int) -> list[Cohort]:
-    """Return versions written since that are neither the cohort nor one that it was made from."""
-    entries = root.join("versions").entries()
-    recent = {entry.name.removesuffix(".json") for entry in entries if entry.modified_ns >= since_ns - MARGIN_NS}
-    known = {cohort.index.id} | _with_ancestors(root, parents_of(cohort), among=recent)
-    found = [_open(root, version) for version in sorted(recent - known)]
-    return [other for other in found if other is not None and REMADE not in other.index.lineage]
-
-
-def _open(root: Location, version: str) -> Cohort | None:
-    try:
-        return open_cohort(root, version=version)
-    except (InputError, NotFoundError):  # damaged, a newer medray's, or deleted meanwhile: nobody can build on it
-        return None

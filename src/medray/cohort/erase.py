@@ -10,8 +10,9 @@ import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from medray.cohort.ancestry import parents_of
 from medray.cohort.cohort import Cohort, open_cohort
-from medray.cohort.commit import Base, Contents, base_of, commit_cohort, parents_of, remake_version
+from medray.cohort.commit import Base, Contents, base_of, commit_cohort, remake_version
 from medray.cohort.manifest import SeriesRow
 from medray.cohort.shards import shard_location
 from medray.cohort.suppression import Suppressed, read_suppressed, suppress
