@@ -14,13 +14,15 @@ import pytest
 from medray.annotation.erase import erase_subject
 from medray.annotation.store import Label, LabelStore, Version
 from medray.audit import open_trail
-from medray.cohort import erase
+from medray.cohort import commit, erase
 from medray.cohort.cohort import open_cohort
 from medray.cohort.commit import Base, Contents, base_of, commit_cohort, restore_version
 from medray.cohort.erase import erase_from_cohort
+from medray.cohort.shards import shard_location
 from medray.cohort.suppression import read_suppressed, standing
-from medray.errors import InputError, NotFoundError
+from medray.errors import InputError, NotFoundError, StorageError
 from medray.inference.baseline import keep_reference, read_reference
+from medray.ingestion.ledger import Outcome, note
 from medray.ingestion.verify import verify
 from medray.monitoring import records
 from medray.monitoring.journal import Journal
@@ -31,6 +33,7 @@ from medray.preprocessing.planning import plan
 from medray.registry.card import ModelCard
 from medray.registry.registry import Registry
 from medray.storage.location import locate
+from tests.cohort.test_commit import mtime_alone
 from tests.inference.test_predictor import untrained
 from tests.phantoms import SMALL_PLAN
 
@@ -67,14 +70,14 @@ def test_no_file_of_the_patient_is_left(root):
     assert len(now.rows) == len(before.rows) - 1
     [erasure] = done.cohorts.values()
     assert erasure.cohort == now.index.id
-    assert erasure.series == [row.series]
+    assert erasure.series == (row.series,)
     assert before.index.id in erasure.replaced
     assert not files_with(root, row.volume, row.label)
     assert not files_with(root, *erasure.replaced)
     assert verify(root.path) == []
     for left in now.rows:
         now.volume(left)
-    texts = [path.read_bytes() for path in Path(root.path).rglob("*.json")]
+    texts = [path.read_bytes() for path in Path(root.path).rglob("*.json") if path.parent.name != "erased"]
     assert not any(row.series.encode() in text for text in texts)
 
 
@@ -130,29 +133,38 @@ def test_others_keep_the_labels_that_came_later(root, old):
     labelled = replace(whole.rows[0], label="", findings=())
     for rows in ((labelled, *whole.rows[1:-1]), (labelled, *whole.rows[1:]), whole.rows):
         commit_cohort(root, Contents(rows, whole.quarantine, whole.index.labels), {}, base=base_of(root))
-    if old:
-        for path in (Path(root.path) / "versions").iterdir():
-            os.utime(path, (0, 0))
-    erased(root, last)
-    newer = open_cohort(root)
-    commit_cohort(root, Contents(newer.rows[:-1], (), whole.index.labels), {}, base=base_of(root))
+    for path in (Path(root.path) / "versions").iterdir() if old else ():
+        os.utime(path, (0, 0))
+    with mtime_alone():
+        erased(root, last)
+        newer = open_cohort(root)
+        commit_cohort(root, Contents(newer.rows[:-1], (), whole.index.labels), {}, base=base_of(root))
     now = open_cohort(root)
     assert [row.series for row in now.rows] == [row.series for row in newer.rows[:-1]]
     assert next(row for row in now.rows if row.series == labelled.series).label == whole.rows[0].label
 
 
-def test_what_is_committed_meanwhile_stays_and_has_no_patient(root, monkeypatch):
+@pytest.mark.parametrize("when", ["listed", "after"])
+def test_what_is_committed_meanwhile_stays_and_has_no_patient(root, monkeypatch, when):
+    """An ingest has looked for who was erased before she was, and makes its version current while the erasure goes on."""
     whole = open_cohort(root)
     hers, late = whole.rows[0], replace(whole.rows[1], series="late", subject="somebody")
-    read = erase._versions
+    read, base = erase._versions, base_of(root)
     done: list[bool] = []
 
+    def commit():
+        done.append(True)
+        contents = Contents((*whole.rows, late), whole.quarantine, whole.index.labels)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("medray.cohort.commit.read_suppressed", lambda place: {})
+            commit_cohort(root, contents, {}, base=base)
+
     def versions(place):
+        if not done and when == "listed" and read_suppressed(place):
+            commit()
         found = read(place)
-        if not done and read_suppressed(place):  # she is on the list, and an ingest that began before commits
-            done.append(True)
-            rows = (*whole.rows, late)
-            commit_cohort(root, Contents(rows, whole.quarantine, whole.index.labels), {}, base=base_of(root))
+        if not done and when == "after" and read_suppressed(place):
+            commit()
         return found
 
     monkeypatch.setattr(erase, "_versions", versions)
@@ -163,10 +175,71 @@ def test_what_is_committed_meanwhile_stays_and_has_no_patient(root, monkeypatch)
         assert hers.subject not in open_cohort(root, version=entry.name.removesuffix(".json")).subjects
 
 
+def test_a_commit_that_she_was_erased_under_writes_her_nowhere(root, monkeypatch):
+    whole = open_cohort(root)
+    hers, late, base = whole.rows[0], replace(whole.rows[1], series="late", subject="somebody"), base_of(root)
+    write = commit._write
+    done: list[bool] = []
+
+    def written(*words):
+        if not done:
+            done.append(True)
+            erased(root, hers.subject)
+        return write(*words)
+
+    monkeypatch.setattr(commit, "_write", written)
+    commit_cohort(root, Contents((*whole.rows, late), whole.quarantine, whole.index.labels), {}, base=base)
+    assert {"somebody", *whole.subjects} - {hers.subject} == set(open_cohort(root).subjects)
+    tables = [path.read_bytes() for path in Path(root.path).rglob("*.parquet") if path.parent == Path(root.path)]
+    assert tables
+    for entry in root.join("versions").entries():
+        assert hers.subject not in open_cohort(root, version=entry.name.removesuffix(".json")).subjects
+    named = {cohort.index.manifest for cohort in erase._versions(root).values()}
+    assert {path.name for path in Path(root.path).rglob("manifest*.parquet")} == {Path(name).name for name in named}
+
+
+def test_what_was_read_and_not_committed_goes_too(root):
+    row = replace(open_cohort(root).rows[0], series="second", volume="f" * 32, label="e" * 32, intake="key")
+    note(root, "key", Outcome(row, ()))
+    for folder, digest in (("volumes", row.volume), ("labels", row.label)):
+        shard_location(root.join(folder), digest).write(b"voxels")
+    erased(root, row.subject)
+    assert not files_with(root, row.volume, row.label, "done-key")
+
+
+def test_all_cohorts_are_looked_at_before_anything_is_begun(root, tmp_path):
+    whole = open_cohort(root)
+    lonely = locate(tmp_path / "lonely")
+    commit_cohort(lonely, Contents(whole.rows[:1], (), whole.index.labels), {})
+    with pytest.raises(InputError, match=r"only one of the cohort at .*lonely"):
+        erase_subject(whole.rows[0].subject, [root, lonely], records_root())
+    assert whole.rows[0].subject in open_cohort(root).subjects
+
+
+def test_a_second_call_finds_the_rest_by_what_the_first_noted(root, monkeypatch):
+    """A store that was away between the cohort and the records costs nothing."""
+    row = open_cohort(root).rows[0]
+    store = LabelStore(root)
+    label = Version(Label(row.series, "ann"), "submitted", "ann", names={"ball": 1})
+    image = open_cohort(root).volume(row)
+    store.draw(label, image.with_voxels(np.ones((1, *image.shape), np.uint8)))
+    drawn = store.latest(row.series, "final").content
+    write_records(records_root(), [replace(record("hers", ""), reference=f"image:{row.series}")], name="some")
+    with monkeypatch.context() as patch:
+        patch.setattr("medray.cohort.erase._forget", lambda *words: (_ for _ in ()).throw(StorageError("away")))
+        with pytest.raises(StorageError):
+            erased(root, row.subject)
+    assert files_with(root, drawn) == [], "the label map went with the patient's shards"
+    done = erased(root, row.subject)
+    [erasure] = done.cohorts.values()
+    assert erasure.series == (row.series,)
+    assert (done.labels, done.records) == (1, 1)
+
+
 def test_two_are_erased_at_once(root):
     subjects = [row.subject for row in open_cohort(root).rows[:2]]
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda subject: erase_from_cohort(root, subject, lambda series: ()), subjects))
+        list(threads.map(lambda subject: erase_from_cohort(root, subject, LabelStore(root)), subjects))
     assert set(read_suppressed(root)) == set(subjects)
     assert not set(subjects) & set(open_cohort(root).subjects)
 
@@ -290,12 +363,12 @@ def test_what_two_patients_have_in_common_stays(root):
 
 
 def test_strangers_and_the_last_one_are_refused(root):
-    with pytest.raises(NotFoundError, match="no version of the cohort"):
+    with pytest.raises(NotFoundError, match="nothing is known of a subject"):
         erased(root, "nobody")
     cohort = open_cohort(root)
     for row in cohort.rows[:-1]:
         erased(root, row.subject)
-    with pytest.raises(InputError, match="only one"):
+    with pytest.raises(InputError, match="only one of the cohort"):
         erased(root, cohort.rows[-1].subject)
     assert cohort.rows[-1].subject not in read_suppressed(root), "nothing was begun"
 

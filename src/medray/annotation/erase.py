@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from medray.annotation.store import LabelStore
 from medray.audit import Event, open_trail
-from medray.cohort.cohort import open_cohort
-from medray.cohort.erase import Erasure, erase_from_cohort
+from medray.cohort.erase import Erasure, erase_from_cohort, has_subject
 from medray.errors import NotFoundError
 from medray.inference.baseline import without_patient
 from medray.monitoring.journal import Journal
@@ -72,24 +71,9 @@ def erase_subject(
     Raises:
         NotFoundError: If nothing is known of them anywhere.
     """
-    for root in cohorts:
-        open_cohort(root)  # before anything is begun: what isn't a cohort was misspelt
+    there = [root for root in cohorts if has_subject(root, subject)]  # all are looked at before anything is begun
     open_trail().record([Event("subject.erase", subject, "begun", why)])
-    done: dict[str, Erasure] = {}
-    unknown = NotFoundError(f"nothing is known of a subject {subject}: give the pseudonym as medray cohort split lists it")
-    drawn: list[str] = []
-    for root in cohorts:
-        store = LabelStore(root)
-
-        def labels_of(series: Sequence[str], store: LabelStore = store) -> Sequence[str]:
-            found = store.erase(series)
-            drawn.extend(found)
-            return found
-
-        try:
-            done[root.path] = erase_from_cohort(root, subject, labels_of)
-        except NotFoundError as error:  # their predictions may be on record all the same
-            unknown = error if len(cohorts) == 1 else unknown
+    done = {root.path: erase_from_cohort(root, subject, LabelStore(root)) for root in there}
     Journal(records).move()  # what ended processes of this node have left
     series = {name for erasure in done.values() for name in erasure.series}
     series |= {name.rpartition("-")[0] for name in series} - {""}  # records of DICOM know no parts of a series
@@ -99,11 +83,12 @@ def erase_subject(
     models = _models_of(subject, known)
     _discard_pictures(subject, known)
     if not done and not gone and not references and not models:
-        raise unknown
+        raise NotFoundError(f"nothing is known of a subject {subject}: give the pseudonym as medray cohort split lists it")
     shards = sum(erasure.shards for erasure in done.values())
-    told = f"{len(done)} cohorts, {shards} shards, {len(drawn)} labels, {gone} records; in {', '.join(models) or 'no model'}"
+    drawn = sum(len(erasure.labels) for erasure in done.values())
+    told = f"{len(done)} cohorts, {shards} shards, {drawn} labels, {gone} records; in {', '.join(models) or 'no model'}"
     open_trail().record([Event("subject.erase", subject, detail=told)])
-    return Erased(done, len(drawn), gone, references, models)
+    return Erased(done, drawn, gone, references, models)
 
 
 def _discard_pictures(subject: str, registry: Registry) -> None:

@@ -212,16 +212,25 @@ class LabelStore:
         for one in found:
             self.add(replace(one, status="withdrawn", actor=actor))
 
+    def drawn(self, series: Sequence[str]) -> list[str]:
+        """Return the content hashes of all label maps of some images."""
+        with told_plainly("labels", "read"), reading(self._engine) as connection:
+            rows = connection.execute(_columns().where(*self._on(series))).mappings()
+            found = [_version(row) for row in rows]
+        return sorted({one.content for one in found if one.kind == "segmentation" and one.content})
+
     def erase(self, series: Sequence[str]) -> list[str]:
         """Delete every version of every label of some images, and return the content hashes of their label maps.
 
         The audit trail keeps that there were labels, and of which pseudonyms; nothing of what they say.
         """
-        wanted = (VERSIONS.c.cohort == self._cohort, VERSIONS.c.series.in_(list(series)))
+        drawn = self.drawn(series)
         with told_plainly("labels", "deleted"), self._engine.begin() as connection:
-            found = [_version(row) for row in connection.execute(_columns().where(*wanted)).mappings()]
-            connection.execute(VERSIONS.delete().where(*wanted))
-        return sorted({one.content for one in found if one.kind == "segmentation" and one.content})
+            connection.execute(VERSIONS.delete().where(*self._on(series)))
+        return drawn
+
+    def _on(self, series: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
+        return VERSIONS.c.cohort == self._cohort, VERSIONS.c.series.in_(list(series))
 
     def head(self, label: Label) -> Version:
         """Return the newest version of a label, whatever its status.

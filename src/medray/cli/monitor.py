@@ -33,8 +33,7 @@ def baseline(
 ) -> None:
     """Keep what a model's drift is told by: images of a cohort, or predictions of a time when all was well."""
     from medray.cohort.cohort import open_cohort
-    from medray.inference.baseline import keep_reference
-    from medray.inference.reference import keep_baseline, reference_from_records
+    from medray.inference.reference import keep_baseline, keep_past
     from medray.monitoring.records import records_root
     from medray.registry.registry import Registry
 
@@ -45,9 +44,7 @@ def baseline(
         with progress() as on_progress:
             studies = keep_baseline(version, open_cohort(cohort), why=why, on_progress=on_progress)
     else:
-        found = reference_from_records(version, records_root(records), _day(since), _day(until))
-        keep_reference(version, found, why=why or f"{since} to {until}")
-        studies = len(found)
+        studies = keep_past(version, records_root(records), _day(since), _day(until), why=why)
     show({"model": version, "studies": studies}, as_json=as_json)
 
 

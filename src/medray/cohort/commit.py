@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from medray.cohort.fingerprint import combine
 from medray.cohort.manifest import QUARANTINE_SCHEMA, SERIES_SCHEMA, QuarantineRow, SeriesRow, write_table
 from medray.cohort.shards import shard_location
 from medray.cohort.suppression import read_suppressed
-from medray.errors import MedrayError, NotFoundError
+from medray.errors import InputError, MedrayError, NotFoundError
 from medray.imaging.labels import LabelSchema
 from medray.storage.location import Location
 
@@ -76,9 +77,17 @@ def base_of(root: Location) -> Base:
     """
     since_ns = root.join(CURRENT).modified_ns()
     try:
-        return Base(open_cohort(root), since_ns)
+        current = open_cohort(root)
     except NotFoundError:
         return Base(None, 0)
+    try:
+        with suppress(InputError):  # a damaged table is no reason not to restore another version
+            _ = current.rows, current.quarantine  # now, for an erasure may delete it
+    except NotFoundError:
+        if open_cohort(root).index.id == current.index.id:
+            raise
+        return base_of(root)
+    return Base(current, since_ns)
 
 
 def joined(contents: Contents, other: Cohort | Contents, base: Cohort | Contents | None = None) -> Contents:
@@ -131,8 +140,8 @@ def commit_cohort(
     """
     base = base or Base(None, 0)
     parents = {*ancestors} | ({base.cohort.index.id} if base.cohort else set[str]())
-    contents = _allowed(root, contents)
-    written, pointed = _write(root, contents, lineage, parents), False
+    contents, written = _write_allowed(root, contents, lineage, parents)
+    pointed = False
     while True:
         version = written.cohort.index.id
         others = written_since(root, written.cohort, base.since_ns or _version(root, version).modified_ns())
@@ -144,13 +153,14 @@ def commit_cohort(
             continue
         try:
             for other in others:
-                contents = _allowed(root, join(contents, other, base.cohort))
+                contents = join(contents, other, base.cohort)
         except MedrayError:
             if written.fresh and not pointed:  # else nobody else could commit any more
                 _version(root, version).remove()
             raise
         parents |= {version, *(other.index.id for other in others)}
-        written, pointed = _write(root, contents, lineage, parents), False
+        contents, written = _write_allowed(root, contents, lineage, parents)
+        pointed = False
 
 
 def restore_version(root: Location, version: str) -> Cohort:
@@ -185,6 +195,19 @@ def content_id(rows: Sequence[SeriesRow], quarantine: Sequence[QuarantineRow], l
         sorted(labels.names.items()) if labels else [],
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:ID_LETTERS]
+
+
+def _write_allowed(
+    root: Location, contents: Contents, lineage: Mapping[str, str], parents: AbstractSet[str]
+) -> tuple[Contents, _Written]:
+    """Write a version without who was erased, also while it was written: whoever erases somebody later sees it."""
+    while True:
+        contents = _allowed(root, contents)
+        written = _write(root, contents, lineage, parents)
+        if _without_erased(root, contents) is contents:
+            return contents, written
+        root.join(written.cohort.index.manifest).remove()
+        _version(root, written.cohort.index.id).remove()
 
 
 def _allowed(root: Location, contents: Contents) -> Contents:

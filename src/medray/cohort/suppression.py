@@ -26,10 +26,14 @@ class Suppressed:
 
     Attributes:
         subject: Their pseudonym.
-        replaced: Id of a version that had them to the one that was current when it was deleted.
+        replaced: Id of a version that had them to the one that stands in its place.
+        series: Of theirs, in any version: whoever calls again after a kill looks for what is left by them.
+        labels: Content hashes of what annotators drew on these.
     """
 
     subject: str
+    series: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     replaced: Mapping[str, str] = Field(default_factory=dict)
 
 

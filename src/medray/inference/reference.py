@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from medray.cohort.cohort import Cohort
+from medray.cohort.suppression import read_suppressed as read_erased
 from medray.errors import InputError
 from medray.inference.baseline import keep_reference
 from medray.inference.bundled import load_predictor
@@ -14,11 +15,12 @@ from medray.inference.recorded import of_row, recorded
 from medray.models.runtime import EXACT
 from medray.monitoring.record import PredictionRecord
 from medray.monitoring.records import read_records
+from medray.monitoring.suppression import read_suppressed
 from medray.preprocessing.plan import learnable
 from medray.registry.registry import Registry
 from medray.storage.location import Location
 
-__all__ = ["keep_baseline", "reference_from_cohort", "reference_from_records"]
+__all__ = ["keep_baseline", "keep_past", "reference_from_cohort", "reference_from_records"]
 
 ENOUGH = 50
 """Studies that weren't trained on; where there are fewer, those that were are in the reference, too."""
@@ -82,5 +84,31 @@ def keep_baseline(
 ) -> int:
     """Keep what `reference_from_cohort` sees beside a version, and return how many studies that is."""
     found = reference_from_cohort(model, cohort, registry=registry, on_progress=on_progress)
-    keep_reference(model, found, why=why or f"cohort {cohort.index.id}", registry=registry)
-    return len(found)
+
+    def left() -> list[PredictionRecord]:
+        gone = read_erased(cohort.root).keys()
+        return [record for record in found if record.subject not in gone]
+
+    return _keep(model, left, why or f"cohort {cohort.index.id}", registry)
+
+
+def keep_past(
+    model: str, records: Location, since: datetime, until: datetime, *, why: str = "", registry: Registry | None = None
+) -> int:
+    """Keep what `reference_from_records` finds beside a version, and return how many studies that is."""
+    found = reference_from_records(model, records, since, until, registry=registry)
+
+    def left() -> list[PredictionRecord]:
+        gone = read_suppressed(records)
+        return [record for record in found if not any(one.covers(record) for one in gone)]
+
+    return _keep(model, left, why or f"{since.date()} to {until.date()}", registry)
+
+
+def _keep(model: str, left: Callable[[], list[PredictionRecord]], why: str, registry: Registry | None) -> int:
+    """Keep a reference without who was erased, also while it was written: whoever erases somebody later sees it."""
+    while True:
+        found = left()
+        keep_reference(model, found, why=why, registry=registry)
+        if len(left()) == len(found):
+            return len(found)

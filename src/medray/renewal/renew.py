@@ -138,13 +138,15 @@ def _judged(
     gained = compare(new, old, cohort, registry=store, on_progress=on_progress)
     kept = _kept(new, old, card, cohort, store)
     refused = [*judged(gained, rule.better), *_forgotten(kept, rule, card, cohort)]
-    if store.resolve(f"{champion.name}@{CHAMPION}").version != champion.version:
-        refused.append(f"{old} isn't champion any more: somebody chose another one meanwhile")
     if _was(new, "model.promote", CHAMPION):
         refused.append(f"{new} was champion before, and was taken back: somebody has to look at it")
     keep_baseline(new, cohort, registry=store)
+    known = _by(rule)
+    if store.resolve(f"{champion.name}@{CHAMPION}").version != champion.version:
+        refused.append(f"{old} isn't champion any more: somebody chose another one meanwhile")
+        known = ""  # that may pass
     promoted = rule.promote and not refused
-    told = f"after {old}: {'; '.join(refused) or 'better, and nothing forgotten'}{_by(rule)}"
+    told = f"after {old}: {'; '.join(refused) or 'better, and nothing forgotten'}{known}"
     open_trail().record([Event("model.propose", new, "refused" if refused else "ok", told)])
     if promoted:
         promote_if_better(gained, rule.better, why=f"renewed: {'; '.join(why)}", registry=store)

@@ -97,16 +97,24 @@ class Clerk:
         try:
             while not answering.done():
                 await asyncio.wait([answering], timeout=KEEP_S)
-                if not answering.done() and not await asyncio.to_thread(self._docket.keep, job.id, share):
-                    answering.cancel()
+                if not answering.done() and not await self._keep(job, share):
                     return
             reply = answering.result()
         except asyncio.CancelledError:
-            answering.cancel()
             await asyncio.shield(asyncio.to_thread(self._docket.release, job.id))
             raise
+        finally:
+            answering.cancel()
         who = reply.headers.get("X-Medray-Model", "")
         await asyncio.to_thread(self._docket.finish, job.id, reply.status, reply.media_type, reply.body, who)
+
+    async def _keep(self, job: Job, share: float) -> bool:
+        """Renew a lease; tell whether the job is still to be done."""
+        try:
+            return await asyncio.to_thread(self._docket.keep, job.id, share)
+        except MedrayError as error:  # the database is away; the lease lasts longer than a moment
+            logger.warning("a job's lease isn't renewed: %s", error)
+            return True
 
     async def _answer(self, job: Job, tell: Callable[[float], None]) -> Reply:
         try:

@@ -30,11 +30,13 @@ from medray.serving.rules import Rule
 from medray.serving.sources import Reference, Sources
 from medray.serving.ticket import Ticket
 
-__all__ = ["DIED", "Desk", "Limits"]
+__all__ = ["DIED", "LATE", "Desk", "Limits"]
 
 ATTEMPTS = 3
-DIED = "replica-died"
+DIED, LATE = "replica-died", "time-out"
 """Predicting twice does no harm: a request whose replica died goes to another."""
+TRIAL = 0.25
+"""Share of the time for an answer that a version on trial has: who waits for it is then answered by the champion."""
 CALLS_EACH = 2
 """Calls with small images that are under way for each replica there may be: one is worked on and the next is there."""
 BUSY = {"Retry-After": "2"}
@@ -197,7 +199,7 @@ class Desk:
         """Have something answered while its caller waits."""
         ticket, title = ticket or Ticket(), "busy"
         try:
-            async with asyncio.timeout(self.limits.timeout_s):
+            async with asyncio.timeout(self.limits.timeout_s * (1 if ticket.role == "champion" else TRIAL)):
                 for _ in range(_attempts(ticket)):
                     try:
                         reply = await call()
@@ -210,7 +212,7 @@ class Desk:
                     return reply
         except TimeoutError:
             said = f"no answer within {self.limits.timeout_s:g} s: try again later, or send less"
-            return self._unanswered(version, ticket, "time-out", said)
+            return self._unanswered(version, ticket, LATE, said)
         said = "a replica ended over this image: try again" if title == DIED else "all replicas are busy: try again"
         return self._unanswered(version, ticket, title, said)
 

@@ -22,7 +22,7 @@ from medray.monitoring.arms import OWN
 from medray.registry.registry import REFERENCE
 from medray.registry.rollout import CHALLENGER, CHAMPION, SHADOW, Rollout
 from medray.registry.version import ModelVersion
-from medray.serving.desk import DIED, Desk
+from medray.serving.desk import DIED, LATE, Desk
 from medray.serving.judge import Judge, Pair
 from medray.serving.patient import Patient
 from medray.serving.results import JSON, Reply
@@ -278,8 +278,8 @@ def _drawn(key: str, rollout: Rollout) -> bool:
 
 
 def _busy(reply: Reply) -> bool:
-    """Tell whether nothing is known of an answer; a replica that died over the image has said enough."""
-    return reply.status == HTTPStatus.SERVICE_UNAVAILABLE and reply.title != DIED
+    """Tell whether nothing is known of an answer; a replica that died over the image, or needs for ever, has said enough."""
+    return reply.status == HTTPStatus.SERVICE_UNAVAILABLE and reply.title not in {DIED, LATE}
 
 
 def _own_ms(reply: Reply) -> float:
