@@ -1,5 +1,6 @@
 """A reference beside a version, and what is seen against it."""
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medray.annotation.erase import erase_subject as erase_everywhere
 from medray.audit import open_trail
+from medray.cohort.cohort import open_cohort
 from medray.errors import InputError, NotFoundError
-from medray.inference.baseline import keep_reference
+from medray.inference import reference
+from medray.inference.baseline import keep_reference, read_reference
 from medray.inference.check import check
 from medray.inference.recorded import nameless
 from medray.inference.reference import reference_from_cohort, reference_from_records
@@ -89,6 +93,34 @@ def test_shadows_refusals_and_other_versions_tell_nothing(store, rng):
     others = [replace(one, **changes[number % 3]) for number, one in enumerate(odd)]
     write_records(root, others, name="odd")
     assert check("ball", root, Watch(), registry=store).studies == 0
+
+
+@pytest.mark.parametrize("kind", ["cohort", "records"])
+def test_who_is_erased_while_a_baseline_is_made_is_not_in_it(store, rng, phantom_cohort, tmp_path, monkeypatch, kind):
+    root, where = records_root(), locate(shutil.copytree(phantom_cohort.root.path, tmp_path / "cohort"))
+    cohort = open_cohort(where)
+    subject = cohort.rows[0].subject
+    past = list(predictions(rng, 60))
+    write_records(root, [replace(past[0], subject=subject), *past[1:]], name="good")
+    keep = keep_reference
+    done: list[bool] = []
+
+    def late(*words, **more):
+        if not done:
+            done.append(True)
+            erase_everywhere(subject, [where], root, registry=store)
+        return keep(*words, **more)
+
+    monkeypatch.setattr(reference, "keep_reference", late)
+    if kind == "cohort":
+        kept = reference.keep_baseline("ball", cohort, registry=store)
+        assert kept == len(cohort.rows) - 1
+    else:
+        kept = reference.keep_past("ball", root, NOW, NOW + timedelta(days=9), registry=store)
+        assert kept == 59
+    found = read_reference(store.resolve("ball"), store) or ()
+    assert len(found) == kept
+    assert subject not in {record.subject for record in found}
 
 
 def test_a_reference_needs_enough_studies(store, rng):

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from medray.errors import NotFoundError
+from medray.errors import NotFoundError, StorageError
 from medray.formats.nifti import read_nifti, write_nifti
 from medray.imaging.volume import Volume
 from medray.serving import jobs
@@ -187,3 +187,22 @@ def test_a_cancelled_job_stays_so_whatever_its_worker_says(docket):
     assert docket.get(job.id, OPS).state == "cancelled"
     with pytest.raises(NotFoundError):
         docket.get(job.id, LEE)
+
+
+def test_a_moment_without_the_database_begins_no_job_again(scan, monkeypatch):
+    monkeypatch.setattr("medray.serving.clerk.KEEP_S", 0.05)
+    keep = Docket.keep
+    away: list[str] = []
+
+    def kept(docket, number, progress):
+        if len(away) < 5:
+            away.append(number)
+            raise StorageError("the database is away")
+        return keep(docket, number, progress)
+
+    monkeypatch.setattr(Docket, "keep", kept)
+    with endpoint() as client:
+        job = submit(client, large(200)).json()["id"]
+        assert over(client, job)["state"] == "done"
+        assert Docket().get(job, OPS).attempts == 1
+    assert len(away) == 5

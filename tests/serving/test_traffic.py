@@ -18,7 +18,7 @@ from medray.formats.nifti import write_nifti
 from medray.monitoring.records import read_records, records_root
 from medray.registry.card import ModelCard
 from medray.registry.rollout import Canary, Rollout
-from medray.serving.desk import DIED, Limits
+from medray.serving.desk import DIED, LATE, Limits
 from medray.serving.jobs import OVER
 from medray.serving.results import JSON, Reply, problem
 from medray.serving.traffic import Asked, Traffic, _drawn
@@ -202,7 +202,7 @@ def test_a_promotion_in_the_middle_of_traffic_loses_nothing(url, store):
     assert store.resolve("ball").version == 1
 
 
-@pytest.mark.parametrize(("title", "stays"), [(DIED, False), ("busy", True)])
+@pytest.mark.parametrize(("title", "stays"), [(DIED, False), (LATE, False), ("busy", True)])
 def test_one_that_ends_its_replica_has_failed_and_one_that_is_busy_has_not(store, title, stays, monkeypatch):
     class Fatal:
         """Stands for a desk whose challenger's replicas end, or are busy."""
@@ -214,22 +214,47 @@ def test_one_that_ends_its_replica_has_failed_and_one_that_is_busy_has_not(store
                 return problem(503, title, "")
             return Reply(200, JSON, b"{}")
 
+    desk: Any = Fatal()
+
+    async def asked(traffic):
+        champion = store.resolve("ball/1")
+        replies = [await traffic.ask("ball", champion, Asked("segmentation", b"", JSON), "") for _ in range(40)]
+        await asyncio.sleep(1)
+        assert {reply.status for reply in replies} == {200}
+
+    store.challenge(f"ball/{OTHER}", PATIENT)
+    asyncio.run(asked(Traffic(desk, seed=0)))
+    assert (store.rollout("ball").challenger is not None) == stays
+    store.withdraw(f"ball/{OTHER}")
+
+
+def test_a_shadow_that_ends_replicas_is_taken_back_each_time(store, monkeypatch):
+    class Fatal:
+        """Stands for a desk whose shadow's replicas end."""
+
+        registry, limits = store, Limits(refresh_s=0)
+        warm = staticmethod(asyncio.sleep)
+
+        async def ask(self, version, task, image, media_type, ticket=None):
+            return problem(503, DIED, "") if version.version == OTHER else Reply(200, JSON, b"{}")
+
     async def run():
         desk: Any = Fatal()
         traffic, champion = Traffic(desk, seed=0), store.resolve("ball/1")
-        replies = [await traffic.ask("ball", champion, Asked("segmentation", b"", JSON), "") for _ in range(40)]
-        await asyncio.sleep(1)
-        return {reply.status for reply in replies}
 
-    store.challenge(f"ball/{OTHER}", PATIENT)
-    assert asyncio.run(run()) == {200}
-    assert (store.rollout("ball").challenger is not None) == stays
-    store.withdraw(f"ball/{OTHER}")
+        async def asked():
+            for _ in range(40):
+                reply = await traffic.ask("ball", champion, Asked("segmentation", b"", JSON), "")
+                assert reply.status == 200
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)
+            return await asyncio.to_thread(store.rollout, "ball")
+
+        assert (await asked()).shadow is not None, "copies that end together are of one replica"
+        monkeypatch.setattr("medray.serving.traffic.ONE_DEATH_S", 0.0)
+        for _ in range(2):  # one that is put back has another chance
+            await asyncio.to_thread(store.promote, f"ball/{OTHER}", "shadow")
+            assert (await asked()).shadow is None
+
     store.promote(f"ball/{OTHER}", "shadow")
-    assert asyncio.run(run()) == {200}
-    assert store.rollout("ball").shadow is not None, "copies that end together are of one replica"
-    monkeypatch.setattr("medray.serving.traffic.ONE_DEATH_S", 0.0)
-    for _ in range(2):  # and a second time
-        assert asyncio.run(run()) == {200}
-        assert (store.rollout("ball").shadow is not None) == stays
-        store.promote(f"ball/{OTHER}", "shadow")
+    asyncio.run(run())
