@@ -1,12 +1,14 @@
 """Whether some studies are of another kind than others: one test with one false-alarm rate over everything that is recorded.
 
-Each recorded number becomes four rank scores, for what may happen to it: it moves (normal scores, van der Waerden 1952),
-it spreads (their squares), or its upper or lower end grows (exponential scores, Savage 1956). Each label, such as a site,
-becomes a yes or no. Of embeddings the maximum mean discrepancy is taken (Gretton et al., JMLR 13 (2012) 723-773) with a
-Gaussian kernel. The studies of both sides are then shuffled many times: how rarely shuffled ones show as much is a p-value
-that holds exactly, however the numbers hang together and are distributed (Westfall & Young, Resampling-Based Multiple
-Testing, 1993). Families of numbers have a p-value each, and the smallest of them, again against the shuffles, is the whole
-test's.
+Each recorded number becomes rank scores, for what may happen to it: it moves (normal scores, van der Waerden 1952), it
+spreads (their squares), its upper or lower end grows (exponential scores, Savage 1956), or a part of the studies crosses over
+from low to high (steps in the middle of the ranks, as the median test of Mood 1950: what is zero in the healthy and large in
+the ill does that). Each label, such as a site, becomes a yes or no. Of embeddings the maximum mean discrepancy is taken
+(Gretton et al., JMLR 13 (2012) 723-773) with a Gaussian kernel. The studies of both sides are then shuffled many times: how
+rarely shuffled ones show as much is a p-value that holds exactly, however the numbers hang together and are distributed
+(Westfall & Young, Resampling-Based Multiple Testing, 1993). Scores are measured by how far shuffling carries each of them now
+and then, so that those with long tails don't drown the others. Families of numbers have a p-value each, and the smallest of
+them, again against the shuffles, is the whole test's.
 """
 
 from __future__ import annotations
@@ -35,6 +37,10 @@ FEWEST = 5
 SHOWN = 5.0
 """Change of a single number that is told of, in standard deviations of what shuffling does to it, whatever else is found."""
 LEAST_SPREAD = 1e-9
+RARE = 1e-3
+"""Share of draws by whose least a score is measured."""
+STEPS = (0.35, 0.5, 0.65)
+"""Shares of the ranks at which scores step."""
 Matrix = NDArray[np.float32]
 
 
@@ -111,9 +117,9 @@ def compared(reference: Sample, window: Sample, *, shuffles: int = SHUFFLES, see
     drawn = _drawn(reference.size + window.size, window.size, shuffles, seed)
     families = sorted({column.family for column in columns}, key=FAMILIES.index)
     spread = math.sqrt(window.size * reference.size / (reference.size + window.size))
-    strengths = [np.abs(drawn @ column.scores).max(axis=1) / spread for column in columns]
+    strengths = [np.abs(drawn @ column.scores) / spread for column in columns]
     told_of = [
-        np.max([found for column, found in zip(columns, strengths, strict=True) if column.family == family], axis=0)
+        np.max([_by_tail(found) for column, found in zip(columns, strengths, strict=True) if column.family == family], axis=0)
         for family in families
     ]
     if reference.embeddings is not None and window.embeddings is not None:
@@ -122,7 +128,7 @@ def compared(reference: Sample, window: Sample, *, shuffles: int = SHUFFLES, see
     each = np.column_stack([_shares(found) for found in told_of])
     least = each.min(axis=1)
     changes = [
-        Change(column.name, column.family, float(found[0]), column.before, column.after)
+        Change(column.name, column.family, float(found[0].max()), column.before, column.after)
         for column, found in zip(columns, strengths, strict=True)
     ]
     strongest = sorted(changes, key=lambda change: -change.strength)[:told]
@@ -176,14 +182,15 @@ def _labels(kind: str, before: list[str], after: list[str]) -> list[_Column]:
 
 
 def _scores(values: NDArray[np.float64]) -> Matrix | None:
-    """Return the four scores of each value, and whether it is missing where some are; None where all are the same."""
+    """Return the scores of each value, and whether it is missing where some are; None where all are the same."""
     known = np.isfinite(values)
     missing = [(~known).astype(np.float64)] if 0 < known.sum() < len(values) else []
     parts = list(missing)
     if known.sum() > 1 and np.ptp(values[known]) > LEAST_SPREAD:
         place = (rankdata(values[known]) - 0.5) / known.sum()
         normal = ndtri(place)
-        for score in (normal, normal**2, -np.log1p(-place), -np.log(place)):
+        steps = [(place > share).astype(np.float64) for share in STEPS]
+        for score in (normal, normal**2, -np.log1p(-place), -np.log(place), *steps):
             whole = np.zeros(len(values))
             whole[known] = score - score.mean()
             parts.append(whole)
@@ -224,6 +231,14 @@ def _discrepancy(reference: NDArray[np.float32], window: NDArray[np.float32], dr
     rest = float(kernel.sum()) - 2 * touching + inside
     found: NDArray[np.float64] = inside / n**2 + rest / m**2 - 2 * (touching - inside) / (n * m)
     return found
+
+
+def _by_tail(found: Matrix) -> NDArray[np.float32]:
+    """Return of each draw ``(D, S)`` the score that stands out most, by what one draw in a thousand exceeds."""
+    tail = max(1, round(RARE * len(found)))
+    far = np.partition(found, len(found) - tail, axis=0)[len(found) - tail]
+    most: NDArray[np.float32] = (found / np.maximum(far, LEAST_SPREAD)).max(axis=1)
+    return most
 
 
 def _shares(found: NDArray[np.floating]) -> NDArray[np.float64]:
