@@ -5,7 +5,7 @@ And which models saw them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medray.annotation.store import LabelStore
@@ -80,8 +80,9 @@ def erase_subject(
     gone = erase_records(records, subject, *also, series=series)
     known = registry or Registry()
     references = tuple(without_patient({subject, *also}, series, known))
-    models = _models_of(subject, known)
-    _discard_pictures(subject, known)
+    cards = {version: known.card(version) for name in known.names() for version in known.versions(name)}
+    models = _models_of(subject, {str(version): card for version, card in cards.items()})
+    _discard_pictures(subject, cards, known)
     if not done and not gone and not references and not models:
         raise NotFoundError(f"nothing is known of a subject {subject}: give the pseudonym as medray cohort split lists it")
     shards = sum(erasure.shards for erasure in done.values())
@@ -91,9 +92,9 @@ def erase_subject(
     return Erased(done, drawn, gone, references, models)
 
 
-def _discard_pictures(subject: str, registry: Registry) -> None:
+def _discard_pictures(subject: str, cards: Mapping[ModelVersion, ModelCard], registry: Registry) -> None:
     """Delete what fits drew of their validation patients, where the patient was one."""
-    for version, card in _cards(registry).items():
+    for version, card in cards.items():
         if subject not in card.subjects.get("val", ()) or "imported" in card.lineage:  # whose fit was elsewhere
             continue
         registry.beside(version).discard_pictures()
@@ -103,9 +104,8 @@ def _discard_pictures(subject: str, registry: Registry) -> None:
                 run.join(PICTURES, entry.name).remove()
 
 
-def _models_of(subject: str, registry: Registry) -> dict[str, str]:
+def _models_of(subject: str, cards: Mapping[str, ModelCard]) -> dict[str, str]:
     """Return the versions that a patient had a part in, and those that began with one of them."""
-    cards = {str(version): card for version, card in _cards(registry).items()}
     parts = {name: [split for split, people in card.subjects.items() if subject in people] for name, card in cards.items()}
     found = {name: ", ".join(splits) for name, splits in parts.items() if splits}
     taught = {name for name, splits in parts.items() if {"train", "val"} & set(splits)}
@@ -113,7 +113,3 @@ def _models_of(subject: str, registry: Registry) -> dict[str, str]:
         taught |= heirs
         found |= {name: f"began with {cards[name].lineage['start']}" for name in heirs if name not in found}
     return found
-
-
-def _cards(registry: Registry) -> dict[ModelVersion, ModelCard]:
-    return {version: registry.card(version) for name in registry.names() for version in registry.versions(name)}

@@ -95,7 +95,7 @@ def erase_from_cohort(root: Location, subject: str, labels: Drawn) -> Erasure:
             break
         assert base.cohort is not None  # noqa: S101 - of a cohort that has versions one is current
         if base.cohort.index.id not in versions:  # somebody else's erasure has just replaced it, or it is damaged
-            _ = base_of(root).cohort, open_cohort(root).rows
+            _ = open_cohort(root).rows
             continue
         base = Base(versions[base.cohort.index.id], base.since_ns)
         known, shards = _noted(root, known, theirs, labels)
@@ -103,11 +103,12 @@ def erase_from_cohort(root: Location, subject: str, labels: Drawn) -> Erasure:
         replaced = {name: _remade(root, version, base, current) for name, version in theirs.items()}
         known = replace(known, replaced={**known.replaced, **replaced})
         suppress(root, known)
-        gone += _delete_shards(root, shards, but=theirs)
-        _delete_versions(root, theirs)
+        staying = [cohort for name, cohort in _versions(root).items() if name not in theirs]
+        gone += _delete_shards(root, shards, staying)
+        _delete_versions(root, theirs, staying)
     drawn = sorted({*known.labels, *labels.erase(known.series)})
     rest = _forget(root, subject, set(known.series)) | {("labels", digest) for digest in drawn}
-    gone += _delete_shards(root, rest, but={})
+    gone += _delete_shards(root, rest, list(_versions(root).values()))
     for name in known.replaced:  # where an erasure was killed between a version's tables and itself
         root.join("versions", f"{name}.json").remove()
     return Erasure(open_cohort(root).index.id, known.replaced, known.series, drawn, gone)
@@ -153,9 +154,8 @@ def _versions(root: Location) -> dict[str, Cohort]:
     return found
 
 
-def _delete_shards(root: Location, shards: Iterable[Shard], *, but: Mapping[str, Cohort]) -> int:
-    """Delete shards that no version needs but those that are about to be deleted, and return how many there were."""
-    staying = [cohort for name, cohort in _versions(root).items() if name not in but]
+def _delete_shards(root: Location, shards: Iterable[Shard], staying: Sequence[Cohort]) -> int:
+    """Delete shards that no version which stays needs, and return how many there were."""
     needed = {digest for cohort in staying for row in cohort.rows for digest in (row.volume, row.label)}
     places = [shard_location(root.join(folder), digest) for folder, digest in shards if digest not in needed]
     there = [place for place in places if place.exists()]
@@ -164,9 +164,8 @@ def _delete_shards(root: Location, shards: Iterable[Shard], *, but: Mapping[str,
     return len(there)
 
 
-def _delete_versions(root: Location, theirs: Mapping[str, Cohort]) -> None:
+def _delete_versions(root: Location, theirs: Mapping[str, Cohort], staying: Sequence[Cohort]) -> None:
     """Delete versions with their tables, where no other needs these; a version goes last, for it names its tables."""
-    staying = [cohort for name, cohort in _versions(root).items() if name not in theirs]
     tables = {table for cohort in staying for table in (cohort.index.manifest, cohort.index.quarantine)}
     for name, cohort in theirs.items():
         for table in {cohort.index.manifest, cohort.index.quarantine} - tables:

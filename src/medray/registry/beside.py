@@ -25,6 +25,9 @@ EVALUATIONS, FILES = "evaluations", "beside"
 class Beside:
     """Files of the MLflow run that a version belongs to. They may change; the version's own never do.
 
+    Attributes:
+        run: The run's id.
+
     Args:
         client: Of the registry.
         run: The run's id.
@@ -32,7 +35,7 @@ class Beside:
 
     def __init__(self, client: MlflowClient, run: str) -> None:
         self._client = client
-        self._run = run
+        self.run = run
 
     def add_evaluation(self, facts: Mapping[str, Any]) -> None:
         """Keep how good the version was, instead of what was kept of the same cohort, version and split.
@@ -41,14 +44,14 @@ class Beside:
             facts: JSON-ready, with ``cohort``, ``split`` and ``at``.
         """
         digest = hashlib.sha256(json.dumps([facts.get("cohort"), facts.get("split")]).encode()).hexdigest()[:16]
-        self._client.log_text(self._run, json.dumps(facts, indent=1), f"{EVALUATIONS}/{digest}.json")
+        self._client.log_text(self.run, json.dumps(facts, indent=1), f"{EVALUATIONS}/{digest}.json")
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Return how good the version was on each cohort and split that it was evaluated on, the oldest first."""
-        if not self._client.list_artifacts(self._run, EVALUATIONS):
+        if not self._client.list_artifacts(self.run, EVALUATIONS):
             return []
         with tempfile.TemporaryDirectory() as place:
-            folder = Path(self._client.download_artifacts(self._run, EVALUATIONS, place))
+            folder = Path(self._client.download_artifacts(self.run, EVALUATIONS, place))
             found: list[dict[str, Any]] = [json.loads(file.read_bytes()) for file in folder.glob("*.json")]
         return sorted(found, key=lambda facts: str(facts.get("at", "")))
 
@@ -56,14 +59,14 @@ class Beside:
         """Keep a file, instead of an older one of that name."""
         with tempfile.TemporaryDirectory() as place:
             (Path(place) / name).write_bytes(data)
-            self._client.log_artifact(self._run, str(Path(place) / name), FILES)
+            self._client.log_artifact(self.run, str(Path(place) / name), FILES)
 
     def kept(self, name: str) -> bytes | None:
         """Return a file that is kept, or None."""
-        if f"{FILES}/{name}" not in {entry.path for entry in self._client.list_artifacts(self._run, FILES)}:
+        if f"{FILES}/{name}" not in {entry.path for entry in self._client.list_artifacts(self.run, FILES)}:
             return None
         with tempfile.TemporaryDirectory() as place:
-            return Path(self._client.download_artifacts(self._run, f"{FILES}/{name}", place)).read_bytes()
+            return Path(self._client.download_artifacts(self.run, f"{FILES}/{name}", place)).read_bytes()
 
     def discard_pictures(self) -> None:
         """Delete the pictures of validation patients that the version's fit has left; see `discard`."""
@@ -80,8 +83,8 @@ class Beside:
         with without(UNUSED):
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
 
-        uri = self._client.get_run(self._run).info.artifact_uri
-        refused = f"files of run {self._run} can't be deleted: delete them in {uri}"
+        uri = self._client.get_run(self.run).info.artifact_uri
+        refused = f"files of run {self.run} can't be deleted: delete them in {uri}"
         try:
             get_artifact_repository(uri, tracking_uri=self._client.tracking_uri).delete_artifacts(folder or None)
         except Exception as error:  # noqa: BLE001 - each kind of store has its own
@@ -91,5 +94,5 @@ class Beside:
 
     def _holds(self, folder: str) -> bool:
         """Tell whether there is a file; some stores go on naming folders that have none."""
-        entries = self._client.list_artifacts(self._run, folder or None)
+        entries = self._client.list_artifacts(self.run, folder or None)
         return any(not entry.is_dir or self._holds(entry.path) for entry in entries)

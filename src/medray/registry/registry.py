@@ -281,12 +281,12 @@ class Registry:
         if len(self.versions(found.name)) > 1 and self.resolve(found.name).version == found.version:
             raise ConflictError(f"{found} is what {found.name} means, for no version is champion: promote one first")
         self._record("model.delete", found, "deleted", why, actor)
-        run = str(self._client.get_model_version(found.name, str(found.version)).run_id)
+        beside = self.beside(found)
         self._aliases(found.name).forget(found)
         self._client.delete_model_version(found.name, str(found.version))
         shutil.rmtree(self._kept(found.source), ignore_errors=True)
-        Beside(self._client, run).discard()
-        self._client.delete_run(run)
+        beside.discard()
+        self._client.delete_run(beside.run)
         return found
 
     def _experiment(self) -> str:

@@ -33,8 +33,9 @@ from medray.serving.ticket import Ticket
 __all__ = ["DIED", "LATE", "Desk", "Limits"]
 
 ATTEMPTS = 3
-DIED, LATE = "replica-died", "time-out"
 """Predicting twice does no harm: a request whose replica died goes to another."""
+DIED, LATE = "replica-died", "time-out"
+"""Titles of problems that say something of who was asked; ``busy`` doesn't."""
 TRIAL = 0.25
 """Share of the time for an answer that a version on trial has: who waits for it is then answered by the champion."""
 CALLS_EACH = 2
